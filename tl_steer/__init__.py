@@ -1,0 +1,64 @@
+"""tl_steer: latent perturbations of language models, learned without labels, beside TransformerLens.
+
+    bank = ts.elicit(model, [prompt], source="blocks.3.hook_resid_post",
+                     target="blocks.9.hook_resid_post", n=32)
+    with ts.perturbing(model, bank[4]):
+        model.generate(prompt, max_new_tokens=40)
+"""
+
+from tl_steer.bank import Bank, Provenance, load_bank, random_bank
+from tl_steer.divergence import Cosine, Displacement, Divergence
+from tl_steer.elicit import elicit
+from tl_steer.errors import SteerError
+from tl_steer.generate import generate
+from tl_steer.hooks import capturing, perturbing
+from tl_steer.load import load_model
+from tl_steer.methods import Iterate, Melbo, Method, Power
+from tl_steer.model import HookedModel, adopt, frozen, resolve
+from tl_steer.objective import Evaluation, Objective
+from tl_steer.perturbation import Additive, Perturbation
+from tl_steer.positions import Positions
+from tl_steer.radius import Calibrated, ShareOfNorm
+from tl_steer.results import Generations
+from tl_steer.segment import Segment
+from tl_steer.site import Site
+from tl_steer.tokens import TokenBatch, chat, tokenize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Additive",
+    "Bank",
+    "Calibrated",
+    "Cosine",
+    "Displacement",
+    "Divergence",
+    "Evaluation",
+    "Generations",
+    "HookedModel",
+    "Iterate",
+    "Melbo",
+    "Method",
+    "Objective",
+    "Perturbation",
+    "Positions",
+    "Power",
+    "Provenance",
+    "Segment",
+    "ShareOfNorm",
+    "Site",
+    "SteerError",
+    "TokenBatch",
+    "adopt",
+    "capturing",
+    "chat",
+    "elicit",
+    "frozen",
+    "generate",
+    "load_bank",
+    "load_model",
+    "perturbing",
+    "random_bank",
+    "resolve",
+    "tokenize",
+]

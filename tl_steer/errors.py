@@ -1,0 +1,43 @@
+"""What can go wrong and be put right by the caller.
+
+Every message says what came, what was expected and what to do. Catch `SteerError` for all of them.
+"""
+
+
+class SteerError(Exception):
+    """Any error that tl_steer raises on purpose."""
+
+
+class SettingError(SteerError, ValueError):
+    """A number, name or combination of arguments that cannot work."""
+
+
+class ShapeError(SteerError, TypeError):
+    """An argument of a public call has the wrong type or tensor shape."""
+
+
+class HookPointError(SteerError, KeyError):
+    """A hook point that is unknown, unusable here, or that never fired."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class PromptError(SteerError, ValueError):
+    """Prompts that are empty, too short or cannot be tokenized."""
+
+
+class ModelError(SteerError, TypeError):
+    """A model that tl_steer cannot drive, or whose blocks cannot be replayed."""
+
+
+class ForeignModelError(SteerError):
+    """A bank that was made for another model."""
+
+
+class BankFileError(SteerError):
+    """A bank file that is damaged, truncated or not a bank at all."""
+
+
+class NotFiniteError(SteerError, ArithmeticError):
+    """NaN or infinity in an objective, a gradient or an activation."""

@@ -1,0 +1,1 @@
+"""Side doors: other programs' file formats."""

@@ -1,0 +1,78 @@
+r"""Power iteration on the sphere: go where the gradient points, and stay at radius R.
+
+$$\theta_k \leftarrow R\,\frac{g_k'}{\|g_k'\|},\qquad g_k = \nabla_\theta f(\theta_k)$$
+
+For a convex f this is the generalised power method (Journée, Nesterov, Richtárik and Sepulchre 2010,
+"Generalized power method for sparse PCA", algorithm 1), which never descends; for a linear model and
+MELBO's objective it is ordinary power iteration on $J^\top J$, so $\theta$ turns to J's top right
+singular vector. Real models are not convex, hence the stopping rule below. It needs no learning
+rate, and in practice a handful of steps where AdamW needs hundreds.
+
+**Keeping vectors apart.** From many starts, plain power iteration falls into a few maxima. Here each
+gradient first gives up a share ("spread") of what lies in the span of those before it: with
+G = QR, R above the diagonal is scaled by 1 - spread (`sphere.spread_apart`). spread = 1 is
+orthogonal iteration, which on a linear model finds the singular vectors one by one; spread = 0 is
+plain restarts. `docs/benchmarks.md` has the count of distinct responses and the sum of objectives for each.
+
+**Conventions.** All vectors are climbed together. A method stops after `steps`, or when the total
+objective has not risen by `tolerance` (relative) in two steps in a row, and returns the best
+iterate: with spread > 0, or at large radii, the total can go down as well as up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from tl_steer.errors import SettingError
+from tl_steer.methods.protocol import Iterate, refuse_crowding
+from tl_steer.objective import Objective
+from tl_steer.perturbation import Perturbation
+from tl_steer.sphere import spread_apart
+
+
+@dataclass(frozen=True)
+class Power:
+    """Power iteration, batched over vectors.
+
+    Args:
+        steps: at most this many gradient evaluations.
+        tolerance: relative rise of the total objective that still counts as progress.
+        spread: 0 to 1, how strongly vectors are kept apart. 1 needs no more vectors than dimensions.
+    """
+
+    steps: int = 12
+    tolerance: float = 0.01
+    spread: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.spread <= 1 or not self.tolerance >= 0:
+            raise SettingError(f"{self}: expected steps >= 1, 0 <= spread <= 1, tolerance >= 0.")
+
+    def __call__(self, objective: Objective, start: Perturbation) -> Iterator[Iterate]:
+        if self.spread == 1:
+            refuse_crowding(start)
+        here, best, stalled = start, None, 0
+        for step in range(1, self.steps + 1):
+            at = objective(here, step=step)
+            total = float(at.value.sum())
+            risen = best is None or total > float(best.value.sum()) * (1 + self.tolerance)
+            if best is None or total > float(best.value.sum()):
+                best = Iterate(here, at.value, step, self.steps)
+            stalled = 0 if risen else stalled + 1
+            yield Iterate(best.perturbation, best.value, step, self.steps)
+            if stalled == 2:
+                return
+            here = self._advance(here, at.gradients)
+
+    def _advance(self, here: Perturbation, gradients: tuple[torch.Tensor, ...]) -> Perturbation:
+        there = here.select(slice(None))
+        with torch.no_grad():
+            for parameter, gradient in zip(there.parameters(), gradients, strict=True):
+                apart = spread_apart(gradient.flatten(1), self.spread)
+                # A vector without a gradient (nothing to gain anywhere) stays where it is.
+                still = gradient.flatten(1).norm(dim=1) == 0
+                apart[still] = parameter.detach().flatten(1)[still].to(apart)
+                parameter.copy_(apart.view_as(parameter))
+        there.project_()
+        return there

@@ -1,0 +1,42 @@
+"""What a method is."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.errors import SettingError
+from tl_steer.perturbation import Perturbation
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where a method stands: the perturbation and its values *before* the step just taken.
+
+    Attributes:
+        perturbation: the newest parameters worth returning.
+        value: their objective, `[vec]`, if known.
+        step, steps: how many steps are done, and how many there will be at the most.
+    """
+
+    perturbation: Perturbation
+    value: Float[Tensor, " vec"]
+    step: int
+    steps: int
+
+
+# (objective, start) -> iterates. The objective is called as in `tl_steer.objective.Objective`: it
+# takes a perturbation and a step, and returns values, responses and gradients.
+Method = Callable[..., Iterator[Iterate]]
+
+
+def refuse_crowding(perturbation: Perturbation) -> None:
+    """Orthogonal edits cannot outnumber dimensions."""
+    for name, values in perturbation.named_parameters():
+        width = values[0].numel()
+        if len(values) > width:
+            raise SettingError(
+                f"{len(values)} orthogonal vectors do not fit into {width} dimensions ({name} at "
+                f"{perturbation.site}). Ask for at most {width}, or drop orthogonality."
+            )

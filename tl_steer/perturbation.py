@@ -1,0 +1,221 @@
+"""Perturbations: trainable edits of one hook point, held by us and never put on the model.
+
+A `Perturbation` is an `nn.Module` that holds `vec` edits at once. Every one of its parameters has the
+vec axis first. A subclass says three things: how it starts, what it does to activations
+(`forward`), and what its constraint is (`project_`). Everything else (choosing tokens, becoming
+hooks, being split into rows) is inherited.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from tl_steer.errors import SettingError, ShapeError
+from tl_steer.positions import EVERYWHERE, Positions
+from tl_steer.site import Site
+from tl_steer.sphere import random_on_sphere, to_sphere
+
+HookFunction: TypeAlias = Callable[..., Tensor]
+Hooks: TypeAlias = list[tuple[str, HookFunction]]
+
+
+class Perturbation(nn.Module):
+    """`vec` edits of the hook point `site`; subclass it to define a new kind.
+
+    Args:
+        site: the hook point that is edited.
+        positions: the tokens that are edited.
+    """
+
+    def __init__(self, site: Site, *, positions: Positions = EVERYWHERE) -> None:
+        super().__init__()
+        self.site = site
+        self.positions = positions
+
+    def forward(
+        self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch pos width"]:
+        """Edit a batch; `rows[b]` is the edit that batch row b gets."""
+        raise TypeError(f"{type(self).__name__} must define forward(activation, rows)")
+
+    def project_(self) -> None:
+        """Bring the parameters back to their constraint, in place (for a vector: its radius).
+
+        Power iteration calls this on gradients as well, so it must depend on direction alone.
+        """
+        raise TypeError(f"{type(self).__name__} must define project_()")
+
+    def __len__(self) -> int:
+        return len(next(self.parameters()))
+
+    def select(self, rows: slice | list[int]) -> Self:
+        """A perturbation of some of the edits only, with parameters of its own."""
+        twin = copy.copy(self)
+        twin._parameters = {
+            name: nn.Parameter(values.detach()[rows].clone())
+            for name, values in self.named_parameters()
+        }
+        return twin
+
+    def hooks(
+        self,
+        *,
+        rows: Int[Tensor, " batch"] | None = None,
+        prompt: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Hooks:
+        """This perturbation as TransformerLens hooks, for `run_with_hooks(fwd_hooks=...)`.
+
+        Args:
+            rows: the edit for each batch row; may be left out where there is only one.
+            prompt: the prompt tokens to edit; needed unless `positions` are everywhere.
+
+        Raises:
+            SettingError: several edits but no rows, or a choice of tokens but no prompt.
+        """
+        if rows is None and len(self) != 1:
+            raise SettingError(
+                f"This holds {len(self)} perturbations, and a hook needs to know which one acts "
+                "on each row: pick one first, as in bank[4], or pass rows=."
+            )
+        if prompt is None and not self.positions.everywhere:
+            raise SettingError(
+                f"{self.positions} cannot be found without the prompt: pass tokens=tokenize(...) "
+                "to perturbing(), or prompt= to hooks()."
+            )
+        return [(self.site.name, _Edit(self, rows, prompt))]
+
+
+class _Edit:
+    """The hook function. Knows how far a cached generation has come, so it is made anew per use."""
+
+    def __init__(
+        self, perturbation: Perturbation, rows: Tensor | None, prompt: Tensor | None
+    ) -> None:
+        self.perturbation, self.rows, self.prompt = perturbation, rows, prompt
+        self.calls = 0
+
+    def __call__(self, activation: Tensor, hook: object = None) -> Tensor:
+        # `attn.hook_z` is [batch pos head d_head]; a perturbation sees one width.
+        flat = activation.flatten(2)
+        edited = self.perturbation(flat, self._rows(flat))
+        chosen = self._chosen(flat)
+        self.calls += 1
+        if chosen is not None:
+            edited = torch.where(chosen[..., None], edited, flat)
+        return edited.reshape(activation.shape)
+
+    def _rows(self, flat: Tensor) -> Tensor:
+        batch, width = flat.shape[0], flat.shape[-1]
+        if width != self.perturbation.site.width:
+            raise ShapeError(
+                f"The activation at {self.perturbation.site} has width {width}, but this "
+                f"perturbation was made for width {self.perturbation.site.width}."
+            )
+        if self.rows is None:
+            return torch.zeros(batch, dtype=torch.long, device=flat.device)
+        if len(self.rows) != batch:
+            raise ShapeError(
+                f"The model ran on {batch} rows, but rows= names a perturbation for {len(self.rows)}."
+            )
+        return self.rows.to(flat.device)
+
+    def _chosen(self, flat: Tensor) -> Tensor | None:
+        """Which tokens of this call are edited; `None` for all.
+
+        A call as long as the prompt is the prompt; a call of one token is a generated one, but the
+        first where the prompt is one token long; a longer call is uncached generation.
+        """
+        if self.prompt is None:
+            return None
+        batch, pos = flat.shape[:2]
+        if len(self.prompt) != batch:
+            raise ShapeError(
+                f"The model ran on {batch} rows, but the prompts given are {len(self.prompt)}."
+            )
+        prompt, generated = self.prompt.to(flat.device), self.perturbation.positions.generated
+        length = prompt.shape[1]
+        if pos == 1 and (length > 1 or self.calls > 0):
+            return torch.full((batch, 1), generated, device=flat.device)
+        if pos < length:
+            raise ShapeError(
+                f"The model ran on {pos} tokens, but the prompts given have {length}: pass the "
+                "prompts that you run."
+            )
+        after = torch.full((batch, pos - length), generated, device=flat.device)
+        return torch.cat([prompt, after], dim=1)
+
+    def __repr__(self) -> str:
+        return f"{type(self.perturbation).__name__} at {self.perturbation.site}"
+
+
+class Additive(Perturbation):
+    """Steering vectors: add `vectors[row]` to the activation, at a fixed norm.
+
+    Added in the activation's own dtype and on its device, so fp32 vectors steer a bf16 model.
+
+    Args:
+        vectors: what is added, one row per edit.
+        radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        vectors: Float[Tensor, "vec width"],
+        *,
+        radius: float | None = None,
+        positions: Positions = EVERYWHERE,
+    ) -> None:
+        super().__init__(site, positions=positions)
+        if vectors.shape[1] != site.width:
+            raise ShapeError(
+                f"Vectors of width {vectors.shape[1]} do not fit {site}, which is {site.width} wide."
+            )
+        self.radius = float(vectors.norm(dim=1).mean()) if radius is None else radius
+        self.vectors = nn.Parameter(vectors.detach().clone())
+
+    @classmethod
+    def random(
+        cls,
+        site: Site,
+        n: int,
+        *,
+        radius: float,
+        generator: torch.Generator,
+        positions: Positions = EVERYWHERE,
+    ) -> "Additive":
+        """`n` random vectors of norm `radius`, uniform on the sphere."""
+        vectors = random_on_sphere(n, site.width, radius=radius, generator=generator)
+        return cls(site, vectors, radius=radius, positions=positions)
+
+    def forward(
+        self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch pos width"]:
+        # index_select: its backward adds up quickly, where plain indexing's sorts first.
+        chosen = self.vectors.index_select(0, rows.to(self.vectors.device))
+        return activation + chosen[:, None].to(activation)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.vectors.copy_(to_sphere(self.vectors, self.radius))
+
+
+def flat_parameters(
+    perturbation: Perturbation,
+) -> Iterator[tuple[nn.Parameter, Float[Tensor, "vec n"]]]:
+    """Every parameter beside a view of it as rows, one per edit."""
+    for parameter in perturbation.parameters():
+        yield parameter, parameter.detach().flatten(1)
+
+
+def tensors_of(perturbation: Perturbation) -> dict[str, Tensor]:
+    """The trained values by name, on the CPU, without gradients."""
+    state: dict[str, Any] = perturbation.state_dict()
+    return {name: values.detach().cpu().clone() for name, values in state.items()}
+
+

@@ -1,0 +1,61 @@
+"""The geometry that all methods share: vectors of one norm, tangents, and keeping many apart.
+
+Rows are vectors throughout: `[vec d]`.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def to_sphere(vectors: Float[Tensor, "vec d"], radius: float) -> Float[Tensor, "vec d"]:
+    """Scale every row to norm `radius`. A zero row stays zero."""
+    return radius * torch.nn.functional.normalize(vectors, dim=1)
+
+
+def random_on_sphere(
+    n: int, d: int, *, radius: float, generator: torch.Generator
+) -> Float[Tensor, "vec d"]:
+    """`n` points drawn uniformly from the sphere of that radius; drawn on the CPU, so that a seed
+    gives the same vectors on every device."""
+    return to_sphere(torch.randn(n, d, generator=generator), radius)
+
+
+def to_tangent(
+    gradient: Float[Tensor, "vec d"], vectors: Float[Tensor, "vec d"]
+) -> Float[Tensor, "vec d"]:
+    """Remove from each gradient row what points along its own vector."""
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    return gradient - (gradient * unit).sum(dim=1, keepdim=True) * unit
+
+
+def spread_apart(vectors: Float[Tensor, "vec d"], share: float) -> Float[Tensor, "vec d"]:
+    """Take from each row the `share` of it that lies in the span of the rows before it.
+
+    With G = QR (columns are rows of `vectors`), R above its diagonal is scaled by 1 - share: 0
+    changes nothing but the scale, 1 is Gram-Schmidt, in the rows' order. Between the two, the first rows stay as
+    they are and later ones turn towards what the earlier ones have left. Rows come back with unit
+    norm. More rows than dimensions are fine below 1; at 1 those beyond the dimension would vanish.
+    """
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    if share == 0 or len(vectors) == 1:
+        return unit
+    q, r = torch.linalg.qr(unit.T)
+    scaled = (1 - share) * r + share * torch.triu(torch.tril(r))
+    return torch.nn.functional.normalize((q @ scaled).T, dim=1)
+
+
+def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
+    """Cosine of every pair of rows."""
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    return unit @ unit.T
+
+
+def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float) -> list[int]:
+    """Greedily, in order: the rows whose |cosine| with every row kept so far is below `threshold`."""
+    similar = cosines(vectors.double()).abs()
+    kept: list[int] = []
+    for row in range(len(vectors)):
+        if not kept or float(similar[row, kept].max()) < threshold:
+            kept.append(row)
+    return kept

@@ -1,0 +1,125 @@
+"""Tables for people: rich in a terminal, HTML in a notebook. Values in, text out; no model.
+
+Everything a model or a file said is shown as text: markup and control characters do nothing.
+"""
+
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tl_steer.bank import Bank
+    from tl_steer.results import Generations
+
+_MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before it is drawn."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def bank_table(bank: "Bank", *, most: int = _MOST_ROWS) -> Sheet:
+    """One row per vector: objective, size of the response, nearest other response, label."""
+    from tl_steer.sphere import cosines
+
+    similar = cosines(bank.responses.double()).abs()
+    similar.fill_diagonal_(0.0)
+    rows = []
+    for i in range(min(len(bank), most)):
+        near = int(similar[i].argmax()) if len(bank) > 1 else -1
+        nearest = f"{float(similar[i, near]):.2f} (#{near})" if near >= 0 else ""
+        size = float(bank.responses[i].norm())
+        rows.append((str(i), number(bank.objective[i].item()), number(size), nearest, bank.labels[i]))
+    left_out = len(bank) - len(rows)
+    source = bank.provenance
+    note = (
+        f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g} = "
+        f"{bank.radius_share:.3f} of the median residual norm at {bank.source}; "
+        f"target {bank.target}; seed {source.seed}"
+        + (f"; {left_out} more not shown" if left_out > 0 else "")
+    )
+    return Sheet(
+        title=f"Bank of {len(bank)} steering vectors",
+        columns=("#", "objective", "|response|", "nearest |cos|", "label"),
+        rows=tuple(rows),
+        note=note,
+    )
+
+
+def generations_table(generations: "Generations", *, width: int = 160) -> Sheet:
+    """Steered continuations under the unsteered one, prompt by prompt."""
+    rows = []
+    for p, prompt in enumerate(generations.prompts):
+        rows.append(("", "prompt", shorten(prompt, width)))
+        rows.append(("", "unsteered", shorten(generations.unsteered[p], width)))
+        for v, label in enumerate(generations.labels):
+            rows.append((str(v), label, shorten(generations.texts[v][p], width)))
+    return Sheet("Generations", ("#", "vector", "continuation"), tuple(rows))
+
+
+def draw(sheet: Sheet) -> Table:
+    """As a rich table."""
+    table = Table(title=Text(sheet.title), caption=Text(sheet.note), title_justify="left")
+    table.caption_justify = "left"
+    for column in sheet.columns:
+        table.add_column(column, overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def to_text(sheet: Sheet, *, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(draw(sheet))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text).rstrip()
+
+
+def to_html(sheet: Sheet) -> str:
+    def cells(tag: str, values: Sequence[str]) -> str:
+        style = "text-align:left;white-space:pre-wrap"
+        return "".join(
+            f'<{tag} style="{style}">{html.escape(plain(value))}</{tag}>' for value in values
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in sheet.rows)
+    note = f"<figcaption>{html.escape(plain(sheet.note))}</figcaption>" if sheet.note else ""
+    return (
+        f"<figure><strong>{html.escape(plain(sheet.title))}</strong><table><thead>"
+        f"<tr>{cells('th', sheet.columns)}</tr></thead><tbody>{body}</tbody></table>{note}</figure>"
+    )
+
+
+def number(value: float) -> str:
+    """Three or four significant digits, and a dash for what was never measured."""
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters."""
+    line = plain(text).replace("\n", "⏎")
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Printable text: control, bidirectional and surrogate characters become their escapes.
+
+    A model can emit terminal escape sequences and text that reorders what surrounds it.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
