@@ -8,10 +8,9 @@ unit vectors v
 
 $$\lambda(R) = \sqrt{\operatorname{mean}_v \|\Delta(Rv)-R\,Jv\|^2/\|R\,Jv\|^2} = 0.5 .$$
 
-That is where random vectors leave the linear regime. Trained vectors leave it sooner, since they
-look for where the model reacts most; DCT's author therefore sweeps from half the calibrated radius
-upwards. `radius="auto"` is two thirds of it: on SmolLM2-135M-Instruct (7 -> 20) trained vectors
-paraphrase at a third and often babble at the whole of it.
+That is where random vectors leave the linear regime, and it is what `radius="auto"` uses. Trained
+vectors leave it sooner, since they look for where the model reacts most: if most of a bank babbles,
+go down to half (`Calibrated(scale=0.5)`), and if it paraphrases, up.
 """
 
 import math
@@ -97,7 +96,7 @@ class Calibrated:
         return self.scale * math.exp(float(brentq(excess, low, high, xtol=2e-3)))
 
 
-AUTO = Calibrated(scale=2 / 3)
+AUTO = Calibrated()
 
 
 def linear_response(
