@@ -122,7 +122,7 @@ class Bank:
         """Ordered by objective."""
         return self[torch.argsort(self.objective, descending=descending, stable=True)]
 
-    def distinct(self, *, threshold: float = 0.9) -> "Bank":
+    def distinct(self, *, threshold: float | int = 0.9) -> "Bank":
         """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the first.
 
         Orthogonal vectors can have the same effect, so responses are compared and not vectors.

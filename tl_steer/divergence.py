@@ -44,8 +44,8 @@ class Displacement:
     perturbation creates one (a token that becomes an attention sink); `Cosine` is bounded.
     """
 
-    p: float = 2.0
-    q: float | None = None
+    p: float | int = 2
+    q: float | int | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("p", self.p), ("q", self.q)):

@@ -39,7 +39,7 @@ def elicit(
     source: str,
     target: str,
     n: int = 32,
-    radius: float | str | RadiusRule = "auto",
+    radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "power",
     divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
     measured: Positions = LAST_THREE,
@@ -106,7 +106,7 @@ def _start(segment: Segment, n: int, radius: float, seed: int, positions: Positi
     return Additive(segment.source, vectors, radius=radius, positions=positions)
 
 
-def _refuse_settings(n: int, radius: float | str | RadiusRule, vec_batch: int | None) -> None:
+def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: int | None) -> None:
     if n < 1:
         raise SettingError(f"n={n}: expected at least one vector.")
     if vec_batch is not None and vec_batch < 1:

@@ -37,9 +37,9 @@ def generate(
     prompts: Prompts | TokenBatch,
     *,
     max_new_tokens: int = 40,
-    temperature: float | None = None,
+    temperature: float | int | None = None,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: float | int | None = None,
     seed: int = 0,
     use_past_kv_cache: bool = True,
     batch_rows: int = 64,
@@ -145,7 +145,7 @@ def _until_end(model: HookedModel, new: Tensor) -> Tensor:
 
 
 def _refuse_settings(
-    n: int, temperature: float | None, top_k: int | None, top_p: float | None, rows: int
+    n: int, temperature: float | int | None, top_k: int | None, top_p: float | int | None, rows: int
 ) -> None:
     if n < 1 or rows < 1:
         raise SettingError(f"max_new_tokens={n}, batch_rows={rows}: expected at least 1 of each.")

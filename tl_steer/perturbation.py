@@ -8,12 +8,11 @@ hooks, being split into rows) is inherited.
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from tl_steer.errors import SettingError, ShapeError
 from tl_steer.positions import EVERYWHERE, Positions
@@ -22,6 +21,7 @@ from tl_steer.sphere import random_on_sphere, to_sphere
 
 HookFunction: TypeAlias = Callable[..., Tensor]
 Hooks: TypeAlias = list[tuple[str, HookFunction]]
+Kind = TypeVar("Kind", bound="Perturbation")
 
 
 class Perturbation(nn.Module):
@@ -53,7 +53,7 @@ class Perturbation(nn.Module):
     def __len__(self) -> int:
         return len(next(self.parameters()))
 
-    def select(self, rows: slice | list[int]) -> Self:
+    def select(self: Kind, rows: slice | list[int]) -> Kind:
         """A perturbation of some of the edits only, with parameters of its own."""
         twin = copy.copy(self)
         twin._parameters = {
@@ -168,7 +168,7 @@ class Additive(Perturbation):
         site: Site,
         vectors: Float[Tensor, "vec width"],
         *,
-        radius: float | None = None,
+        radius: float | int | None = None,
         positions: Positions = EVERYWHERE,
     ) -> None:
         super().__init__(site, positions=positions)
@@ -176,7 +176,7 @@ class Additive(Perturbation):
             raise ShapeError(
                 f"Vectors of width {vectors.shape[1]} do not fit {site}, which is {site.width} wide."
             )
-        self.radius = float(vectors.norm(dim=1).mean()) if radius is None else radius
+        self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
         self.vectors = nn.Parameter(vectors.detach().clone())
 
     @classmethod
@@ -185,7 +185,7 @@ class Additive(Perturbation):
         site: Site,
         n: int,
         *,
-        radius: float,
+        radius: float | int,
         generator: torch.Generator,
         positions: Positions = EVERYWHERE,
     ) -> "Additive":

@@ -41,7 +41,7 @@ _BRACKET = (1e-3, 4.0)
 class ShareOfNorm:
     """A share of the median clean norm of the residual stream at the source (BOS left out)."""
 
-    share: float
+    share: float | int
 
     def __post_init__(self) -> None:
         if not 0 < self.share < math.inf:
@@ -64,8 +64,8 @@ class Calibrated:
     reaches it), the nearer end of that bracket is used, with a warning.
     """
 
-    ratio: float = 0.5
-    scale: float = 1.0
+    ratio: float | int = 0.5
+    scale: float | int = 1
     n: int = 30
 
     def __post_init__(self) -> None:

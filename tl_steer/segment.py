@@ -9,6 +9,7 @@ fire. No unembedding, no block outside the segment, no gradient for parameters. 
 not used: TransformerBridge would still run every block before it.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +25,6 @@ from tl_steer.model import HookedModel, resolve
 from tl_steer.perturbation import Perturbation
 from tl_steer.site import Site
 from tl_steer.tokens import TokenBatch
-
-# A replayed block must not append to the cache of the clean pass.
-_CACHES = {"past_key_value", "past_key_values", "past_kv_cache_entry", "layer_past", "cache_params"}
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,7 @@ class Segment:
                     attention_mask=self.tokens.mask.long(),
                     stop_at_layer=_stop(self.model, self.target),
                     return_type=None,
+                    **_cacheless(self.model),
                 )
         for name in names:
             if name not in seen:
@@ -212,10 +211,10 @@ def _recording(
         def record(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             by_keyword = not args
             entering[layer] = kwargs["hidden_states"] if by_keyword else args[0]
-            kept = {k: v for k, v in kwargs.items() if k not in _CACHES and k != "hidden_states"}
+            kept = {k: _no_cache(v) for k, v in kwargs.items() if k != "hidden_states"}
             if "use_cache" in kept:
                 kept["use_cache"] = False
-            calls[layer] = _Call(tuple(args[1:]), kept, by_keyword)
+            calls[layer] = _Call(tuple(_no_cache(a) for a in args[1:]), kept, by_keyword)
 
         return record
 
@@ -227,6 +226,20 @@ def _recording(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _cacheless(model: HookedModel) -> dict[str, bool]:
+    """The bridge keeps a cache even for a plain forward pass, unless told not to; other models
+    know no such argument."""
+    parameters = inspect.signature(getattr(model, "forward", model)).parameters.values()
+    takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return {"use_cache": False} if takes_more else {}
+
+
+def _no_cache(value: Any) -> Any:
+    """A replayed block must not append to the clean pass's cache (some pass it by position)."""
+    is_cache = hasattr(value, "get_seq_length") or hasattr(value, "past_keys")
+    return None if is_cache else value
 
 
 def _spread(value: Any, batch: int, vec: int) -> Any:

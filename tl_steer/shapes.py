@@ -8,29 +8,28 @@ tests the whole package is checked instead (`--jaxtyping-packages=tl_steer,beart
 import functools
 import re
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 from tl_steer.errors import ShapeError
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def checked(function: Callable[P, R]) -> Callable[P, R]:
+def checked(function: F) -> F:
     """Check argument types and shapes of `function`; raise `ShapeError` with the offending one."""
     inner = jaxtyped(typechecker=beartype)(function)
 
     @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return inner(*args, **kwargs)
         except TypeCheckError as error:
             raise ShapeError(_short(function.__name__, str(error))) from None
 
-    return call
+    return cast(F, call)
 
 
 def _short(name: str, message: str) -> str:

@@ -8,13 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def to_sphere(vectors: Float[Tensor, "vec d"], radius: float) -> Float[Tensor, "vec d"]:
+def to_sphere(vectors: Float[Tensor, "vec d"], radius: float | int) -> Float[Tensor, "vec d"]:
     """Scale every row to norm `radius`. A zero row stays zero."""
     return radius * torch.nn.functional.normalize(vectors, dim=1)
 
 
 def random_on_sphere(
-    n: int, d: int, *, radius: float, generator: torch.Generator
+    n: int, d: int, *, radius: float | int, generator: torch.Generator
 ) -> Float[Tensor, "vec d"]:
     """`n` points drawn uniformly from the sphere of that radius; drawn on the CPU, so that a seed
     gives the same vectors on every device."""
@@ -29,7 +29,7 @@ def to_tangent(
     return gradient - (gradient * unit).sum(dim=1, keepdim=True) * unit
 
 
-def spread_apart(vectors: Float[Tensor, "vec d"], share: float) -> Float[Tensor, "vec d"]:
+def spread_apart(vectors: Float[Tensor, "vec d"], share: float | int) -> Float[Tensor, "vec d"]:
     """Take from each row the `share` of it that lies in the span of the rows before it.
 
     With G = QR (columns are rows of `vectors`), R above its diagonal is scaled by 1 - share: 0
@@ -51,7 +51,7 @@ def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
     return unit @ unit.T
 
 
-def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float) -> list[int]:
+def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float | int) -> list[int]:
     """Greedily, in order: the rows whose |cosine| with every row kept so far is below `threshold`."""
     similar = cosines(vectors.double()).abs()
     kept: list[int] = []

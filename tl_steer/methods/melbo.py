@@ -41,7 +41,7 @@ class Melbo:
     """
 
     steps: int = 300
-    lr: float = 1e-3
+    lr: float | int = 1e-3
     orthogonal: bool = False
 
     def __post_init__(self) -> None:

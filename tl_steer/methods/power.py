@@ -42,8 +42,8 @@ class Power:
     """
 
     steps: int = 12
-    tolerance: float = 0.01
-    spread: float = 0.7
+    tolerance: float | int = 0.01
+    spread: float | int = 0.7
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.spread <= 1 or not self.tolerance >= 0:

@@ -1,0 +1,127 @@
+"""The documentation runs: every python block of the guides, and the README's example."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tl_steer as ts
+import torch
+import transformer_lens
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDES = ("README.md", "docs/quickstart.md", "docs/concepts.md", "docs/extending.md")
+WRITTEN_BY_BENCH = {ROOT / "docs/benchmarks.md"}
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "README.md").is_file(), reason="the documentation is not beside these tests"
+)
+
+
+def blocks(page: str) -> list[tuple[int, str]]:
+    """The ```python blocks of a page, with the line each starts at."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.finditer(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [(text.count("\n", 0, match.start(1)), match.group(1)) for match in found]
+
+
+def execute(page: str, *, instead: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a page's blocks in one namespace; tracebacks point at the page's own lines."""
+    # dataclass() looks its class's module up, so the namespace has to name a real one.
+    namespace: dict[str, Any] = {"__name__": __name__}
+    for line, source in blocks(page):
+        for old, new in (instead or {}).items():
+            source = source.replace(old, new)
+        exec(compile("\n" * line + source, str(ROOT / page), "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture
+def offline(smollm2: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The embedded model, loaded once, wherever a page boots one; files go to a temporary folder."""
+
+    class Booted:
+        @staticmethod
+        def boot_transformers(name: str) -> Any:
+            return smollm2
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ts, "load_model", lambda: smollm2)
+    monkeypatch.setattr(transformer_lens, "TransformerBridge", Booted, raising=False)
+    return smollm2
+
+
+def objectives(model: Any, bank: ts.Bank, prompts: list[Any]) -> torch.Tensor:
+    """MELBO's objective of every vector, as `elicit` measures it."""
+    tokens = ts.tokenize(model, prompts)
+    measured = tokens.select(ts.Positions(last=3, bos=False))
+    with ts.frozen(model):
+        segment = ts.Segment(model, tokens, bank.source, bank.target)
+        objective = ts.Objective(segment, ts.Displacement(), measured)
+        return objective(bank.perturbation(), gradient=False).value
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_pages_name_only_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"\bts\.([A-Za-z_]\w*)", text))
+    assert named <= set(ts.__all__), sorted(named - set(ts.__all__))
+    for line, source in blocks(page):
+        ast.parse(source, filename=f"{page}:{line}")
+
+
+@pytest.mark.parametrize("page", [*GUIDES, "CHANGELOG.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, heading = link.partition("#")
+        path = (ROOT / page).parent / name
+        assert path.is_file() or path.resolve() in WRITTEN_BY_BENCH, link
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {h.lower().replace(" ", "-") for h in headings}, link
+
+
+@pytest.mark.smollm2
+def test_readme_example_runs(offline: Any) -> None:
+    smaller = {"n=32": "n=6", "max_new_tokens=40": "max_new_tokens=6"}
+    (_, source), *others = blocks("README.md")
+    assert not others
+    assert all(old in source for old in smaller)
+    namespace = execute("README.md", instead=smaller)
+    assert len(namespace["bank"]) == 6
+    assert Path("house.safetensors").is_file()
+
+
+@pytest.mark.smollm2
+def test_quickstart_runs(offline: Any) -> None:
+    namespace = execute("docs/quickstart.md")
+    bank, prompt = namespace["bank"], namespace["prompt"]
+    trained = objectives(offline, bank, [prompt])
+    random = objectives(offline, ts.random_bank(bank), [prompt])
+    torch.testing.assert_close(trained, bank.objective, rtol=1e-3, atol=1e-3)
+    assert float(trained.mean()) > 2 * float(random.mean())
+    assert torch.equal(namespace["again"].vectors, bank.vectors)
+    assert namespace["again"].labels[0] == "largest effect"
+
+
+@pytest.mark.smollm2
+def test_extending_runs_and_its_kinds_train(offline: Any) -> None:
+    namespace = execute("docs/extending.md")
+    assert float(namespace["after"].sum()) > 2 * float(namespace["before"].sum())
+    lengths = namespace["ablation"].directions.norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+    assert namespace["bank"].provenance.divergence == "LargestMoves(k=2)"
+    climbed = namespace["climbed"]
+    assert climbed.provenance.method == "ascent"
+    control = objectives(offline, ts.random_bank(climbed), [namespace["prompt"]])
+    assert float(climbed.objective.mean()) > 2 * float(control.mean())
+
+    own, own_bank = namespace["own"], namespace["own_bank"]
+    prompts = ["a longer prompt", "a short one"]
+    control = objectives(own, ts.random_bank(own_bank), prompts)
+    assert float(own_bank.objective.mean()) > float(control.mean())
