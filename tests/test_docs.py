@@ -1,6 +1,7 @@
 """The documentation runs: every python block of the guides, and the README's example."""
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ def test_links_lead_somewhere(page: str) -> None:
         if heading:
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {h.lower().replace(" ", "-") for h in headings}, link
+
+
+def test_notebook_is_its_script_without_outputs() -> None:
+    jupytext = pytest.importorskip("jupytext")
+    script = ROOT / "tutorials/01_first_vectors.py"
+    notebook = script.with_suffix(".ipynb")
+    cells = jupytext.reads(script.read_text(encoding="utf-8"), fmt="py:percent").cells
+    paired = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert [(c.cell_type, c.source) for c in cells] == [
+        (c["cell_type"], "".join(c["source"])) for c in paired
+    ], f"jupytext --to ipynb {script} brings them together"
+    for cell in paired:
+        assert not cell.get("outputs"), "outputs are stripped"
+        assert cell.get("execution_count") is None
 
 
 @pytest.mark.smollm2

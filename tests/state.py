@@ -1,0 +1,21 @@
+"""Everything about a model that a public call must leave as it was."""
+
+import torch
+
+
+def snapshot(model):
+    points = {name: point for name, point in model.hook_dict.items()}
+    return {
+        "hooks": {n: [id(h) for h in p.fwd_hooks] for n, p in points.items()},
+        "torch hooks": {n: list(p._forward_hooks) for n, p in points.items()},
+        "block hooks": [
+            (list(b._forward_pre_hooks), list(b._forward_hooks)) for b in model.blocks
+        ],
+        "flags": [p.requires_grad for p in model.parameters()],
+        "modes": [m.training for m in model.modules()],
+        "weights": [float(p.detach().double().sum()) for p in model.parameters()],
+        "bits": [hash(p.detach().numpy().tobytes()) for p in model.parameters()],
+        "gradients": [p.grad is None for p in model.parameters()],
+        "grad mode": torch.is_grad_enabled(),
+        "random": hash(torch.get_rng_state().numpy().tobytes()),
+    }
