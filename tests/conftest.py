@@ -17,6 +17,9 @@ import transformer_lens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+# Threads only get into each other's way on tensors this small.
+torch.set_num_threads(1)
+
 D, LAYERS, HEADS, VOCAB, CONTEXT = 24, 4, 3, 101, 64
 CHAT = (
     "{{ '<s>' }}{% for m in messages %}{{ 't1 ' + m['content'] + ' t2 ' }}{% endfor %}"

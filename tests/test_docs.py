@@ -3,13 +3,17 @@
 import ast
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tl_steer as ts
 import torch
 import transformer_lens
+import typer
+
+import tl_steer as ts
+from tl_steer.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = ("README.md", "docs/quickstart.md", "docs/concepts.md", "docs/extending.md")
@@ -40,7 +44,7 @@ def execute(page: str, *, instead: dict[str, str] | None = None) -> dict[str, An
 
 @pytest.fixture
 def offline(smollm2: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The embedded model, loaded once, wherever a page boots one; files go to a temporary folder."""
+    """The embedded model wherever a page boots one; files go to a temporary folder."""
 
     class Booted:
         @staticmethod
@@ -98,6 +102,16 @@ def test_notebook_is_its_script_without_outputs() -> None:
     for cell in paired:
         assert not cell.get("outputs"), "outputs are stripped"
         assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_commands_parse(page: str) -> None:
+    command = typer.main.get_command(app)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in re.findall(r"^    tl-steer ([a-z].*)$", text, flags=re.MULTILINE):
+        # Parses the subcommand's arguments as well, and runs nothing.
+        name, *arguments = shlex.split(line)
+        command.commands[name].make_context(name, arguments)
 
 
 @pytest.mark.smollm2

@@ -232,8 +232,8 @@ def test_a_one_token_prompt_is_told_from_generated_tokens(one):
     edit = vector(one, positions=ts.Positions(last=0))
     hook = edit.hooks(prompt=tokens.select(edit.positions))[0][1]
     x = torch.zeros(1, 1, 24)
-    assert float(hook(x).norm()) == 0
-    assert float(hook(x).norm()) == pytest.approx(2.0, rel=1e-4)
+    assert hook(x).norm().item() == 0
+    assert hook(x).norm().item() == pytest.approx(2.0, rel=1e-4)
 
 
 def test_a_choice_of_tokens_needs_the_prompt(one):

@@ -28,6 +28,7 @@ from tl_steer.sphere import distinct_rows, random_on_sphere
 
 FORMAT_VERSION = 1
 _MOST_METADATA = 1 << 20  # bytes; a bank's is a few thousand
+_CONTROL_STREAM = 0x636F6E74
 _TENSORS = ("vectors", "responses", "objective")
 
 
@@ -198,7 +199,8 @@ class Bank:
 def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
     """The control: random vectors at the same site and radius. Responses and objectives are NaN."""
     n = len(like) if n is None else n
-    generator = torch.Generator().manual_seed(seed)
+    # Not the stream that `elicit` draws its starting points from, whatever the seed.
+    generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
     return dataclasses.replace(
         like,
         vectors=random_on_sphere(n, like.source.width, radius=like.radius, generator=generator),

@@ -162,8 +162,9 @@ def frozen(model: HookedModel) -> Iterator[None]:
 
 @contextmanager
 def without_hooks(model: HookedModel) -> Iterator[None]:
-    """The bare model: every hook on a hook point is set aside, and put back as it was."""
-    points = {id(point): point for point in model.hook_dict.values()}.values()
+    """The bare model: every hook on a hook point or block is set aside, and put back as it was."""
+    # Blocks too: `perturbing` counts how often its block runs, and this run is not the user's.
+    points = {id(point): point for point in (*model.hook_dict.values(), *model.blocks)}.values()
     kept = [(point, point._forward_hooks, point._forward_pre_hooks) for point in points]
     try:
         for point, hooks, _ in kept:

