@@ -4,13 +4,11 @@ import torch
 
 
 def snapshot(model):
-    points = {name: point for name, point in model.hook_dict.items()}
+    points = dict(model.hook_dict.items())
     return {
         "hooks": {n: [id(h) for h in p.fwd_hooks] for n, p in points.items()},
         "torch hooks": {n: list(p._forward_hooks) for n, p in points.items()},
-        "block hooks": [
-            (list(b._forward_pre_hooks), list(b._forward_hooks)) for b in model.blocks
-        ],
+        "block hooks": [(list(b._forward_pre_hooks), list(b._forward_hooks)) for b in model.blocks],
         "flags": [p.requires_grad for p in model.parameters()],
         "modes": [m.training for m in model.modules()],
         "weights": [float(p.detach().double().sum()) for p in model.parameters()],

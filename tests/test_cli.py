@@ -96,7 +96,10 @@ def test_usage_errors_exit_with_two():
     ("arguments", "message"),
     [
         (["elicit", "x.safetensors", "-p", "t1", "--radius", "big"], "expected a number or 'auto'"),
-        (["elicit", "x.safetensors", "-p", "t1 t2 t3 t4", "--source", "blocks.9.x"], "no hook point"),
+        (
+            ["elicit", "x.safetensors", "-p", "t1 t2 t3 t4", "--source", "blocks.9.x"],
+            "no hook point",
+        ),
     ],
 )
 def test_bad_options_are_explained(tiny, arguments, message):

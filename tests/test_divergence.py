@@ -46,7 +46,9 @@ def test_displacement_is_melbos_equation(seed, powers):
     p, q = powers
     steered, clean, measured = activations(seed)
     fast = Displacement(p=p, q=q)(steered, clean, measured)
-    torch.testing.assert_close(fast, melbo_slowly(steered, clean, measured, p, q), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        fast, melbo_slowly(steered, clean, measured, p, q), rtol=1e-9, atol=0
+    )
 
 
 def test_the_norm_runs_over_d_model_and_not_over_tokens():

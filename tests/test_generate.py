@@ -67,7 +67,8 @@ def test_sampling_is_fixed_by_the_seed_and_leaves_the_random_state(model):
     bank = steered_bank(model)
     before = snapshot(model)
     draws = [
-        ts.generate(model, bank, PROMPTS, max_new_tokens=6, temperature=1.5, seed=s) for s in (1, 1, 2)
+        ts.generate(model, bank, PROMPTS, max_new_tokens=6, temperature=1.5, seed=s)
+        for s in (1, 1, 2)
     ]
     assert draws[0] == draws[1]
     assert draws[0].texts != draws[2].texts

@@ -1,4 +1,5 @@
-"""Hooks act where they should, and nothing stays behind. One test per trap of the libraries below."""
+"""Hooks act where they should, and nothing stays behind. One test per trap of the libraries
+below."""
 
 import pytest
 import torch
@@ -137,7 +138,11 @@ def test_names_are_those_asked_for_and_not_the_hook_points_own(model):
 def test_captured_activations_carry_gradients(model):
     ids = ts.tokenize(model, PROMPTS[:1]).ids
     edit = vector(model)
-    with frozen(model), perturbing(model, edit), capturing(model, ["blocks.3.hook_resid_post"]) as seen:
+    with (
+        frozen(model),
+        perturbing(model, edit),
+        capturing(model, ["blocks.3.hook_resid_post"]) as seen,
+    ):
         model(ids)
         seen["blocks.3.hook_resid_post"].square().sum().backward()
     assert float(edit.vectors.grad.norm()) > 0
@@ -167,7 +172,10 @@ def test_several_vectors_without_rows_are_refused(one):
 
 def test_a_vector_of_the_wrong_width_is_refused(one):
     site = ts.Site(SOURCE, 1, "hook_resid_post", 7)
-    with pytest.raises(ShapeError, match="24 wide"), perturbing(one, ts.Additive(site, torch.ones(1, 7))):
+    with (
+        pytest.raises(ShapeError, match="24 wide"),
+        perturbing(one, ts.Additive(site, torch.ones(1, 7))),
+    ):
         pass
     with pytest.raises(ShapeError, match="width 5"):
         ts.Additive(site, torch.ones(1, 5))

@@ -1,5 +1,6 @@
 """Methods find what linear algebra says they must; the radius is where the equation puts it."""
 
+import itertools
 import math
 
 import pytest
@@ -73,7 +74,7 @@ def test_power_iteration_never_descends_on_a_convex_objective():
     values = [
         it.value.sum().item() for it in ts.Power(steps=10, tolerance=0, spread=0)(objective, start)
     ]
-    assert all(b >= a * (1 - 1e-9) for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a * (1 - 1e-9) for a, b in itertools.pairwise(values))
     assert values[-1] > values[0]
 
 
@@ -96,7 +97,9 @@ def test_orthogonal_melbo_stays_orthogonal():
     objective, start, jacobian = linear_problem(n=3)
     found = final(ts.Melbo(steps=400, lr=0.05, orthogonal=True), objective, start)
     vectors = found.perturbation.vectors.detach()
-    torch.testing.assert_close(cosines(vectors), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        cosines(vectors), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0
+    )
     overlap = (vectors / 3.0 @ torch.linalg.svd(jacobian).Vh[:3].T).abs()
     assert float(overlap.diagonal().min()) > 0.98
 
@@ -188,7 +191,9 @@ def test_the_linear_response_equals_finite_differences(model):
     with torch.no_grad():
         ahead, behind = (
             ts.divergence.mean_response(
-                segment.run(ts.Additive(segment.source, sign * step * unit)), segment.clean, tokens.mask
+                segment.run(ts.Additive(segment.source, sign * step * unit)),
+                segment.clean,
+                tokens.mask,
             )
             for sign in (1, -1)
         )
@@ -204,7 +209,9 @@ def test_calibration_meets_the_ratio_asked_for(one, ratio):
         radius = ts.Calibrated(ratio=ratio)(segment, measured, 0)
         unit = random_on_sphere(30, 24, radius=1, generator=torch.Generator().manual_seed(0))
         linear = linear_response(segment, unit, measured)
-        assert nonlinearity(segment, unit, linear, measured, radius) == pytest.approx(ratio, rel=0.01)
+        assert nonlinearity(segment, unit, linear, measured, radius) == pytest.approx(
+            ratio, rel=0.01
+        )
 
 
 def test_a_linear_model_has_no_calibrated_radius_and_says_so():

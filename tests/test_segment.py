@@ -13,6 +13,7 @@ from tl_steer.errors import HookPointError, ModelError, NotFiniteError
 from tl_steer.hooks import capturing, installed
 from tl_steer.model import frozen
 from tl_steer.objective import Objective
+from tl_steer.positions import EVERYWHERE
 from tl_steer.segment import _cacheless
 from tl_steer.sphere import random_on_sphere
 
@@ -20,7 +21,7 @@ SOURCES = ["hook_resid_pre", "hook_resid_post", "hook_mlp_out", "hook_attn_out",
 TARGETS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_pre", "blocks.3.hook_resid_post"]
 
 
-def edits(model, source, n=3, *, radius=1.0, positions=ts.Positions(), dtype=torch.float32):
+def edits(model, source, n=3, *, radius=1.0, positions=EVERYWHERE, dtype=torch.float32):
     site = ts.resolve(model, source)
     generator = torch.Generator().manual_seed(1)
     vectors = random_on_sphere(n, site.width, radius=radius, generator=generator).to(dtype)
@@ -94,9 +95,7 @@ def test_a_batch_as_large_as_its_length_is_not_mistaken(model):
     steered = segment.run(perturbation)
     assert steered.shape == (3, 3, 3, segment.target.width)
     expected = full_forward(model, tokens, TARGET, perturbation, 2)
-    torch.testing.assert_close(
-        steered[2][tokens.mask], expected[tokens.mask], atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(steered[2][tokens.mask], expected[tokens.mask], atol=1e-5, rtol=1e-5)
 
 
 def doubles():
@@ -194,9 +193,7 @@ def test_a_target_before_its_source_is_refused(one):
 def test_positions_are_kept_inside_a_padded_segment(model):
     tokens = ts.tokenize(model, PROMPTS)
     chosen = ts.Positions(last=2)
-    steered = ts.Segment(model, tokens, SOURCE, SOURCE).run(
-        edits(model, SOURCE, positions=chosen)
-    )
+    steered = ts.Segment(model, tokens, SOURCE, SOURCE).run(edits(model, SOURCE, positions=chosen))
     clean = full_forward(model, tokens, SOURCE)
     changed = ((steered[0] - clean).norm(dim=-1) > 1e-3) & tokens.mask
     assert torch.equal(changed, tokens.select(chosen))

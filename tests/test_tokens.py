@@ -28,7 +28,10 @@ def test_bos_is_never_doubled(one):
     rendered = tokenizer().apply_chat_template(
         ts.chat("t5 t6"), tokenize=False, add_generation_prompt=True
     )
-    assert ts.tokenize(one, [rendered]).ids.tolist() == ts.tokenize(one, [ts.chat("t5 t6")]).ids.tolist()
+    assert (
+        ts.tokenize(one, [rendered]).ids.tolist()
+        == ts.tokenize(one, [ts.chat("t5 t6")]).ids.tolist()
+    )
     assert ts.tokenize(one, [rendered]).ids[0].tolist().count(0) == 1
 
 

@@ -1,9 +1,10 @@
-"""tl_steer: latent perturbations of language models, learned without labels, beside TransformerLens.
+"""tl_steer: latent perturbations of language models, learned without labels, beside
+TransformerLens.
 
-    bank = ts.elicit(model, [prompt], source="blocks.3.hook_resid_post",
-                     target="blocks.9.hook_resid_post", n=32)
-    with ts.perturbing(model, bank[4]):
-        model.generate(prompt, max_new_tokens=40)
+bank = ts.elicit(model, [prompt], source="blocks.3.hook_resid_post",
+                 target="blocks.9.hook_resid_post", n=32)
+with ts.perturbing(model, bank[4]):
+    model.generate(prompt, max_new_tokens=40)
 """
 
 from tl_steer.bank import Bank, Provenance, load_bank, random_bank

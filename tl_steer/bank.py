@@ -92,7 +92,7 @@ class Bank:
             raise SettingError(
                 f"A bank needs one response, objective and label per vector, and vectors as wide "
                 f"as its source ({self.source.width}); got vectors {tuple(self.vectors.shape)}, "
-                f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)}, "
+                f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)} "
                 f"{len(self.labels)} labels."
             )
 
@@ -124,7 +124,8 @@ class Bank:
         return self[torch.argsort(self.objective, descending=descending, stable=True)]
 
     def distinct(self, *, threshold: float | int = 0.9) -> "Bank":
-        """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the first.
+        """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the
+        first.
 
         Orthogonal vectors can have the same effect, so responses are compared and not vectors.
         """
@@ -153,9 +154,7 @@ class Bank:
             labels=self.labels + other.labels,
             radius=share * self.radius + (1 - share) * other.radius,
             radius_share=share * self.radius_share + (1 - share) * other.radius_share,
-            provenance=dataclasses.replace(
-                self.provenance, notes=(*self.provenance.notes, note)
-            ),
+            provenance=dataclasses.replace(self.provenance, notes=(*self.provenance.notes, note)),
         )
 
     def label(self, row: int, text: str) -> "Bank":
@@ -176,7 +175,8 @@ class Bank:
         return self.perturbation().hooks(rows=rows, prompt=prompt)
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file. An existing bank stays whole until the new one is complete."""
+        """Write one safetensors file. An existing bank stays whole until the new one is
+        complete."""
         path = Path(path)
         tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
         meta = _to_json(self)
@@ -212,7 +212,8 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
 
 
 def same_model(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two fingerprints can come from one model, seen through different classes or dtypes."""
+    """Whether two fingerprints can come from one model, seen through different classes or
+    dtypes."""
     if (a.d_model, a.n_layers, a.d_vocab) != (b.d_model, b.n_layers, b.d_vocab):
         return False
     tolerance = 1e-3 if a.dtype == b.dtype and a.dtype in ("float32", "float64") else 0.05
@@ -321,7 +322,9 @@ def _from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> 
 def _refuse_nonsense(bank: Bank, path: Path) -> None:
     for name in _TENSORS:
         if not getattr(bank, name).is_floating_point():
-            raise BankFileError(f"{path}: {name} must hold floats, not {getattr(bank, name).dtype}.")
+            raise BankFileError(
+                f"{path}: {name} must hold floats, not {getattr(bank, name).dtype}."
+            )
     if bank.responses.ndim != 2 or bank.responses.shape[1] != bank.target.width:
         raise BankFileError(f"{path}: responses do not have the target's width.")
     if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
@@ -336,7 +339,8 @@ def _site(meta: dict[str, Any]) -> Site:
 
 
 def write_beside(path: Path, payload: bytes) -> None:
-    """Write beside, flush to disk, rename: readers see the old file or the new one, never a part."""
+    """Write beside, flush to disk, rename: readers see the old file or the new one, never a
+    part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -62,7 +62,11 @@ def demo(
     random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
     bank.save(save)
     if as_json:
-        print(json.dumps({"bank": str(save), "steered": steered.to_json(), "random": random.to_json()}))
+        print(
+            json.dumps(
+                {"bank": str(save), "steered": steered.to_json(), "random": random.to_json()}
+            )
+        )
         return
     _show_demo(bank, steered, random)
     out.print(f"Bank saved to {save}; tl-steer show {save} prints it.", markup=False)

@@ -50,7 +50,9 @@ class Displacement:
     def __post_init__(self) -> None:
         for name, value in (("p", self.p), ("q", self.q)):
             if value is not None and not (1 <= value < float("inf")):
-                raise SettingError(f"Displacement({name}={value}): expected a number of at least 1.")
+                raise SettingError(
+                    f"Displacement({name}={value}): expected a number of at least 1."
+                )
 
     def __call__(
         self,
@@ -106,7 +108,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 
 def _safe_power(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent for x >= 0, with gradient 0 at x = 0 (MELBO's is 0 there, the root's infinite)."""
+    """x ** exponent for x >= 0, with gradient 0 at x = 0 (MELBO's is 0 there, the root's
+    infinite)."""
     if exponent == 1:
         return x
     positive = x > 0

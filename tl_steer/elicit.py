@@ -1,6 +1,6 @@
 """elicit: learn steering vectors for a few prompts, without labels.
 
-    prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
+prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ def elicit(
     """Find `n` steering vectors at `source` that move activations at `target` as far as they can.
 
     Args:
-        prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few; the
+        prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
+        the
             objective is summed over them.
         source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
         target: hook point on the residual stream, at or after the source.
@@ -60,14 +61,16 @@ def elicit(
             `ShareOfNorm(0.1)` or `Calibrated()`.
         method: "power" (default), "melbo", or a method object such as `Power(spread=1)`.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
-        measured: tokens at which it is measured. The default, as in most published work, is the last three.
+        measured: tokens at which it is measured. The default, as in most published work, is the
+        last three.
         positions: tokens at which vectors are added: all of them unless given.
         seed: fixes the start, and with it the result on one machine.
         vec_batch: vectors per pass. Lower it if memory runs out.
         progress: show a progress bar.
 
     Returns:
-        A bank ordered by objective, on the CPU, in float32. After Ctrl-C: what was found until then, with a note
+        A bank ordered by objective, on the CPU, in float32. After Ctrl-C: what was found until
+        then, with a note
         in its provenance.
 
     Raises:
@@ -75,7 +78,8 @@ def elicit(
         NotFiniteError: NaN or infinity, naming step and vector.
 
     A high objective is a lead, not a finding: compare with `random_bank(bank)` and look at what the
-    vectors do on other prompts. The model's weights, flags, modes and hooks are as before afterwards.
+    vectors do on other prompts. The model's weights, flags, modes and hooks are as before
+    afterwards.
     """
     _refuse_settings(n, radius, vec_batch)
     climb = METHODS[method]() if isinstance(method, str) and method in METHODS else method
@@ -181,7 +185,7 @@ def _bank(
             model=model_name(segment.model),
             fingerprint=fingerprint(segment.model),
             method=_name(method),
-            settings=dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {},  # type: ignore[arg-type]
+            settings=_settings(method),
             divergence=repr(objective.divergence),
             measured=measured,
             seed=seed,
@@ -196,6 +200,11 @@ def prompts_hash(tokens: TokenBatch) -> str:
     """Identifies prompts without keeping them."""
     rows = str([row.tolist() for row in tokens.rows()])
     return hashlib.sha256(rows.encode()).hexdigest()[:16]
+
+
+def _settings(method: Any) -> dict[str, Any]:
+    known = dataclasses.is_dataclass(method) and not isinstance(method, type)
+    return dataclasses.asdict(method) if known else {}
 
 
 def _name(method: Method) -> str:

@@ -87,9 +87,7 @@ def generate(
     return Generations(
         prompts=tokens.texts,
         unsteered=tuple(done[_Row(-1, p)] for p in range(len(tokens))),
-        texts=tuple(
-            tuple(done[_Row(v, p)] for p in range(len(tokens))) for v in range(len(bank))
-        ),
+        texts=tuple(tuple(done[_Row(v, p)] for p in range(len(tokens))) for v in range(len(bank))),
         labels=bank.labels,
         settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling},
     )

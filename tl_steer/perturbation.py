@@ -1,6 +1,7 @@
 """Perturbations: trainable edits of one hook point, held by us and never put on the model.
 
-A `Perturbation` is an `nn.Module` that holds `vec` edits at once. Every one of its parameters has the
+A `Perturbation` is an `nn.Module` that holds `vec` edits at once. Every one of its parameters has
+the
 vec axis first. A subclass says three things: how it starts, what it does to activations
 (`forward`), and what its constraint is (`project_`). Everything else (choosing tokens, becoming
 hooks, being split into rows) is inherited.
@@ -102,7 +103,7 @@ class _Edit:
     def __call__(self, activation: Tensor, hook: object = None) -> Tensor:
         # `attn.hook_z` is [batch pos head d_head]; a perturbation sees one width.
         flat = activation.flatten(2)
-        edited = self.perturbation(flat, self._rows(flat))
+        edited: Tensor = self.perturbation(flat, self._rows(flat))
         chosen = self._chosen(flat)
         self.calls += 1
         if chosen is not None:
@@ -120,7 +121,7 @@ class _Edit:
             return torch.zeros(batch, dtype=torch.long, device=flat.device)
         if len(self.rows) != batch:
             raise ShapeError(
-                f"The model ran on {batch} rows, but rows= names a perturbation for {len(self.rows)}."
+                f"The model ran on {batch} rows, but rows= names vectors for {len(self.rows)}."
             )
         return self.rows.to(flat.device)
 
@@ -174,7 +175,7 @@ class Additive(Perturbation):
         super().__init__(site, positions=positions)
         if vectors.shape[1] != site.width:
             raise ShapeError(
-                f"Vectors of width {vectors.shape[1]} do not fit {site}, which is {site.width} wide."
+                f"Vectors of width {vectors.shape[1]} do not fit {site}, {site.width} wide."
             )
         self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
         self.vectors = nn.Parameter(vectors.detach().clone())
@@ -217,5 +218,3 @@ def tensors_of(perturbation: Perturbation) -> dict[str, Tensor]:
     """The trained values by name, on the CPU, without gradients."""
     state: dict[str, Any] = perturbation.state_dict()
     return {name: values.detach().cpu().clone() for name, values in state.items()}
-
-

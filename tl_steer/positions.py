@@ -15,7 +15,8 @@ class Positions:
     """A choice of tokens that stays right in padded batches and during cached generation.
 
     Args:
-        last: only the last `last` tokens of every prompt; `None` means all of them, and 0 none (with
+        last: only the last `last` tokens of every prompt; `None` means all of them, and 0 none
+        (with
             `generated`: only what comes after the prompt).
         bos: whether a leading BOS token belongs to the choice. Its activations are massive and
             nearly constant, so measured positions leave it out; steering usually includes it.

@@ -33,7 +33,9 @@ class Generations:
     def changed(self) -> int:
         """How many of the continuations differ from the unsteered one."""
         return sum(
-            text != base for row in self.texts for text, base in zip(row, self.unsteered, strict=True)
+            text != base
+            for row in self.texts
+            for text, base in zip(row, self.unsteered, strict=True)
         )
 
     def distinct(self) -> int:

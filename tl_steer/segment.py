@@ -106,12 +106,14 @@ class Segment:
                 out = self._replay(self._entering.repeat(vec, 1, 1), vec)
         if getattr(hooks[0][1], "calls", 1) == 0:
             raise HookPointError(f"The hook at {self.source} never fired, so nothing was steered.")
-        return out.unflatten(0, (vec, batch))[:, :, : self.mask.shape[1]]
+        steered: Tensor = out.unflatten(0, (vec, batch))
+        return steered[:, :, : self.mask.shape[1]]
 
     def source_norm(self) -> float:
         """Median norm of the clean residual stream that the source writes into, BOS left out.
 
-        At `attn.hook_z`, `hook_attn_out` and `hook_mlp_out` it is the stream entering the block: what a
+        At `attn.hook_z`, `hook_attn_out` and `hook_mlp_out` it is the stream entering the block:
+        what a
         perturbation there is added to, in the end.
         """
         stream = self.clean_source if self.source.is_residual else self._entering
@@ -125,15 +127,15 @@ class Segment:
         calls: dict[int, _Call] = {}
         entering: dict[int, Tensor] = {}
         names = list(dict.fromkeys([self.source.name, self.target.name]))
-        with torch.no_grad(), _recording(self.model, calls, entering):
-            with capturing(self.model, names) as seen:
-                self.model(
-                    self.tokens.ids,
-                    attention_mask=self.tokens.mask.long(),
-                    stop_at_layer=_stop(self.model, self.target),
-                    return_type=None,
-                    **_cacheless(self.model),
-                )
+        recording = _recording(self.model, calls, entering)
+        with torch.no_grad(), recording, capturing(self.model, names) as seen:
+            self.model(
+                self.tokens.ids,
+                attention_mask=self.tokens.mask.long(),
+                stop_at_layer=_stop(self.model, self.target),
+                return_type=None,
+                **_cacheless(self.model),
+            )
         for name in names:
             if name not in seen:
                 raise HookPointError(
@@ -169,7 +171,8 @@ class Segment:
         return residual
 
     def _check_replay(self) -> None:
-        """Two clean copies must give the clean target twice, or nothing downstream can be trusted."""
+        """Two clean copies must give the clean target twice, or nothing downstream can be
+        trusted."""
         with torch.no_grad():
             start = self.clean_source if self._outside else self._entering
             again = self._replay(start.repeat(2, 1, 1), 2).unflatten(0, (2, len(self.tokens)))
@@ -252,5 +255,3 @@ def _spread(value: Any, batch: int, vec: int) -> Any:
     if isinstance(value, dict):
         return {k: _spread(v, batch, vec) for k, v in value.items()}
     return value
-
-

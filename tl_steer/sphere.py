@@ -33,7 +33,8 @@ def spread_apart(vectors: Float[Tensor, "vec d"], share: float | int) -> Float[T
     """Take from each row the `share` of it that lies in the span of the rows before it.
 
     With G = QR (columns are rows of `vectors`), R above its diagonal is scaled by 1 - share: 0
-    changes nothing but the scale, 1 is Gram-Schmidt, in the rows' order. Between the two, the first rows stay as
+    changes nothing but the scale, 1 is Gram-Schmidt, in the rows' order. Between the two, the first
+    rows stay as
     they are and later ones turn towards what the earlier ones have left. Rows come back with unit
     norm. More rows than dimensions are fine below 1; at 1 those beyond the dimension would vanish.
     """
@@ -52,7 +53,8 @@ def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
 
 
 def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float | int) -> list[int]:
-    """Greedily, in order: the rows whose |cosine| with every row kept so far is below `threshold`."""
+    """Greedily, in order: the rows whose |cosine| with every row kept so far is below
+    `threshold`."""
     similar = cosines(vectors.double()).abs()
     kept: list[int] = []
     for row in range(len(vectors)):

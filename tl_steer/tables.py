@@ -42,7 +42,9 @@ def bank_table(bank: "Bank", *, most: int = _MOST_ROWS) -> Sheet:
         near = int(similar[i].argmax()) if len(bank) > 1 else -1
         nearest = f"{float(similar[i, near]):.2f} (#{near})" if near >= 0 else ""
         size = float(bank.responses[i].norm())
-        rows.append((str(i), number(bank.objective[i].item()), number(size), nearest, bank.labels[i]))
+        rows.append(
+            (str(i), number(bank.objective[i].item()), number(size), nearest, bank.labels[i])
+        )
     left_out = len(bank) - len(rows)
     source = bank.provenance
     note = (

