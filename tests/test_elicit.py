@@ -177,6 +177,15 @@ def test_bad_input_is_refused_and_changes_nothing(model, knobs, error, message):
     assert snapshot(model) == before
 
 
+def test_a_divergence_that_is_a_function_is_named_in_the_provenance(one):
+    def mine(steered, clean, measured):
+        return ts.Displacement()(steered, clean, measured)
+
+    made = ts.elicit(one, PROMPTS, **FAST, divergence=mine).provenance.divergence
+    assert made.endswith("mine")
+    assert "0x" not in made
+
+
 def test_empty_prompts_are_refused(one):
     for prompts in ([], [""]):
         with pytest.raises(PromptError):

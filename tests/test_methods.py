@@ -214,6 +214,24 @@ def test_calibration_meets_the_ratio_asked_for(one, ratio):
         )
 
 
+def test_a_target_that_the_source_cannot_reach_has_no_calibrated_radius():
+    host = LinearHost([torch.eye(D), torch.zeros(D, D)])
+    tokens = ts.tokenize(host, ["1 2 3"])
+    segment = ts.Segment(host, tokens, ENDS[0], "blocks.1.hook_resid_post")
+    with pytest.raises(NotFiniteError, match="has no effect"):
+        ts.Calibrated()(segment, tokens.mask, 0)
+
+
+def test_nested_parameters_are_refused():
+    class Nested(ts.Perturbation):
+        def __init__(self, site):
+            super().__init__(site)
+            self.inner = torch.nn.Linear(2, 2)
+
+    with pytest.raises(SettingError, match=r"inner\.weight"):
+        Nested(ts.Site("blocks.0.hook_resid_post", 0, "hook_resid_post", 2)).select([0])
+
+
 def test_a_linear_model_has_no_calibrated_radius_and_says_so():
     objective, _, _ = linear_problem(n=1)
     with pytest.warns(UserWarning, match="is not reached"):

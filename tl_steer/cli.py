@@ -41,7 +41,7 @@ def demo(
     save: Annotated[Path, typer.Option(help="Where the bank goes.")] = Path(
         "tl_steer_demo.safetensors"
     ),
-    n: Annotated[int, typer.Option(help="How many vectors.")] = 32,
+    n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
     as_json: JsonOption = False,
 ) -> None:
@@ -80,7 +80,7 @@ def elicit(
     model: ModelOption = "smollm2",
     source: Annotated[str, typer.Option(help="Default: a quarter into the model.")] = "",
     target: Annotated[str, typer.Option(help="Default: two thirds into the model.")] = "",
-    n: Annotated[int, typer.Option(help="How many vectors.")] = 32,
+    n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
     method: Annotated[str, typer.Option(help="power or melbo.")] = "power",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,

@@ -4,6 +4,7 @@ prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -186,7 +187,7 @@ def _bank(
             fingerprint=fingerprint(segment.model),
             method=_name(method),
             settings=_settings(method),
-            divergence=repr(objective.divergence),
+            divergence=_describe(objective.divergence),
             measured=measured,
             seed=seed,
             prompts=prompts_hash(segment.tokens),
@@ -208,4 +209,10 @@ def _settings(method: Any) -> dict[str, Any]:
 
 
 def _name(method: Method) -> str:
-    return str(getattr(method, "__name__", type(method).__name__)).lower()
+    plain = method.func if isinstance(method, functools.partial) else method
+    return str(getattr(plain, "__name__", type(plain).__name__)).lower()
+
+
+def _describe(divergence: Any) -> str:
+    """A dataclass with its settings; a function by name (its repr holds a memory address)."""
+    return str(getattr(divergence, "__qualname__", None) or repr(divergence))

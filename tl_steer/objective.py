@@ -26,6 +26,12 @@ class Evaluation:
     gradients: tuple[Tensor, ...] = ()
 
 
+def edits_per_pass(segment: Segment) -> int:
+    """How many edits of this segment's prompts run well in one pass."""
+    rows = _ROWS_ON_CPU if segment.clean.device.type == "cpu" else _ROWS_ON_GPU
+    return max(1, rows // segment.tokens.ids.numel())
+
+
 class Objective:
     """`objective(perturbation)` evaluates all edits; `gradient=False` saves the backward pass.
 
@@ -48,8 +54,7 @@ class Objective:
         vec_batch: int | None = None,
     ) -> None:
         self.segment, self.divergence, self.measured = segment, divergence, measured
-        rows = _ROWS_ON_CPU if segment.clean.device.type == "cpu" else _ROWS_ON_GPU
-        self.vec_batch = vec_batch or max(1, rows // segment.tokens.ids.numel())
+        self.vec_batch = vec_batch or edits_per_pass(segment)
 
     def __call__(
         self, perturbation: Perturbation, *, gradient: bool = True, step: int | None = None

@@ -56,6 +56,12 @@ class Perturbation(nn.Module):
 
     def select(self: Kind, rows: slice | list[int]) -> Kind:
         """A perturbation of some of the edits only, with parameters of its own."""
+        nested = [name for name, _ in self.named_parameters() if "." in name]
+        if nested:
+            raise SettingError(
+                f"{type(self).__name__} keeps {nested[0]} in a submodule; a perturbation's "
+                "parameters must be its own, each with the vec axis first."
+            )
         twin = copy.copy(self)
         twin._parameters = {
             name: nn.Parameter(values.detach()[rows].clone())

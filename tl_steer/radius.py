@@ -15,6 +15,7 @@ vectors leave it sooner, since they look for where the model reacts most: if mos
 go down to half (`Calibrated(scale=0.5)`), and if it paraphrases, up.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -28,7 +29,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tl_steer.divergence import mean_response
-from tl_steer.errors import SettingError
+from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.objective import edits_per_pass
 from tl_steer.perturbation import Additive
 from tl_steer.segment import Segment
 from tl_steer.sphere import random_on_sphere
@@ -80,8 +82,15 @@ class Calibrated:
         linear = linear_response(segment, unit, measured)
         norm = segment.source_norm()
 
+        @functools.cache
         def excess(log_radius: float) -> float:
             ratio = nonlinearity(segment, unit, linear, measured, math.exp(log_radius))
+            if not math.isfinite(ratio):
+                raise NotFiniteError(
+                    f"The nonlinearity at radius {math.exp(log_radius):.3g} is {ratio}: some "
+                    f"direction at {segment.source} has no effect on {segment.target}, or the "
+                    "model overflows. Give radius= as a number."
+                )
             # brentq runs on straight lines best: log ratio against log radius.
             return math.log(max(ratio, 1e-9) / self.ratio)
 
@@ -105,6 +114,11 @@ def linear_response(
     segment: Segment, unit: Float[Tensor, "vec width"], measured: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "vec d_target"]:
     """J v for every row v: the exact derivative of the mean response, by forward-mode autodiff."""
+    parts = unit.split(edits_per_pass(segment))
+    return torch.cat([_derivative(segment, part, measured) for part in parts])
+
+
+def _derivative(segment: Segment, unit: Tensor, measured: Tensor) -> Tensor:
     device, dtype = segment.clean.device, torch.float32
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         zero = torch.zeros((), device=device, dtype=torch.promote_types(dtype, unit.dtype))
@@ -126,8 +140,16 @@ def nonlinearity(
     radius: float,
 ) -> float:
     r"""$\lambda(R)$: how much of the response at `radius` its linear part leaves unexplained."""
-    vectors = Additive(segment.source, radius * unit.to(segment.clean.device), radius=radius)
-    response = mean_response(segment.run(vectors), segment.clean, measured)
+    response = torch.cat(
+        [
+            mean_response(
+                segment.run(Additive(segment.source, radius * part, radius=radius)),
+                segment.clean,
+                measured,
+            )
+            for part in unit.to(segment.clean.device).split(edits_per_pass(segment))
+        ]
+    )
     rest = (response - radius * linear).square().sum(dim=1)
     return math.sqrt(float((rest / (radius * linear).square().sum(dim=1)).mean()))
 

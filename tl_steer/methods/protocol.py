@@ -12,11 +12,12 @@ from tl_steer.perturbation import Perturbation
 
 @dataclass(frozen=True)
 class Iterate:
-    """Where a method stands: the perturbation and its values *before* the step just taken.
+    """Where a method stands.
 
     Attributes:
         perturbation: the newest parameters worth returning.
-        value: their objective, `[vec]`, if known.
+        value: the objective, `[vec]`, as last evaluated: that of `perturbation`, or of the
+            parameters one step before it. For showing progress; `elicit` evaluates the end anew.
         step, steps: how many steps are done, and how many there will be at the most.
     """
 
