@@ -16,6 +16,7 @@ contenders are evaluated by one and the same `tl_steer` objective.
 """
 
 import argparse
+import dataclasses
 import contextlib
 import importlib.util
 import io
@@ -764,6 +765,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Benchmarks of tl_steer's elicitation.")
     parser.add_argument("--only", choices=["speed", "rate", "diversity"], help="run just one part")
     parser.add_argument("--quick", action="store_true", help="tiny numbers, to see that it runs")
+    parser.add_argument(
+        "--trained",
+        nargs="+",
+        metavar="PROMPTS:VECTORS",
+        help="settings of the speed part, and how many vectors the original trains in each",
+    )
     parser.add_argument("--output", type=Path, help="where to write (docs/benchmarks.md)")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -775,6 +782,9 @@ def main() -> None:
     whole = given.only is None and not given.quick
     output = given.output or (page if whole else None)
     sizes = Sizes.quick() if given.quick else Sizes()
+    if given.trained:
+        pairs = [tuple(map(int, pair.split(":"))) for pair in given.trained]
+        sizes = dataclasses.replace(sizes, trained=tuple((p, v) for p, v in pairs))
     run(given.only, sizes, Document(output, given.quick))
 
 
