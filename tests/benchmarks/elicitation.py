@@ -16,8 +16,8 @@ contenders are evaluated by one and the same `tl_steer` objective.
 """
 
 import argparse
-import dataclasses
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import itertools
