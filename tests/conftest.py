@@ -17,7 +17,8 @@ import transformer_lens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-# Threads only get into each other's way on tensors this small.
+# Threads only get into each other's way on tensors as small as the tiny models'.
+ALL_THREADS = torch.get_num_threads()
 torch.set_num_threads(1)
 
 D, LAYERS, HEADS, VOCAB, CONTEXT = 24, 4, 3, 101, 64
@@ -195,6 +196,12 @@ def one() -> Any:
 
 PROMPTS = ["t5 t9 t30 t7 t61", "t8 t3", "t70 t1 t44 t12 t13 t14 t2"]
 SOURCE, TARGET = "blocks.1.hook_resid_post", "blocks.3.hook_resid_post"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The real model is large enough for all cores; before fixtures, which run it too."""
+    torch.set_num_threads(ALL_THREADS if item.get_closest_marker("smollm2") else 1)
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,6 @@ HOUSE = [ts.chat("How do I make my house safer?")]
 ENDS = {"source": "blocks.7.hook_resid_post", "target": "blocks.20.hook_resid_post"}
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def bank(smollm2):
     return ts.elicit(smollm2, HOUSE, **ENDS, n=12, method=ts.Power(steps=6), progress=False)
