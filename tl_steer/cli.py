@@ -195,7 +195,7 @@ def _print_bank(bank: Any, path: Path, as_json: bool) -> None:
 def _show_demo(bank: Any, steered: Any, random: Any) -> None:
     from tl_steer.tables import Sheet, draw, number, shorten
 
-    text = max(40, out.width - 26)
+    text = max(40, out.width - 36)
     rows = [("", "unsteered", "", shorten(steered.unsteered[0], text))]
     rows += [
         (str(i), "vector", number(float(bank.objective[i])), shorten(texts[0], text))
