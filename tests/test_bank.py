@@ -79,7 +79,7 @@ def forged(path, change):
     """A file with a matching checksum and contents of the forger's choice."""
     from safetensors.torch import save_file
 
-    from tl_steer.bank import _digest, _to_json
+    from tl_steer.bankfile import _digest, _to_json
 
     good = bank()
     tensors = {n: getattr(good, n) for n in ("vectors", "responses", "objective")}
@@ -95,7 +95,7 @@ def forged(path, change):
     [
         (lambda m, t: m.update(format=99), "bank format 99"),
         (lambda m, t: m.update(kind="virus"), "unknown kind"),
-        (lambda m, t: m["source"].update(width=10**9), "vectors as wide"),
+        (lambda m, t: m["source"].update(width=10**9), "rows of"),
         (lambda m, t: m["source"].update(kind="eval"), "not a hook point"),
         (lambda m, t: m.update(labels=["a"]), "label per vector"),
         (lambda m, t: m.update(provenance=7), "not a valid bank"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
-    0: "errors shapes site positions sphere divergence perturbation bank tables results",
+    0: "errors shapes site positions sphere divergence perturbation bank bankfile files tables results",
     1: "model tokens hooks segment objective interop",
     2: "methods radius generate load",
     3: "elicit",

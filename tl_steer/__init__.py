@@ -7,7 +7,8 @@ with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
 """
 
-from tl_steer.bank import Bank, Provenance, load_bank, random_bank
+from tl_steer.bank import Bank, Provenance, random_bank
+from tl_steer.bankfile import load_bank
 from tl_steer.divergence import Cosine, Displacement, Divergence
 from tl_steer.elicit import elicit
 from tl_steer.errors import SteerError

@@ -1,35 +1,29 @@
 """Banks: many trained steering vectors, and all that is known of them.
 
-A bank is a value. Slicing, sorting and merging make new banks; saving writes one safetensors file,
-beside the old one and then in its place, never pickle.
+A bank is a value. Slicing, sorting and merging make new banks; `tl_steer.bankfile` reads and writes
+them.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tl_steer.errors import BankFileError, SettingError
-from tl_steer.perturbation import Additive, Hooks
+from tl_steer.errors import SettingError
+from tl_steer.perturbation import Additive, Hooks, Packable
 from tl_steer.positions import EVERYWHERE, Positions
-from tl_steer.site import STAGES, Site
-from tl_steer.sphere import distinct_rows, random_on_sphere
+from tl_steer.site import Site
+from tl_steer.sphere import distinct_rows
 
-FORMAT_VERSION = 1
-_MOST_METADATA = 1 << 20  # bytes; a bank's is a few thousand
+# Kinds of perturbation that a bank can hold, by the name in its file.
+KINDS: dict[str, type[Packable]] = {Additive.kind: Additive}
 _CONTROL_STREAM = 0x636F6E74
-_TENSORS = ("vectors", "responses", "objective")
 
 
 @dataclass(frozen=True)
@@ -64,13 +58,17 @@ class Bank:
     """Steering vectors and what each does at the target.
 
     Attributes:
-        vectors: what is added at `source`; rows have norm `radius`.
+        vectors: what is added at `source`; rows have norm `radius`. For other kinds, each row holds
+            all parameters of one perturbation.
         responses: the mean effect at `target`, over measured tokens and prompts.
         objective: what the method climbed, for each vector. Comparable within a bank only.
         radius: norm of the vectors; `radius_share` is the same over the median clean norm of the
             residual stream at the source (BOS left out), which is comparable across layers.
         positions: the tokens that the vectors are added at.
         labels: a note on each vector, the user's own.
+        kind: how a row is to be read; a key of `KINDS`.
+        form: what else that kind needs to know (layers and rank of an adapter).
+        scores: further numbers per vector, by name (singular values, say).
     """
 
     vectors: Float[Tensor, "vec d_model"]
@@ -83,17 +81,25 @@ class Bank:
     provenance: Provenance
     positions: Positions = EVERYWHERE
     labels: tuple[str, ...] = ()
+    kind: str = Additive.kind
+    form: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Float[Tensor, " vec"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.labels:
             object.__setattr__(self, "labels", ("",) * len(self.vectors))
-        lengths = {len(self.vectors), len(self.responses), len(self.objective), len(self.labels)}
-        if len(lengths) != 1 or self.vectors.shape[1] != self.source.width:
+        if self.kind not in KINDS:
+            raise SettingError(f"Unknown kind {self.kind!r}; there are {', '.join(KINDS)}.")
+        columns = (self.vectors, self.responses, self.objective, *self.scores.values())
+        width = KINDS[self.kind].packed_width(self.source, self.form)
+        if {len(self.labels), *map(len, columns)} != {len(self.vectors)} or (
+            self.vectors.shape[1] != width
+        ):
             raise SettingError(
-                f"A bank needs one response, objective and label per vector, and vectors as wide "
-                f"as its source ({self.source.width}); got vectors {tuple(self.vectors.shape)}, "
+                f"A bank needs one response, objective, score and label per vector, and rows of "
+                f"{width} ({self.kind} at {self.source}); got vectors {tuple(self.vectors.shape)}, "
                 f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)} "
-                f"{len(self.labels)} labels."
+                f"and {len(self.labels)} labels."
             )
 
     def __len__(self) -> int:
@@ -114,14 +120,36 @@ class Bank:
             responses=self.responses[chosen],
             objective=self.objective[chosen],
             labels=tuple(self.labels[i] for i in chosen.tolist()),
+            scores={name: values[chosen] for name, values in self.scores.items()},
         )
 
     def __iter__(self) -> Iterator["Bank"]:
         return (self[i] for i in range(len(self)))
 
-    def sort(self, *, descending: bool = True) -> "Bank":
-        """Ordered by objective."""
-        return self[torch.argsort(self.objective, descending=descending, stable=True)]
+    def sort(
+        self, by: str | Float[Tensor, " vec"] = "objective", *, descending: bool = True
+    ) -> "Bank":
+        """Ordered by objective, by one of the `scores`, or by numbers of your own (NaN comes
+        last)."""
+        keys = self.score(by) if isinstance(by, str) else by
+        if len(keys) != len(self):
+            raise SettingError(f"{len(keys)} numbers cannot order {len(self)} vectors.")
+        worst = -math.inf if descending else math.inf
+        keys = torch.where(keys.isnan(), worst, keys)
+        return self[torch.argsort(keys, descending=descending, stable=True)]
+
+    def score(self, name: str) -> Float[Tensor, " vec"]:
+        """The objective, or one of the `scores`, by name."""
+        if name == "objective":
+            return self.objective
+        if name not in self.scores:
+            there = ", ".join(("objective", *self.scores))
+            raise SettingError(f"This bank has no score {name!r}; there are {there}.")
+        return self.scores[name]
+
+    def with_score(self, name: str, values: Float[Tensor, " vec"]) -> "Bank":
+        """A bank with one more number per vector, shown in its table and saved with it."""
+        return dataclasses.replace(self, scores={**self.scores, name: values.detach().cpu()})
 
     def distinct(self, *, threshold: float | int = 0.9) -> "Bank":
         """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the
@@ -133,7 +161,9 @@ class Bank:
 
     def merge(self, other: "Bank") -> "Bank":
         """Both banks' vectors. Radii may differ (the mean is kept); models and sites may not."""
-        for name in ("source", "target", "positions"):
+        if not KINDS[self.kind].mergeable:
+            raise SettingError(f"Banks of kind {self.kind!r} merge with nothing; keep two banks.")
+        for name in ("source", "target", "positions", "kind", "form"):
             if getattr(self, name) != getattr(other, name):
                 raise SettingError(
                     f"Banks with different {name} cannot be merged: {getattr(self, name)} and "
@@ -152,6 +182,10 @@ class Bank:
             responses=torch.cat([self.responses, other.responses]),
             objective=torch.cat([self.objective, other.objective]),
             labels=self.labels + other.labels,
+            scores={
+                name: torch.cat([self.scores[name], other.scores[name]])
+                for name in self.scores.keys() & other.scores.keys()
+            },
             radius=share * self.radius + (1 - share) * other.radius,
             radius_share=share * self.radius_share + (1 - share) * other.radius_share,
             provenance=dataclasses.replace(self.provenance, notes=(*self.provenance.notes, note)),
@@ -163,9 +197,15 @@ class Bank:
         labels[row] = text
         return dataclasses.replace(self, labels=tuple(labels))
 
-    def perturbation(self) -> Additive:
+    def perturbation(self) -> Packable:
         """The vectors as a `Perturbation`, to be trained further or run in a `Segment`."""
-        return Additive(self.source, self.vectors, radius=self.radius, positions=self.positions)
+        return KINDS[self.kind].unpack(
+            self.source,
+            self.vectors,
+            radius=self.radius,
+            positions=self.positions,
+            form=self.form,
+        )
 
     def hooks(self, *, rows: Tensor | None = None, prompt: Tensor | None = None) -> Hooks:
         """TransformerLens hooks, as data: `model.run_with_hooks(..., fwd_hooks=bank[4].hooks())`.
@@ -177,13 +217,9 @@ class Bank:
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file. An existing bank stays whole until the new one is
         complete."""
-        path = Path(path)
-        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in _TENSORS}
-        meta = _to_json(self)
-        meta["sha256"] = _digest(meta, tensors)
-        payload = to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)})
-        write_beside(path, payload)
-        return path
+        from tl_steer.bankfile import save_bank
+
+        return save_bank(self, path)
 
     def __repr__(self) -> str:
         from tl_steer.tables import bank_table, to_text
@@ -201,12 +237,21 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
     n = len(like) if n is None else n
     # Not the stream that `elicit` draws its starting points from, whatever the seed.
     generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
+    drawn = KINDS[like.kind].unpack(
+        like.source,
+        torch.randn(n, like.vectors.shape[1], generator=generator),
+        radius=like.radius,
+        positions=like.positions,
+        form=like.form,
+    )
+    drawn.project_()
     return dataclasses.replace(
         like,
-        vectors=random_on_sphere(n, like.source.width, radius=like.radius, generator=generator),
+        vectors=drawn.pack(),
         responses=torch.full((n, like.target.width), math.nan),
         objective=torch.full((n,), math.nan),
         labels=("random",) * n,
+        scores={},
         provenance=dataclasses.replace(like.provenance, method="random", settings={}, seed=seed),
     )
 
@@ -219,135 +264,3 @@ def same_model(a: Fingerprint, b: Fingerprint) -> bool:
     tolerance = 1e-3 if a.dtype == b.dtype and a.dtype in ("float32", "float64") else 0.05
     x, y = torch.tensor(a.signature), torch.tensor(b.signature)
     return x.shape == y.shape and bool((x - y).norm() <= tolerance * x.norm())
-
-
-def load_bank(path: str | Path) -> Bank:
-    """Read a bank that `Bank.save` wrote. No model is needed, and nothing in the file is executed.
-
-    Raises:
-        BankFileError: the file is missing, truncated, tampered with, or not a bank.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BankFileError(f"No bank at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("tl_steer", "")
-            if set(file.keys()) != set(_TENSORS):
-                raise BankFileError(f"{path} holds {sorted(file.keys())}, not a tl_steer bank.")
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
-    meta = _read_header(path, header)
-    if meta.pop("sha256", None) != _digest(meta, tensors):
-        raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
-    return _from_json(meta, tensors, path)
-
-
-def _read_header(path: Path, header: str) -> dict[str, Any]:
-    if not 0 < len(header) <= _MOST_METADATA:
-        raise BankFileError(f"{path} has no tl_steer header (or one of an absurd size).")
-    try:
-        meta = json.loads(header)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BankFileError(f"{path} has an unreadable header: {error}") from error
-    version = meta.get("format") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION:
-        raise BankFileError(
-            f"{path} has bank format {version!r}; this tl_steer reads {FORMAT_VERSION}. "
-            "If it is newer, upgrade tl_steer."
-        )
-    return dict(meta)
-
-
-def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Finds damage, and edits by accident; it is no signature, so it does not stop a forger."""
-    sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name in _TENSORS:
-        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def _to_json(bank: Bank) -> dict[str, Any]:
-    provenance = dataclasses.asdict(bank.provenance)
-    return {
-        "format": FORMAT_VERSION,
-        "kind": "additive",
-        "source": dataclasses.asdict(bank.source),
-        "target": dataclasses.asdict(bank.target),
-        "radius": bank.radius,
-        "radius_share": bank.radius_share,
-        "positions": bank.positions.to_json(),
-        "labels": list(bank.labels),
-        "provenance": provenance,
-    }
-
-
-def _from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
-    """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
-    try:
-        if meta["kind"] != "additive":
-            raise BankFileError(f"{path} holds perturbations of unknown kind {meta['kind']!r}.")
-        given = dict(meta["provenance"])
-        mark = given.pop("fingerprint")
-        signature = tuple(float(x) for x in mark.pop("signature"))
-        provenance = Provenance(
-            **{
-                **given,
-                "fingerprint": Fingerprint(signature=signature, **mark),
-                "measured": Positions(**given["measured"]),
-                "notes": tuple(map(str, given["notes"])),
-            }
-        )
-        bank = Bank(
-            vectors=tensors["vectors"],
-            responses=tensors["responses"],
-            objective=tensors["objective"],
-            source=_site(meta["source"]),
-            target=_site(meta["target"]),
-            radius=float(meta["radius"]),
-            radius_share=float(meta["radius_share"]),
-            positions=Positions(**meta["positions"]),
-            labels=tuple(map(str, meta["labels"])),
-            provenance=provenance,
-        )
-    except BankFileError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise BankFileError(f"{path} is not a valid bank: {error}") from error
-    _refuse_nonsense(bank, path)
-    return bank
-
-
-def _refuse_nonsense(bank: Bank, path: Path) -> None:
-    for name in _TENSORS:
-        if not getattr(bank, name).is_floating_point():
-            raise BankFileError(
-                f"{path}: {name} must hold floats, not {getattr(bank, name).dtype}."
-            )
-    if bank.responses.ndim != 2 or bank.responses.shape[1] != bank.target.width:
-        raise BankFileError(f"{path}: responses do not have the target's width.")
-    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
-        raise BankFileError(f"{path}: the vectors are not finite.")
-
-
-def _site(meta: dict[str, Any]) -> Site:
-    site = Site(str(meta["name"]), int(meta["layer"]), str(meta["kind"]), int(meta["width"]))
-    if site.kind not in STAGES or site.width < 1 or site.layer < 0:
-        raise ValueError(f"{meta} is not a hook point")
-    return site
-
-
-def write_beside(path: Path, payload: bytes) -> None:
-    """Write beside, flush to disk, rename: readers see the old file or the new one, never a
-    part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(draft, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ Rows are grouped by prompt length, so that no row is ever padded: left padding c
 some versions of TransformerLens and is unmasked in others, and a row must give what it gives alone.
 """
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,6 @@ from tl_steer.bank import Bank
 from tl_steer.errors import SettingError
 from tl_steer.hooks import perturbing
 from tl_steer.model import HookedModel, check_fits, device_of, frozen
-from tl_steer.perturbation import Additive
 from tl_steer.results import Generations
 from tl_steer.shapes import checked
 from tl_steer.tokens import Prompts, TokenBatch, decode, tokenize
@@ -70,9 +70,9 @@ def generate(
     with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         for rows, ids in _batches(tokens, len(bank), batch_rows):
-            # A vector of zeros stands for "unsteered", so one batch holds both.
+            # A row of zeros stands for "unsteered", so one batch holds both.
             vectors = torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])])
-            edits = Additive(bank.source, vectors, radius=bank.radius, positions=bank.positions)
+            edits = dataclasses.replace(bank[[0] * len(vectors)], vectors=vectors).perturbation()
             with perturbing(
                 model,
                 edits.to(ids.device),

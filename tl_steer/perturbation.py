@@ -8,8 +8,8 @@ hooks, being split into rows) is inherited.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -160,7 +160,42 @@ class _Edit:
         return f"{type(self.perturbation).__name__} at {self.perturbation.site}"
 
 
-class Additive(Perturbation):
+class Packable(Perturbation):
+    """A kind that a `Bank` can hold: all parameters of an edit fit into one row of numbers."""
+
+    kind: ClassVar[str]
+    mergeable: ClassVar[bool] = True
+    radius: float
+
+    def pack(self) -> Float[Tensor, "vec n"]:
+        """One row per edit, float32 on the CPU."""
+        rows = [values.detach().flatten(1).float().cpu() for values in self.parameters()]
+        return torch.cat(rows, dim=1)
+
+    def form(self) -> dict[str, Any]:
+        """What `unpack` needs beside the rows; JSON."""
+        return {}
+
+    @classmethod
+    def packed_width(cls, site: Site, form: Mapping[str, Any]) -> int:
+        """How many numbers a row has."""
+        raise TypeError(f"{cls.__name__} must define packed_width(site, form)")
+
+    @classmethod
+    def unpack(
+        cls,
+        site: Site,
+        rows: Float[Tensor, "vec n"],
+        *,
+        radius: float | int,
+        positions: Positions,
+        form: Mapping[str, Any],
+    ) -> "Packable":
+        """Undo `pack`."""
+        raise TypeError(f"{cls.__name__} must define unpack(site, rows, ...)")
+
+
+class Additive(Packable):
     """Steering vectors: add `vectors[row]` to the activation, at a fixed norm.
 
     Added in the activation's own dtype and on its device, so fp32 vectors steer a bf16 model.
@@ -169,6 +204,8 @@ class Additive(Perturbation):
         vectors: what is added, one row per edit.
         radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
     """
+
+    kind = "additive"
 
     def __init__(
         self,
@@ -185,6 +222,22 @@ class Additive(Perturbation):
             )
         self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
         self.vectors = nn.Parameter(vectors.detach().clone())
+
+    @classmethod
+    def packed_width(cls, site: Site, form: Mapping[str, Any]) -> int:
+        return site.width
+
+    @classmethod
+    def unpack(
+        cls,
+        site: Site,
+        rows: Float[Tensor, "vec n"],
+        *,
+        radius: float | int,
+        positions: Positions,
+        form: Mapping[str, Any],
+    ) -> "Additive":
+        return cls(site, rows, radius=radius, positions=positions)
 
     @classmethod
     def random(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_steer.bank import write_beside
+from tl_steer.files import write_beside
 from tl_steer.tables import generations_table, to_html, to_text
 
 

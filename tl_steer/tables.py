@@ -42,8 +42,16 @@ def bank_table(bank: "Bank", *, most: int = _MOST_ROWS) -> Sheet:
         near = int(similar[i].argmax()) if len(bank) > 1 else -1
         nearest = f"{float(similar[i, near]):.2f} (#{near})" if near >= 0 else ""
         size = float(bank.responses[i].norm())
+        scores = (number(values[i].item()) for values in bank.scores.values())
         rows.append(
-            (str(i), number(bank.objective[i].item()), number(size), nearest, bank.labels[i])
+            (
+                str(i),
+                number(bank.objective[i].item()),
+                number(size),
+                nearest,
+                *scores,
+                bank.labels[i],
+            )
         )
     left_out = len(bank) - len(rows)
     source = bank.provenance
@@ -54,8 +62,8 @@ def bank_table(bank: "Bank", *, most: int = _MOST_ROWS) -> Sheet:
         + (f"; {left_out} more not shown" if left_out > 0 else "")
     )
     return Sheet(
-        title=f"Bank of {len(bank)} steering vectors",
-        columns=("#", "objective", "|response|", "nearest |cos|", "label"),
+        title=f"Bank of {len(bank)} {'steering vectors' if bank.kind == 'additive' else bank.kind}",
+        columns=("#", "objective", "|response|", "nearest |cos|", *bank.scores, "label"),
         rows=tuple(rows),
         note=note,
     )

@@ -1,7 +1,7 @@
 """What a method is."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,16 +19,22 @@ class Iterate:
         value: the objective, `[vec]`, as last evaluated: that of `perturbation`, or of the
             parameters one step before it. For showing progress; `elicit` evaluates the end anew.
         step, steps: how many steps are done, and how many there will be at the most.
+        scores: further numbers per vector that the method knows (singular values, say).
+        state: all that the method needs to go on from here, as tensors; empty if it cannot. Given
+            back as `resume=`, it must continue to the same result bit for bit.
     """
 
     perturbation: Perturbation
     value: Float[Tensor, " vec"]
     step: int
     steps: int
+    scores: dict[str, Float[Tensor, " vec"]] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 # (objective, start) -> iterates. The objective is called as in `tl_steer.objective.Objective`: it
-# takes a perturbation and a step, and returns values, responses and gradients.
+# takes a perturbation and a step, and returns values, responses and gradients. A method whose
+# iterates carry a state also takes `resume=`, the state to go on from.
 Method = Callable[..., Iterator[Iterate]]
 
 

@@ -1,0 +1,177 @@
+"""Bank files: one safetensors file with a JSON header, never pickle.
+
+Everything in a file is hostile: it is checked before it is used, and nothing in it is executed.
+A checkpoint of a long run is a bank file with the run's state beside the bank.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tl_steer.bank import KINDS, Bank, Fingerprint, Provenance
+from tl_steer.errors import BankFileError, SteerError
+from tl_steer.files import write_beside
+from tl_steer.positions import Positions
+from tl_steer.site import STAGES, Site
+
+FORMAT_VERSION = 1
+_MOST_METADATA = 1 << 20  # bytes; a bank's is a few thousand
+_TENSORS = ("vectors", "responses", "objective")
+_SCORE, _STATE = "score.", "state."
+
+
+def save_bank(bank: Bank, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> Path:
+    """Write a bank, and with `state` a checkpoint: the same file with a run's state in it."""
+    path = Path(path)
+    tensors = {name: getattr(bank, name) for name in _TENSORS}
+    tensors |= {_SCORE + name: values for name, values in bank.scores.items()}
+    tensors |= {_STATE + name: values for name, values in (state or {}).items()}
+    tensors = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+    meta = _to_json(bank)
+    meta["sha256"] = _digest(meta, tensors)
+    write_beside(path, to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)}))
+    return path
+
+
+def load_bank(path: str | Path) -> Bank:
+    """Read a bank that `Bank.save` wrote. No model is needed, and nothing in the file is executed.
+
+    Raises:
+        BankFileError: the file is missing, truncated, tampered with, or not a bank.
+    """
+    return load_checkpoint(path)[0]
+
+
+def load_checkpoint(path: str | Path) -> tuple[Bank, dict[str, Tensor]]:
+    """A bank and the state of the run that was writing it (empty if that run has ended).
+
+    Raises:
+        BankFileError: as `load_bank`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BankFileError(f"No bank at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("tl_steer", "")
+            names = list(file.keys())
+            own = {name for name in names if not name.startswith((_SCORE, _STATE))}
+            if own != set(_TENSORS):
+                raise BankFileError(f"{path} holds {sorted(names)}, not a tl_steer bank.")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
+    meta = _read_header(path, header)
+    if meta.pop("sha256", None) != _digest(meta, tensors):
+        raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
+    state = {n.removeprefix(_STATE): t for n, t in tensors.items() if n.startswith(_STATE)}
+    return _from_json(meta, tensors, path), state
+
+
+def _read_header(path: Path, header: str) -> dict[str, Any]:
+    if not 0 < len(header) <= _MOST_METADATA:
+        raise BankFileError(f"{path} has no tl_steer header (or one of an absurd size).")
+    try:
+        meta = json.loads(header)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BankFileError(f"{path} has an unreadable header: {error}") from error
+    version = meta.get("format") if isinstance(meta, dict) else None
+    if version != FORMAT_VERSION:
+        raise BankFileError(
+            f"{path} has bank format {version!r}; this tl_steer reads {FORMAT_VERSION}. "
+            "If it is newer, upgrade tl_steer."
+        )
+    return dict(meta)
+
+
+def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """Finds damage, and edits by accident; it is no signature, so it does not stop a forger."""
+    sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _to_json(bank: Bank) -> dict[str, Any]:
+    provenance = dataclasses.asdict(bank.provenance)
+    return {
+        "format": FORMAT_VERSION,
+        "kind": bank.kind,
+        "form": dict(bank.form),
+        "source": dataclasses.asdict(bank.source),
+        "target": dataclasses.asdict(bank.target),
+        "radius": bank.radius,
+        "radius_share": bank.radius_share,
+        "positions": bank.positions.to_json(),
+        "labels": list(bank.labels),
+        "provenance": provenance,
+    }
+
+
+def _from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
+    """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
+    try:
+        if meta["kind"] not in KINDS:
+            raise BankFileError(f"{path} holds perturbations of unknown kind {meta['kind']!r}.")
+        given = dict(meta["provenance"])
+        mark = given.pop("fingerprint")
+        signature = tuple(float(x) for x in mark.pop("signature"))
+        provenance = Provenance(
+            **{
+                **given,
+                "fingerprint": Fingerprint(signature=signature, **mark),
+                "measured": Positions(**given["measured"]),
+                "notes": tuple(map(str, given["notes"])),
+            }
+        )
+        bank = Bank(
+            vectors=tensors["vectors"],
+            responses=tensors["responses"],
+            objective=tensors["objective"],
+            source=_site(meta["source"]),
+            target=_site(meta["target"]),
+            radius=float(meta["radius"]),
+            radius_share=float(meta["radius_share"]),
+            positions=Positions(**meta["positions"]),
+            labels=tuple(map(str, meta["labels"])),
+            kind=meta["kind"],
+            form=dict(meta["form"]),
+            scores={n.removeprefix(_SCORE): t for n, t in tensors.items() if n.startswith(_SCORE)},
+            provenance=provenance,
+        )
+    except BankFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SteerError) as error:
+        raise BankFileError(f"{path} is not a valid bank: {error}") from error
+    _refuse_nonsense(bank, path)
+    return bank
+
+
+def _refuse_nonsense(bank: Bank, path: Path) -> None:
+    columns = {name: getattr(bank, name) for name in _TENSORS} | dict(bank.scores)
+    for name, values in columns.items():
+        if not values.is_floating_point():
+            raise BankFileError(f"{path}: {name} must hold floats, not {values.dtype}.")
+        if name != "vectors" and name != "responses" and values.ndim != 1:
+            raise BankFileError(f"{path}: {name} must hold one number per vector.")
+    if bank.responses.ndim != 2 or bank.responses.shape[1] != bank.target.width:
+        raise BankFileError(f"{path}: responses do not have the target's width.")
+    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
+        raise BankFileError(f"{path}: the vectors are not finite.")
+
+
+def _site(meta: dict[str, Any]) -> Site:
+    site = Site(str(meta["name"]), int(meta["layer"]), str(meta["kind"]), int(meta["width"]))
+    if site.kind not in STAGES or site.width < 1 or site.layer < 0:
+        raise ValueError(f"{meta} is not a hook point")
+    return site
