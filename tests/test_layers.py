@@ -5,8 +5,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
-    0: "errors shapes site positions sphere divergence perturbation bank bankfile files tables results",
-    1: "model tokens hooks segment objective interop",
+    0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
+    "tables results",
+    1: "model tokens hooks segment objective response interop",
     2: "methods radius generate load",
     3: "elicit",
     4: "cli __init__ __main__",

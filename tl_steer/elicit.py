@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -18,18 +18,16 @@ from torch import Tensor
 from tl_steer.bank import Bank, Provenance
 from tl_steer.divergence import Displacement, Divergence
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.methods import Iterate, Melbo, Method, Power
+from tl_steer.methods import METHODS, Iterate, Method
 from tl_steer.model import HookedModel, fingerprint, frozen, model_name
 from tl_steer.objective import Objective
-from tl_steer.perturbation import Additive, Perturbation
+from tl_steer.perturbation import Additive
 from tl_steer.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.radius import AUTO, RadiusRule
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked
 from tl_steer.sphere import random_on_sphere
 from tl_steer.tokens import Prompts, TokenBatch, tokenize
-
-METHODS: dict[str, Callable[[], Method]] = {"power": Power, "melbo": Melbo}
 
 
 @checked
@@ -135,7 +133,7 @@ def _radius(segment: Segment, chosen: Tensor, radius: Any, seed: int) -> float:
     return found
 
 
-def _climb(iterates: Iterator[Iterate], progress: bool) -> tuple[Perturbation, tuple[str, ...]]:
+def _climb(iterates: Iterator[Iterate], progress: bool) -> tuple[Iterate, tuple[str, ...]]:
     """Run a method to its end, or to Ctrl-C if there is something to return by then."""
     newest: Iterate | None = None
     columns = (
@@ -155,15 +153,15 @@ def _climb(iterates: Iterator[Iterate], progress: bool) -> tuple[Perturbation, t
     except KeyboardInterrupt:
         if newest is None:
             raise
-        return newest.perturbation, (f"interrupted after step {newest.step} of {newest.steps}",)
+        return newest, (f"interrupted after step {newest.step} of {newest.steps}",)
     if newest is None:
         raise SettingError("The method ended without a single step; it must yield its iterates.")
-    return newest.perturbation, ()
+    return newest, ()
 
 
 def _bank(
     objective: Objective,
-    found: Perturbation,
+    newest: Iterate,
     radius: float,
     notes: tuple[str, ...],
     method: Method,
@@ -171,12 +169,14 @@ def _bank(
     seed: int,
 ) -> Bank:
     segment = objective.segment
+    found = newest.perturbation
     final = objective(found, gradient=False)
     vectors = next(iter(found.parameters())).detach()
     return Bank(
         vectors=vectors.float().cpu(),
         responses=final.response.float().cpu(),
         objective=final.value.float().cpu(),
+        scores={name: values.float().cpu() for name, values in newest.scores.items()},
         source=segment.source,
         target=segment.target,
         radius=radius,

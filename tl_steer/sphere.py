@@ -46,6 +46,36 @@ def spread_apart(vectors: Float[Tensor, "vec d"], share: float | int) -> Float[T
     return torch.nn.functional.normalize((q @ scaled).T, dim=1)
 
 
+def orthonormal_rows(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec d"]:
+    """Gram-Schmidt in the rows' order, each row staying on its own side (QR leaves signs free)."""
+    q, r = torch.linalg.qr(vectors.T)
+    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T
+
+
+def softly_apart(
+    vectors: Float[Tensor, "vec d"],
+    weights: Float[Tensor, " vec"],
+    *,
+    temperature: float | int = 1.0,
+) -> Float[Tensor, "vec d"]:
+    r"""Soft orthogonalisation: from each row take the average of the rows most like it.
+
+    $$v_j \leftarrow v_j - \sum_{i \ne j} v_i\,
+      \mathrm{softmax}_i\big(\langle v_i, v_j\rangle / T + \log w_i\big)$$
+
+    then back to unit norm. Works for more rows than dimensions. A low temperature removes the one
+    nearest row, a high one the (weighted) mean of all. Rows of weight 0 push nobody away.
+    Source: CPE (arXiv 2606.29604), as quoted by others; the paper itself could not be consulted.
+    """
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    if len(unit) == 1:
+        return unit
+    logits = unit @ unit.T / temperature + weights.log()[:, None]
+    logits.fill_diagonal_(-torch.inf)
+    share = torch.softmax(logits, dim=0).nan_to_num(0.0)
+    return torch.nn.functional.normalize(unit - share.T @ unit, dim=1)
+
+
 def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
     """Cosine of every pair of rows."""
     unit = torch.nn.functional.normalize(vectors, dim=1)

@@ -4,8 +4,36 @@ A method gets the objective and the starting perturbation, and yields an `Iterat
 so that whoever runs it can show progress and stop at any time with what is there.
 """
 
+from collections.abc import Callable
+
+from tl_steer.methods.dct import Dct
+from tl_steer.methods.jacobian import Jacobian
 from tl_steer.methods.melbo import Melbo
 from tl_steer.methods.power import Power
 from tl_steer.methods.protocol import Iterate, Method
+from tl_steer.methods.quadratic import Quadratic
+from tl_steer.methods.sogi import ResponseSogi, Sogi
 
-__all__ = ["Iterate", "Melbo", "Method", "Power"]
+# By the name that `elicit(method=...)` knows.
+METHODS: dict[str, Callable[[], Method]] = {
+    "power": Power,
+    "melbo": Melbo,
+    "jacobian": Jacobian,
+    "dct": Dct,
+    "quadratic": Quadratic,
+    "sogi": Sogi,
+    "response-sogi": ResponseSogi,
+}
+
+__all__ = [
+    "METHODS",
+    "Dct",
+    "Iterate",
+    "Jacobian",
+    "Melbo",
+    "Method",
+    "Power",
+    "Quadratic",
+    "ResponseSogi",
+    "Sogi",
+]

@@ -1,8 +1,9 @@
 """What a method is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -47,3 +48,23 @@ def refuse_crowding(perturbation: Perturbation) -> None:
                 f"{len(values)} orthogonal vectors do not fit into {width} dimensions ({name} at "
                 f"{perturbation.site}). Ask for at most {width}, or drop orthogonality."
             )
+
+
+def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:
+    """A copy whose parameters point along `rows` (one `[vec n]` each), back at its constraint.
+
+    A row of zeros (no gradient: nothing to gain anywhere) stays where it is.
+    """
+    there = perturbation.select(slice(None))
+    with torch.no_grad():
+        for parameter, values in zip(there.parameters(), rows, strict=True):
+            still = values.norm(dim=1) == 0
+            values = torch.where(still[:, None], parameter.flatten(1).to(values), values)
+            parameter.copy_(values.view_as(parameter))
+    there.project_()
+    return there
+
+
+def flat(values: Iterable[Tensor]) -> list[Float[Tensor, "vec n"]]:
+    """Each tensor with one row per edit."""
+    return [v.detach().flatten(1) for v in values]
