@@ -41,3 +41,7 @@ class BankFileError(SteerError):
 
 class NotFiniteError(SteerError, ArithmeticError):
     """NaN or infinity in an objective, a gradient or an activation."""
+
+
+class TooLargeError(SteerError, MemoryError):
+    """Memory runs out even with one perturbation at a time."""

@@ -1,13 +1,17 @@
 """What a method climbs: a segment, a divergence and measured positions, as one function of θ."""
 
+import gc
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.divergence import Divergence, mean_response
-from tl_steer.errors import NotFiniteError
+from tl_steer.errors import NotFiniteError, TooLargeError
 from tl_steer.perturbation import Perturbation
 from tl_steer.segment import Segment
 
@@ -15,6 +19,82 @@ from tl_steer.segment import Segment
 # speed and the activations in cache; a GPU wants more.
 _ROWS_ON_CPU = 2560
 _ROWS_ON_GPU = 65536
+# The CPU's allocator and Apple's have no exception class of their own.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Holder(Protocol):
+    """Whoever remembers how many edits fit into one pass; an `Objective`, as a rule."""
+
+    vec_batch: int
+    said_smaller: bool
+
+
+def in_parts(n: int, holder: Holder, function: Callable[[slice], Result]) -> list[Result]:
+    """`function(rows)` for `n` rows, `holder.vec_batch` of them at a time, in order.
+
+    Where memory runs out, `holder.vec_batch` is halved and the part is tried again; parts that are
+    done stay done, and the smaller number is kept. `function` must therefore leave nothing behind
+    when it fails. One warning per holder, with the number that fits.
+
+    Raises:
+        TooLargeError: memory ran out with one edit per pass.
+    """
+    done: list[Result] = []
+    start, shrunk = 0, False
+    while start < n:
+        rows = slice(start, min(start + holder.vec_batch, n))
+        try:
+            done.append(function(rows))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            complaint = str(error).strip().partition("\n")[0]
+        else:
+            start = rows.stop
+            if shrunk and not holder.said_smaller:
+                _say_smaller(holder)
+            continue
+        # Out here, because inside the except the traceback keeps the failed pass's tensors alive.
+        _make_room(holder, rows.stop - rows.start, complaint)
+        shrunk = True
+    return done
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return not isinstance(error, TooLargeError)
+    return any(words in str(error) for words in _NO_MEMORY)
+
+
+def _make_room(holder: Holder, tried: int, complaint: str) -> None:
+    if tried == 1:
+        raise TooLargeError(
+            f"Memory ran out with a single perturbation in the pass ({complaint}). Use fewer or "
+            "shorter prompts, a target nearer to the source, a model in half precision, or a "
+            "device with more memory."
+        )
+    holder.vec_batch = tried // 2
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _say_smaller(holder: Holder) -> None:
+    holder.said_smaller = True
+    warnings.warn(
+        f"Memory ran out; going on with vec_batch={holder.vec_batch}. Give that number to save the "
+        "failed tries next time.",
+        stacklevel=3,
+    )
 
 
 @dataclass(frozen=True)
@@ -39,10 +119,12 @@ class Objective:
         segment: what is run.
         divergence: what is measured.
         measured: where, `[batch pos]`.
-        vec_batch: edits per pass; `None` chooses. Changes memory and speed, not results.
+        vec_batch: edits per pass; `None` chooses. Changes memory and speed, and results by rounding
+            only. Halved, with a warning, when memory runs out, and kept so from then on.
 
     Raises:
         NotFiniteError: on NaN or infinity, naming the step and the vector.
+        TooLargeError: memory runs out with a single edit per pass.
     """
 
     def __init__(
@@ -55,15 +137,17 @@ class Objective:
     ) -> None:
         self.segment, self.divergence, self.measured = segment, divergence, measured
         self.vec_batch = vec_batch or edits_per_pass(segment)
+        self.said_smaller = False
 
     def __call__(
         self, perturbation: Perturbation, *, gradient: bool = True, step: int | None = None
     ) -> Evaluation:
-        parts = []
-        for start in range(0, len(perturbation), self.vec_batch):
-            part = perturbation.select(slice(start, start + self.vec_batch))
-            parts.append(self._evaluate(part, gradient))
-            self._refuse_nonfinite(parts[-1], start, step)
+        def evaluate(rows: slice) -> Evaluation:
+            part = self._evaluate(perturbation.select(rows), gradient)
+            self._refuse_nonfinite(part, rows.start, step)
+            return part
+
+        parts = in_parts(len(perturbation), self, evaluate)
         return Evaluation(
             torch.cat([p.value for p in parts]),
             torch.cat([p.response for p in parts]),
