@@ -1,0 +1,142 @@
+"""The matrix-free SVD of the Jacobian against the exact one, on SmolLM2-135M-Instruct.
+
+    python tests/benchmarks/jacobian.py
+
+Exact: the whole Jacobian by reverse or forward products, whichever are fewer (both with one shared
+forward pass, as the method has), and its SVD. The two take turns; seconds are medians.
+Also how near calibration comes to the ratio it was asked for.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from page import table, write_section
+
+import tl_steer as ts
+from tl_steer.divergence import Displacement, mean_response
+from tl_steer.methods import Jacobian
+from tl_steer.model import frozen
+from tl_steer.objective import Objective
+from tl_steer.positions import LAST_THREE
+from tl_steer.radius import linear_response, nonlinearity
+from tl_steer.response import ResponseMap, stacked_response
+from tl_steer.sphere import random_on_sphere
+
+SOURCE, TARGET, TOP = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post", 16
+PROMPT = "How do I make my house safer?"
+
+
+def prepared(model: Any) -> tuple[Objective, ts.Additive]:
+    tokens = ts.tokenize(model, [ts.chat(PROMPT)])
+    segment = ts.Segment(model, tokens, SOURCE, TARGET)
+    measured = LAST_THREE.measure(segment.mask, tokens.has_bos)
+    objective = Objective(segment, Displacement(), measured)
+    generator = torch.Generator().manual_seed(0)
+    rows = random_on_sphere(TOP, segment.source.width, radius=1.0, generator=generator)
+    return objective, ts.Additive(segment.source, rows, radius=1.0)
+
+
+def exact(objective: Objective, start: ts.Additive, pool: Callable[..., Any]) -> Any:
+    linear = ResponseMap(objective, pool).derivative(start)
+    if linear.k <= linear.width:
+        matrix = linear.pull(torch.eye(linear.k))
+    else:
+        matrix = linear.push(torch.eye(linear.width)).T
+    _, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return values[:TOP], right[:TOP]
+
+
+def found_by(method: Jacobian, objective: Objective, start: ts.Additive) -> Any:
+    for iterate in method(objective, start):  # noqa: B007
+        pass
+    return iterate.scores["singular value"].double(), iterate.perturbation.vectors.detach().double()
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
+
+
+def angle(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest principal angle between two spans of orthonormal rows."""
+    outside = b - (b @ a.T) @ a
+    return math.asin(min(1.0, float(torch.linalg.matrix_norm(outside, 2))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dry", action="store_true", help="print only")
+    given = parser.parse_args()
+    model = ts.load_model()
+    rows = []
+    settings = [(2, 16), (3, 16), (4, 16), (2, 32), (3, 32), (4, 32)]
+    with frozen(model):
+        objective, start = prepared(model)
+        for pool in (mean_response, stacked_response):
+            rounds: dict[Any, list[Any]] = {}
+            for _ in range(given.rounds):
+                rounds.setdefault("exact", []).append(timed(lambda: exact(objective, start, pool)))
+                for passes, block in settings:
+                    method = Jacobian(passes=passes, block=block, signs=(1,), pool=pool)
+                    result = timed(lambda m=method: found_by(m, objective, start))
+                    rounds.setdefault((passes, block), []).append(result)
+            values, right = rounds["exact"][0][1]
+            whole = median(s for s, _ in rounds["exact"])
+            for setting in settings:
+                taken = median(s for s, _ in rounds[setting])
+                near, rows_found = rounds[setting][0][1]
+                worst = float(((near - values).abs() / values).max())
+                rows.append(
+                    [
+                        pool.__name__,
+                        *setting,
+                        f"{worst:.2%}",
+                        f"{angle(right, rows_found):.3f}",
+                        f"{taken:.2f}",
+                        f"{whole:.2f}",
+                        f"{whole / taken:.1f}",
+                    ]
+                )
+                print(rows[-1], flush=True)
+        calibrated = calibration(objective)
+    columns = ["pool", "passes", "block", "worst singular value", "angle, rad", "s", "exact, s"]
+    text = (
+        f"`python tests/benchmarks/jacobian.py`: top {TOP} singular values from {SOURCE} to "
+        f"{TARGET}, one prompt, last three tokens. Targets: within 1%, under 0.05 rad, in under a "
+        "tenth of the exact SVD's time.\n\n" + table([*columns, "exact / ours"], rows)
+    )
+    if given.dry:
+        print(text, calibrated)
+    else:
+        write_section("methods.md", "jacobian", text)
+        write_section("methods.md", "calibration", calibrated)
+
+
+def calibration(objective: Objective) -> str:
+    segment, measured, rows = objective.segment, objective.measured, []
+    for ratio in (0.25, 0.5, 1.0):
+        rule = ts.Calibrated(ratio=ratio)
+        seconds, radius = timed(lambda r=rule: r(segment, measured, 0))
+        generator = torch.Generator().manual_seed(0)
+        unit = random_on_sphere(rule.n, segment.source.width, radius=1.0, generator=generator)
+        linear = linear_response(segment, unit, measured)
+        got = nonlinearity(segment, unit, linear, measured, radius)
+        share = radius / segment.source_norm()
+        rows.append(
+            [ratio, f"{got:.4f}", f"{got / ratio - 1:+.2%}", f"{share:.3f}", f"{seconds:.1f}"]
+        )
+    return (
+        "`python tests/benchmarks/jacobian.py`: the nonlinear-to-linear ratio asked for and got. "
+        "Target: within 1%.\n\n" + table(["asked", "got", "off by", "radius / norm", "s"], rows)
+    )
+
+
+if __name__ == "__main__":
+    main()

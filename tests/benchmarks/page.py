@@ -1,0 +1,25 @@
+"""Tables between markers in a documentation page, so that every script writes its own part."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def write_section(page: str, name: str, text: str) -> None:
+    """Replace what stands between the markers of section `name` on docs/`page`, and print it."""
+    print(text)
+    path = DOCS / page
+    start, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+    before = path.read_text()
+    if not pattern.search(before):
+        raise SystemExit(f"docs/{page} has no markers for section {name!r}")
+    path.write_text(pattern.sub(lambda _: f"{start}\n\n{text}\n\n{end}", before))
