@@ -100,7 +100,7 @@ def test_push_and_pull_at_zero_are_adjoint_and_match_finite_differences(model, p
 def test_the_derivative_respects_the_positions_that_are_steered(one):
     with frozen(one):
         objective, start = on_model(one, 2, prompts=PROMPTS[:1])
-        only_last = ts.Additive(start.site, start.vectors, positions=ts.Positions(last=1))
+        only_last = ts.Additive(start.site, start.vectors.detach(), positions=ts.Positions(last=1))
         responses = ResponseMap(objective)
         v = torch.randn(2, 24, generator=generator(4))
         pushed = responses.derivative(only_last).push(v)

@@ -142,8 +142,9 @@ def stacked_response(
     $\|\Delta\|^2$; k is the number of measured tokens times `d_model`.
     """
     delta = (steered - clean).to(torch.promote_types(clean.dtype, torch.float32))
-    weight = (len(measured) * measured.sum(dim=1, keepdim=True)).rsqrt().expand(measured.shape)
-    return (delta[:, measured] * weight[measured][:, None].to(delta)).flatten(1)
+    counts = (len(measured) * measured.sum(dim=1, keepdim=True)).to(delta)
+    weight = counts.rsqrt().expand(measured.shape)[measured]
+    return (delta[:, measured] * weight[:, None]).flatten(1)
 
 
 def _refuse_nonfinite(parts: list[Tensor], first: int, step: int | None) -> None:

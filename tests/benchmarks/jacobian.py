@@ -57,9 +57,9 @@ def found_by(method: Jacobian, objective: Objective, start: ts.Additive) -> Any:
     return iterate.scores["singular value"].double(), iterate.perturbation.vectors.detach().double()
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     began = time.perf_counter()
-    result = function()
+    result = function(*arguments)
     return time.perf_counter() - began, result
 
 
@@ -82,10 +82,10 @@ def main() -> None:
         for pool in (mean_response, stacked_response):
             rounds: dict[Any, list[Any]] = {}
             for _ in range(given.rounds):
-                rounds.setdefault("exact", []).append(timed(lambda: exact(objective, start, pool)))
+                rounds.setdefault("exact", []).append(timed(exact, objective, start, pool))
                 for passes, block in settings:
                     method = Jacobian(passes=passes, block=block, signs=(1,), pool=pool)
-                    result = timed(lambda m=method: found_by(m, objective, start))
+                    result = timed(found_by, method, objective, start)
                     rounds.setdefault((passes, block), []).append(result)
             values, right = rounds["exact"][0][1]
             whole = median(s for s, _ in rounds["exact"])
@@ -123,7 +123,7 @@ def calibration(objective: Objective) -> str:
     segment, measured, rows = objective.segment, objective.measured, []
     for ratio in (0.25, 0.5, 1.0):
         rule = ts.Calibrated(ratio=ratio)
-        seconds, radius = timed(lambda r=rule: r(segment, measured, 0))
+        seconds, radius = timed(rule, segment, measured, 0)
         generator = torch.Generator().manual_seed(0)
         unit = random_on_sphere(rule.n, segment.source.width, radius=1.0, generator=generator)
         linear = linear_response(segment, unit, measured)

@@ -31,7 +31,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.methods.protocol import Iterate, Method, flat, moved, refuse_crowding
+from tl_steer.methods.protocol import (
+    Iterate,
+    Method,
+    flat,
+    moved,
+    refuse_crowding,
+    restored,
+    state_of,
+)
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Perturbation
 from tl_steer.response import ResponseMap
@@ -86,8 +94,7 @@ def transcode(
     """Gradient iteration on the norm of the mean response, with any way of keeping rows apart."""
     responses = ResponseMap(objective)
     if resume:
-        here = moved(start, [resume[f"rows.{i}"] for i in range(_count(start))])
-        weights, done = resume["weights"], int(resume["step"])
+        (here, done), weights = restored(start, resume), resume["weights"]
     else:
         here = start if init is None else _initial(init, objective, start)
         weights, done = torch.ones(len(start), device=next(start.parameters()).device), 0
@@ -97,8 +104,7 @@ def transcode(
         rows = flat(gradients)
         weights = torch.cat(rows, dim=1).norm(dim=1)
         here = moved(apart, rows)
-        state = {f"rows.{i}": r for i, r in enumerate(flat(here.parameters()))}
-        state |= {"weights": weights, "step": torch.tensor(step)}
+        state = {**state_of(here, step), "weights": weights}
         iterate = Iterate(here, response.norm(dim=1), step, steps, state=state)
         if step == steps:
             at_end = responses(here)
@@ -123,7 +129,3 @@ def _initial(init: Method, objective: Objective, start: Perturbation) -> Perturb
     for iterate in init(objective, start):
         found = iterate.perturbation
     return found
-
-
-def _count(perturbation: Perturbation) -> int:
-    return len(list(perturbation.parameters()))

@@ -26,8 +26,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, refuse_crowding
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Perturbation
@@ -52,23 +54,34 @@ class Melbo:
         if self.steps < 1 or not 0 < self.lr < float("inf"):
             raise SettingError(f"{self}: expected steps >= 1 and lr > 0.")
 
-    def __call__(self, objective: Objective, start: Perturbation) -> Iterator[Iterate]:
+    def __call__(
+        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+    ) -> Iterator[Iterate]:
         if self.orthogonal:
             refuse_crowding(start)
-        here = start.select(slice(None))
-        self._constrain_(here)
+        here = from_state("here", start, resume) if resume else start.select(slice(None))
         optimizer = torch.optim.AdamW(
             here.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=0.0, amsgrad=True
         )
-        for step in range(1, self.steps + 1):
+        done = 0
+        if resume:
+            done = int(state_tensor("step", resume))
+            _put_back(optimizer, here, resume)
+        else:
+            self._constrain_(here)
+        for step in range(done + 1, self.steps + 1):
             at = objective(here, step=step)
             for parameter, gradient in zip(here.parameters(), at.gradients, strict=True):
                 parameter.grad = self._ascent(parameter.detach(), gradient)
             optimizer.step()
             self._constrain_(here)
-            yield Iterate(here, at.value, step, self.steps)
+            # A copy: the next step, or Ctrl-C in the middle of it, changes `here` in place.
+            reached = here.select(slice(None))
+            state = as_state("here", reached) | _moments(optimizer, here)
+            state["step"] = torch.tensor(step)
+            yield Iterate(reached, at.value, step, self.steps, state=state)
 
-    def _ascent(self, values: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def _ascent(self, values: Tensor, gradient: Tensor) -> Tensor:
         """What AdamW is to descend: minus the gradient, within the constraint."""
         flat, rows = -gradient.flatten(1), values.flatten(1)
         if self.orthogonal:
@@ -86,7 +99,29 @@ class Melbo:
         here.project_()
 
 
-def _off_earlier(gradient: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+def _off_earlier(gradient: Tensor, rows: Tensor) -> Tensor:
     """Project gradient k off the (orthogonal) rows before k."""
     unit = torch.nn.functional.normalize(rows, dim=1)
     return gradient - torch.tril(gradient @ unit.T, diagonal=-1) @ unit
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+
+def _moments(optimizer: torch.optim.AdamW, here: Perturbation) -> dict[str, Tensor]:
+    """AdamW's memory, copied: AdamW writes into its tensors."""
+    return {
+        f"adamw.{name}.{moment}": optimizer.state[parameter][moment].detach().clone()
+        for name, parameter in here.named_parameters()
+        for moment in _MOMENTS
+    }
+
+
+def _put_back(optimizer: torch.optim.AdamW, here: Perturbation, state: dict[str, Tensor]) -> None:
+    for name, parameter in here.named_parameters():
+        kept = {m: state_tensor(f"adamw.{name}.{m}", state) for m in _MOMENTS}
+        # AdamW keeps its step on the CPU, whatever the device of the parameters.
+        optimizer.state[parameter] = {
+            m: values.cpu().clone() if m == "step" else values.to(parameter).clone()
+            for m, values in kept.items()
+        }

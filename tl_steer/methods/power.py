@@ -25,8 +25,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, refuse_crowding
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Perturbation
@@ -52,23 +54,35 @@ class Power:
         if self.steps < 1 or not 0 <= self.spread <= 1 or not self.tolerance >= 0:
             raise SettingError(f"{self}: expected steps >= 1, 0 <= spread <= 1, tolerance >= 0.")
 
-    def __call__(self, objective: Objective, start: Perturbation) -> Iterator[Iterate]:
+    def __call__(
+        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+    ) -> Iterator[Iterate]:
         if self.spread == 1:
             refuse_crowding(start)
-        here, best, stalled = start, None, 0
-        for step in range(1, self.steps + 1):
+        here, best, done, stalled = self._resumed(start, resume) if resume else (start, None, 0, 0)
+        for step in range(done + 1, self.steps + 1):
+            if stalled == 2:
+                return
             at = objective(here, step=step)
             total = float(at.value.sum())
             risen = best is None or total > float(best.value.sum()) * (1 + self.tolerance)
             if best is None or total > float(best.value.sum()):
                 best = Iterate(here, at.value, step, self.steps)
             stalled = 0 if risen else stalled + 1
-            yield Iterate(best.perturbation, best.value, step, self.steps)
-            if stalled == 2:
-                return
+            # Before the yield, so that the state holds where to go on; nothing in it is changed.
             here = self._advance(here, at.gradients)
+            state = as_state("here", here) | as_state("best", best.perturbation)
+            state |= {"value": best.value, "step": _number(step), "stalled": _number(stalled)}
+            yield Iterate(best.perturbation, best.value, step, self.steps, state=state)
 
-    def _advance(self, here: Perturbation, gradients: tuple[torch.Tensor, ...]) -> Perturbation:
+    def _resumed(
+        self, start: Perturbation, state: dict[str, Tensor]
+    ) -> tuple[Perturbation, Iterate, int, int]:
+        here, best = (from_state(name, start, state) for name in ("here", "best"))
+        value, step, stalled = (state_tensor(n, state) for n in ("value", "step", "stalled"))
+        return here, Iterate(best, value, int(step), self.steps), int(step), int(stalled)
+
+    def _advance(self, here: Perturbation, gradients: tuple[Tensor, ...]) -> Perturbation:
         there = here.select(slice(None))
         with torch.no_grad():
             for parameter, gradient in zip(there.parameters(), gradients, strict=True):
@@ -79,3 +93,7 @@ class Power:
                 parameter.copy_(apart.view_as(parameter))
         there.project_()
         return there
+
+
+def _number(value: int) -> Tensor:
+    return torch.tensor(value)

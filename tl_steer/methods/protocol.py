@@ -65,6 +65,21 @@ def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:
     return there
 
 
+def state_of(perturbation: Perturbation, step: int) -> dict[str, Tensor]:
+    """The parameters and the step, for `Iterate.state`."""
+    rows = {f"parameter.{i}": p.detach() for i, p in enumerate(perturbation.parameters())}
+    return {**rows, "step": torch.tensor(step)}
+
+
+def restored(start: Perturbation, state: dict[str, Tensor]) -> tuple[Perturbation, int]:
+    """What `state_of` kept, bit for bit: not projected again, which would round."""
+    here = start.select(slice(None))
+    with torch.no_grad():
+        for i, parameter in enumerate(here.parameters()):
+            parameter.copy_(state[f"parameter.{i}"])
+    return here, int(state["step"])
+
+
 def flat(values: Iterable[Tensor]) -> list[Float[Tensor, "vec n"]]:
     """Each tensor with one row per edit."""
     return [v.detach().flatten(1) for v in values]

@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.methods.protocol import Iterate, moved, refuse_crowding
+from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding, restored, state_of
 from tl_steer.objective import Objective, in_parts
 from tl_steer.perturbation import Additive
 from tl_steer.response import ResponseMap
@@ -52,11 +52,10 @@ class Quadratic:
         self, objective: Objective, start: Additive, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         refuse_crowding(start)
-        here = moved(start, [resume["rows"]]) if resume else start
-        done = int(resume["step"]) if resume else 0
+        here, done = restored(start, resume) if resume else (start, 0)
         responses, pass_size = ResponseMap(objective), _Pass(max(1, objective.vec_batch // 4))
         for step in range(done + 1, self.steps + 1):
-            unit = orthonormal_rows(here.vectors.detach())
+            unit = orthonormal_rows(flat(here.parameters())[0])
             parts = in_parts(
                 len(unit),
                 pass_size,
@@ -64,9 +63,9 @@ class Quadratic:
             )
             pulled, sizes = (torch.cat(values) for values in zip(*parts, strict=True))
             here = moved(here, [pulled])
-            state = {"rows": here.vectors.detach(), "step": torch.tensor(step)}
+            value = sizes * start.radius**2 / 2
             scores = {"curvature": sizes}
-            yield Iterate(here, sizes * start.radius**2 / 2, step, self.steps, scores, state)
+            yield Iterate(here, value, step, self.steps, scores, state_of(here, step))
 
 
 @dataclass
@@ -89,11 +88,13 @@ def _alternate(responses: ResponseMap, unit: Tensor, like: Additive) -> tuple[Te
         along = _gradient(pulled, u, unit)
         curved = _gradient(along, theta, u)
         second = _gradient(curved, u, unit).detach()
-        (back,) = torch.autograd.grad(along, theta, normalize(second, dim=1))
-    return back.detach(), second.norm(dim=1)
+        back = _gradient(along, theta, normalize(second, dim=1)).detach()
+    return back, second.norm(dim=1)
 
 
 def _gradient(output: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    if not output.requires_grad:  # constant: the map is linear
+        return torch.zeros_like(wanted)
     (found,) = torch.autograd.grad(
         output, wanted, weights, create_graph=True, materialize_grads=True
     )

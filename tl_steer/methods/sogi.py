@@ -9,26 +9,25 @@ Vectors that are orthogonal can still do the same thing: a model has many direct
 behaviour. `ResponseSogi`, which is ours, keeps *responses* apart. With $u_l$ the normalised
 responses,
 
-    U <- Δ(R V), normalised;   U' <- softly_apart(U);   v_l <- ∇_v <u'_l, Δ(R v)> at v_l, normalised
+    U' <- softly_off_larger(Δ(R V));   v_l <- ∇_v <u'_l, Δ(R v)> at v_l, normalised
 
-so each vector moves the target where the others do not. Directions are left alone. A step costs an
+so each vector moves the target where vectors with larger responses do not. Directions are left
+alone. A step costs an
 extra forward pass, since all responses have to be known before any is pulled back.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.methods.dct import transcode
-from tl_steer.methods.protocol import Iterate, Method, flat, moved
+from tl_steer.methods.protocol import Iterate, Method, flat, moved, restored, state_of
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Perturbation
 from tl_steer.response import ResponseMap
-from tl_steer.sphere import softly_apart
+from tl_steer.sphere import softly_apart, softly_off_larger
 
 
 @dataclass(frozen=True)
@@ -83,20 +82,14 @@ class ResponseSogi:
         self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         responses = ResponseMap(objective)
-        here, done = start, 0
-        if resume:
-            count = len(list(start.parameters()))
-            here = moved(start, [resume[f"rows.{i}"] for i in range(count)])
-            done = int(resume["step"])
+        here, done = restored(start, resume) if resume else (start, 0)
         for step in range(done + 1, self.steps + 1):
             response = responses(here)
             norms = response.norm(dim=1)
-            apart = softly_apart(normalize(response, dim=1), norms, temperature=self.temperature)
+            apart = softly_off_larger(response, temperature=self.temperature)
             _, gradients = responses.pull(here, apart, step=step)
             here = moved(here, flat(gradients))
-            state = {f"rows.{i}": rows for i, rows in enumerate(flat(here.parameters()))}
-            state["step"] = torch.tensor(step)
-            yield Iterate(here, norms, step, self.steps, state=state)
+            yield Iterate(here, norms, step, self.steps, state=state_of(here, step))
 
 
 def _refuse(method: object, steps: int, temperature: float | int) -> None:
