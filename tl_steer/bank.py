@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_steer.adapter import Adapter
 from tl_steer.errors import SettingError
 from tl_steer.perturbation import Additive, Hooks, Packable
 from tl_steer.positions import EVERYWHERE, Positions
@@ -22,7 +23,7 @@ from tl_steer.site import Site
 from tl_steer.sphere import distinct_rows
 
 # Kinds of perturbation that a bank can hold, by the name in its file.
-KINDS: dict[str, type[Packable]] = {Additive.kind: Additive}
+KINDS: dict[str, type[Packable]] = {Additive.kind: Additive, Adapter.kind: Adapter}
 _CONTROL_STREAM = 0x636F6E74
 
 
@@ -63,7 +64,8 @@ class Bank:
         responses: the mean effect at `target`, over measured tokens and prompts.
         objective: what the method climbed, for each vector. Comparable within a bank only.
         radius: norm of the vectors; `radius_share` is the same over the median clean norm of the
-            residual stream at the source (BOS left out), which is comparable across layers.
+            residual stream at the source (BOS left out), which is comparable across layers. For
+            adapters the radius is R in W' = W + R B A^T, and there is no share (NaN).
         positions: the tokens that the vectors are added at.
         labels: a note on each vector, the user's own.
         kind: how a row is to be read; a key of `KINDS`.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tl_steer.bank import Bank
 from tl_steer.errors import HookPointError, ShapeError
+from tl_steer.linear_map import refuse_nonlinear
 from tl_steer.model import HookedModel, check_fits, resolve
 from tl_steer.perturbation import Hooks, Perturbation
 from tl_steer.tokens import TokenBatch
@@ -82,28 +83,36 @@ def perturbing(
             f"rows= names vector {int(rows.max())}, but there are {len(perturbation)}."
         )
     hooks = perturbation.hooks(rows=rows, prompt=prompt)
-    with installed(model, hooks), _firing(model, site.layer, hooks):
+    for name, _ in hooks:
+        if name not in model.hook_dict:
+            resolve(model, name)  # raises, with the nearest names
+    refuse_nonlinear(model, perturbation.maps)
+    with installed(model, hooks), _firing(model, hooks):
         yield model
 
 
 @contextmanager
-def _firing(model: HookedModel, layer: int, hooks: Hooks) -> Iterator[None]:
-    """On a good exit, insist that a hook fired whenever its block ran."""
-    runs = 0
+def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
+    """On a good exit, insist that every hook fired whenever its block ran."""
+    layers = [int(name.split(".")[1]) for name, _ in hooks]
+    runs = dict.fromkeys(layers, 0)
 
-    def count(*_: Any) -> None:
-        nonlocal runs
-        runs += 1
+    def counter(layer: int) -> Callable[..., None]:
+        def count(*_: Any) -> None:
+            runs[layer] += 1
 
-    handle = model.blocks[layer].register_forward_pre_hook(count)
+        return count
+
+    handles = [model.blocks[i].register_forward_pre_hook(counter(i)) for i in runs]
     try:
         yield
     finally:
-        handle.remove()
-    for name, function in hooks:
-        if runs > getattr(function, "calls", runs):
+        for handle in handles:
+            handle.remove()
+    for layer, (name, function) in zip(layers, hooks, strict=True):
+        if runs[layer] > getattr(function, "calls", runs[layer]):
             raise HookPointError(
-                f"Block {layer} ran {runs} times, but the hook at {name} fired "
+                f"Block {layer} ran {runs[layer]} times, but the hook at {name} fired "
                 f"{function.calls} times, so some of what you ran was not steered. "  # type: ignore[attr-defined]
                 "model.reset_hooks() inside the block removes it; a hook point that is switched "
                 "off in the config never fires."

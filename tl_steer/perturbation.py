@@ -84,6 +84,11 @@ class Perturbation(nn.Module):
         Raises:
             SettingError: several edits but no rows, or a choice of tokens but no prompt.
         """
+        self.refuse_rows(rows, prompt)
+        return [(self.site.name, Edit(self, rows, prompt))]
+
+    def refuse_rows(self, rows: Tensor | None, prompt: Tensor | None) -> None:
+        """What `hooks` refuses; for kinds that override it."""
         if rows is None and len(self) != 1:
             raise SettingError(
                 f"This holds {len(self)} perturbations, and a hook needs to know which one acts "
@@ -94,10 +99,15 @@ class Perturbation(nn.Module):
                 f"{self.positions} cannot be found without the prompt: pass tokens=tokenize(...) "
                 "to perturbing(), or prompt= to hooks()."
             )
-        return [(self.site.name, _Edit(self, rows, prompt))]
+
+    @property
+    def maps(self) -> tuple[tuple[str, str], ...]:
+        """Linear maps of the model that this edits, as (input, output) hook points; `perturbing`
+        and `Segment` check that nothing but a linear map lies between the two."""
+        return ()
 
 
-class _Edit:
+class Edit:
     """The hook function. Knows how far a cached generation has come, so it is made anew per use."""
 
     def __init__(
@@ -109,20 +119,28 @@ class _Edit:
     def __call__(self, activation: Tensor, hook: object = None) -> Tensor:
         # `attn.hook_z` is [batch pos head d_head]; a perturbation sees one width.
         flat = activation.flatten(2)
-        edited: Tensor = self.perturbation(flat, self._rows(flat))
+        self._refuse_width(flat)
+        edited = self._edited(flat)
         chosen = self._chosen(flat)
         self.calls += 1
         if chosen is not None:
             edited = torch.where(chosen[..., None], edited, flat)
         return edited.reshape(activation.shape)
 
-    def _rows(self, flat: Tensor) -> Tensor:
-        batch, width = flat.shape[0], flat.shape[-1]
+    def _edited(self, flat: Tensor) -> Tensor:
+        edited: Tensor = self.perturbation(flat, self._rows(flat))
+        return edited
+
+    def _refuse_width(self, flat: Tensor) -> None:
+        width = flat.shape[-1]
         if width != self.perturbation.site.width:
             raise ShapeError(
                 f"The activation at {self.perturbation.site} has width {width}, but this "
                 f"perturbation was made for width {self.perturbation.site.width}."
             )
+
+    def _rows(self, flat: Tensor) -> Tensor:
+        batch = flat.shape[0]
         if self.rows is None:
             return torch.zeros(batch, dtype=torch.long, device=flat.device)
         if len(self.rows) != batch:

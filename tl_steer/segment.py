@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError
 from tl_steer.hooks import capturing, installed
+from tl_steer.linear_map import refuse_nonlinear
 from tl_steer.model import HookedModel, resolve
 from tl_steer.perturbation import Perturbation
 from tl_steer.site import Site
@@ -87,6 +88,7 @@ class Segment:
         self._first = self.source.layer + int(self._outside)
         self._last = self.target.layer - int(self.target.kind == "hook_resid_pre")
         self.mask: Bool[Tensor, "batch pos"] = tokens.mask
+        self._linear: set[tuple[str, str]] = set()
         self._record()
         self._check_replay()
 
@@ -98,16 +100,32 @@ class Segment:
         hooks = perturbation.hooks(
             rows=rows, prompt=None if perturbation.positions.everywhere else prompt
         )
-        if self._outside:
-            start = hooks[0][1](self.clean_source.repeat(vec, 1, 1))
+        self._refuse_nonlinear(perturbation)
+        points = self.model.hook_dict
+        at_source = [
+            (name, function)
+            for name, function in hooks
+            if self._outside and points[name] is points[self.source.name]
+        ]
+        start = (self.clean_source if self._outside else self._entering).repeat(vec, 1, 1)
+        for _, function in at_source:
+            start = function(start)
+        with installed(self.model, [hook for hook in hooks if hook not in at_source]):
             out = self._replay(start, vec)
-        else:
-            with installed(self.model, hooks):
-                out = self._replay(self._entering.repeat(vec, 1, 1), vec)
-        if getattr(hooks[0][1], "calls", 1) == 0:
-            raise HookPointError(f"The hook at {self.source} never fired, so nothing was steered.")
+        for name, function in hooks:
+            if getattr(function, "calls", 1) == 0:
+                raise HookPointError(
+                    f"The hook at {name} never fired, so nothing was steered there: it lies "
+                    f"outside {self.source} to {self.target}, or is switched off."
+                )
         steered: Tensor = out.unflatten(0, (vec, batch))
         return steered[:, :, : self.mask.shape[1]]
+
+    def _refuse_nonlinear(self, perturbation: Perturbation) -> None:
+        """Once for every linear map that is edited."""
+        new = [pair for pair in perturbation.maps if pair not in self._linear]
+        refuse_nonlinear(self.model, new)
+        self._linear.update(new)
 
     def source_norm(self) -> float:
         """Median norm of the clean residual stream that the source writes into, BOS left out.
