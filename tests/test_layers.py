@@ -6,14 +6,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "tables results",
-    1: "model tokens hooks segment objective response interop",
-    2: "methods radius generate load",
-    3: "elicit",
-    4: "cli __init__ __main__",
+    "tables results band selection checkpoint",
+    1: "model tokens hooks segment objective response provenance interop rows fluency controls",
+    2: "methods radius generate load rank dose start",
+    3: "inband select run",
+    4: "elicit",
+    5: "cli __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-SIDEWAYS_ALLOWED = {0, 1, 4}
+SIDEWAYS_ALLOWED = {0, 1, 5}
 
 
 def module_of(path):

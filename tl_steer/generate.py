@@ -1,33 +1,19 @@
-"""Steered generation: many vectors in one batch, each row its own vector.
-
-Rows are grouped by prompt length, so that no row is ever padded: left padding changes positions in
-some versions of TransformerLens and is unmasked in others, and a row must give what it gives alone.
-"""
+"""Steered generation: many vectors in one batch, each row its own vector."""
 
 import dataclasses
-from collections import defaultdict
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.bank import Bank
 from tl_steer.errors import SettingError
-from tl_steer.hooks import perturbing
 from tl_steer.model import HookedModel, check_fits, device_of, frozen
+from tl_steer.perturbation import Perturbation
 from tl_steer.results import Generations
+from tl_steer.rows import Row, by_row, continued, until_end
 from tl_steer.shapes import checked
 from tl_steer.tokens import Prompts, TokenBatch, decode, tokenize
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One continuation to make; vector -1 is the unsteered one."""
-
-    vector: int
-    prompt: int
 
 
 @checked
@@ -65,81 +51,29 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": temperature is not None}
     if temperature is not None:
         sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    done: dict[_Row, str] = {}
+
+    def work(ids: Tensor, rows: list[Row]) -> list[str]:
+        new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
+        return [decode(model, until_end(model, row), special=False) for row in new]
+
     devices = [device_of(model)] if device_of(model).type == "cuda" else []
     with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for rows, ids in _batches(tokens, len(bank), batch_rows):
-            # A row of zeros stands for "unsteered", so one batch holds both.
-            vectors = torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])])
-            edits = dataclasses.replace(bank[[0] * len(vectors)], vectors=vectors).perturbation()
-            with perturbing(
-                model,
-                edits.to(ids.device),
-                rows=torch.tensor([row.vector % len(vectors) for row in rows]),
-                tokens=_batch_of(tokens, rows),
-            ):
-                out = _continue(model, ids, max_new_tokens, sampling, use_past_kv_cache)
-            done |= {
-                row: decode(model, _until_end(model, new), special=False)
-                for row, new in zip(rows, out, strict=True)
-            }
+        done = by_row(model, _with_unsteered(bank), tokens, work, batch_rows=batch_rows)
+    n = len(bank)
     return Generations(
         prompts=tokens.texts,
-        unsteered=tuple(done[_Row(-1, p)] for p in range(len(tokens))),
-        texts=tuple(tuple(done[_Row(v, p)] for p in range(len(tokens))) for v in range(len(bank))),
+        unsteered=tuple(done[Row(n, p)] for p in range(len(tokens))),
+        texts=tuple(tuple(done[Row(v, p)] for p in range(len(tokens))) for v in range(n)),
         labels=bank.labels,
         settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling},
     )
 
 
-def _batches(
-    tokens: TokenBatch, n: int, most: int
-) -> list[tuple[list[_Row], Int[Tensor, "batch pos"]]]:
-    """All rows, split into batches of one prompt length each."""
-    by_length: defaultdict[int, list[_Row]] = defaultdict(list)
-    for prompt, length in enumerate(tokens.lengths.tolist()):
-        by_length[length] += [_Row(vector, prompt) for vector in (-1, *range(n))]
-    return [
-        (rows[i : i + most], tokens.ids[[r.prompt for r in rows[i : i + most]], :length])
-        for length, rows in by_length.items()
-        for i in range(0, len(rows), most)
-    ]
-
-
-def _batch_of(tokens: TokenBatch, rows: list[_Row]) -> TokenBatch:
-    chosen = [row.prompt for row in rows]
-    length = int(tokens.lengths[chosen[0]])
-    return TokenBatch(
-        tokens.ids[chosen, :length],
-        tokens.mask[chosen, :length],
-        tokens.has_bos[chosen],
-        tuple(tokens.texts[p] for p in chosen),
-    )
-
-
-def _continue(
-    model: HookedModel, ids: Tensor, n: int, sampling: dict[str, Any], cached: bool
-) -> Tensor:
-    """TransformerLens's own generation loop, on tokens; returns the new ones only."""
-    ends = getattr(getattr(model, "tokenizer", None), "eos_token_id", None)
-    out = model.generate(  # type: ignore[attr-defined]
-        ids,
-        max_new_tokens=n,
-        stop_at_eos=ends is not None,
-        use_past_kv_cache=cached,
-        return_type="tokens",
-        verbose=False,
-        **sampling,
-    )
-    return out[:, ids.shape[1] :]  # type: ignore[no-any-return]
-
-
-def _until_end(model: HookedModel, new: Tensor) -> Tensor:
-    """Cut a row at its end-of-text token: finished rows go on being filled with it."""
-    end = getattr(getattr(model, "tokenizer", None), "eos_token_id", None)
-    stops = (new == end).nonzero() if end is not None else []
-    return new[: int(stops[0])] if len(stops) else new
+def _with_unsteered(bank: Bank) -> Perturbation:
+    """The bank's edits and, behind them, one of zeros."""
+    vectors = torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])])
+    return dataclasses.replace(bank[[0] * len(vectors)], vectors=vectors).perturbation()
 
 
 def _refuse_settings(

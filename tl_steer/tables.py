@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from tl_steer.band import Dose, DoseResponse
     from tl_steer.bank import Bank
     from tl_steer.results import Generations
+    from tl_steer.selection import Selection
 
 _MOST_ROWS = 20
 
@@ -78,6 +80,64 @@ def generations_table(generations: "Generations", *, width: int = 160) -> Sheet:
         for v, label in enumerate(generations.labels):
             rows.append((str(v), label, shorten(generations.texts[v][p], width)))
     return Sheet("Generations", ("#", "vector", "continuation"), tuple(rows))
+
+
+def dose_table(found: "DoseResponse", *, width: int = 40) -> Sheet:
+    """One row per radius and sign, and one of the random vectors at that radius."""
+    rows = []
+    for radius in found.radii:
+        for control, sign in ((False, 1), (False, -1), (True, 1)):
+            doses = found.at(radius, control=control, sign=sign)
+            if doses:
+                rows.append((f"{radius:.3g}", *_dose_row(found, doses, width)))
+    note = (
+        f"{found.source}, median residual norm {found.norm:.4g}; medians and quartiles over "
+        f"vectors and prompts. Surprise in nats per token above the unsteered continuation's: "
+        f"{found.fluent:.2f} for text sampled from the model, {found.salad:.2f} for the same text "
+        f"shuffled."
+    )
+    columns = ("radius", "share", "", "KL", "surprise", "repeated", "changed", "distinct", "text")
+    return Sheet("Dose and response", columns, tuple(rows), note)
+
+
+def _dose_row(found: "DoseResponse", doses: tuple["Dose", ...], width: int) -> tuple[str, ...]:
+    from tl_steer.band import distinct_share, quantile, share_of
+
+    def spread(values: Sequence[float]) -> str:
+        low, middle, high = (quantile(values, part) for part in (0.25, 0.5, 0.75))
+        return f"{number(round(middle, 3))} ({number(round(low, 2))}–{number(round(high, 2))})"
+
+    middle = sorted(doses, key=lambda dose: dose.surprise)[len(doses) // 2]
+    return (
+        f"{doses[0].share:.3f}",
+        "random" if doses[0].control else ("+" if doses[0].sign > 0 else "-"),
+        spread([dose.kl for dose in doses]),
+        spread([dose.surprise for dose in doses]),
+        f"{quantile([dose.repetition for dose in doses], 0.5):.0%}",
+        f"{share_of(dose.changed for dose in doses):.0%}",
+        f"{distinct_share(doses):.0%}",
+        shorten(middle.text, width),
+    )
+
+
+def selection_table(found: "Selection") -> Sheet:
+    """The winners, the best random vectors and the unsteered model, on both sets of prompts."""
+    rows = [
+        (str(row), found.labels[i], number(found.validation[i]), number(found.held_out[i]))
+        for i, row in enumerate(found.winners)
+    ]
+    rows += [
+        ("", "random", number(validation), number(held_out))
+        for validation, held_out in zip(found.random_validation, found.random_held_out, strict=True)
+    ]
+    bare = number(found.unsteered_validation), number(found.unsteered_held_out)
+    rows.append(("", "unsteered", *bare))
+    played = ", ".join(f"{r.vectors} on {r.prompts}" for r in found.rounds)
+    note = (
+        f"Vectors on prompts, round by round: {played}. Winners were chosen on the validation "
+        f"prompts, so only the {found.settings['held_out']} held-out prompts measure them."
+    )
+    return Sheet("Selection", ("#", "vector", "validation", "held out"), tuple(rows), note)
 
 
 def draw(sheet: Sheet) -> Table:
