@@ -3,30 +3,26 @@
 prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
 """
 
-import dataclasses
-import functools
-import hashlib
 import math
-from collections.abc import Iterator
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from tl_steer.bank import Bank, Provenance
+from tl_steer.bank import Bank
+from tl_steer.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.divergence import Displacement, Divergence
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.methods import METHODS, Iterate, Method
-from tl_steer.model import HookedModel, fingerprint, frozen, model_name
+from tl_steer.methods import METHODS, Method
+from tl_steer.model import HookedModel, frozen
 from tl_steer.objective import Objective
-from tl_steer.perturbation import Additive
 from tl_steer.positions import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.provenance import describe, provenance
 from tl_steer.radius import AUTO, RadiusRule
+from tl_steer.run import Run
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked
-from tl_steer.sphere import random_on_sphere
+from tl_steer.start import Start, Vectors
 from tl_steer.tokens import Prompts, TokenBatch, tokenize
 
 
@@ -38,6 +34,7 @@ def elicit(
     source: str,
     target: str,
     n: int = 32,
+    perturbation: Start = Vectors(),  # noqa: B008 (frozen)
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "power",
     divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
@@ -46,6 +43,9 @@ def elicit(
     seed: int = 0,
     vec_batch: int | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
+    every: float | int = 5.0,
+    resume: str | Path | None = None,
 ) -> Bank:
     """Find `n` steering vectors at `source` that move activations at `target` as far as they can.
 
@@ -56,16 +56,26 @@ def elicit(
         source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
         target: hook point on the residual stream, at or after the source.
         n: how many vectors.
+        perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
+            whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radius`); or a rule such as
-            `ShareOfNorm(0.1)` or `Calibrated()`.
+            `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
         method: "power" (default), "melbo", or a method object such as `Power(spread=1)`.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
         measured: tokens at which it is measured. The default, as in most published work, is the
         last three.
         positions: tokens at which vectors are added: all of them unless given.
         seed: fixes the start, and with it the result on one machine.
-        vec_batch: vectors per pass. Lower it if memory runs out.
+        vec_batch: vectors per pass. Halved, with a warning, when memory runs out.
         progress: show a progress bar.
+        checkpoint: a file for a long run. It gets the bank as it stands, after the first step and
+            then every `every` minutes, with all that is needed to go on; at the end, the bank.
+        every: minutes; 0 writes after every step. Each write costs one forward pass.
+        resume: a checkpoint to go on from, with the arguments of the first call. The result is that
+            of an uninterrupted run, bit for bit on the same machine with the same number of threads
+            and the same `vec_batch` (on a GPU, as far as its kernels are deterministic). The radius
+            is not sought again. Checkpoints go to the same file unless `checkpoint` says otherwise.
+            A finished bank comes back as it is.
 
     Returns:
         A bank ordered by objective, on the CPU, in float32. After Ctrl-C: what was found until
@@ -73,40 +83,43 @@ def elicit(
         in its provenance.
 
     Raises:
-        HookPointError, PromptError, SettingError: bad arguments, before any work.
+        HookPointError, PromptError, SettingError: bad arguments, before any work; among them a
+            `resume` that was another run, and a `checkpoint` that would replace an unfinished one.
+        BankFileError: `resume` is missing or damaged.
         NotFiniteError: NaN or infinity, naming step and vector.
+        TooLargeError: memory runs out with a single vector per pass.
 
     A high objective is a lead, not a finding: compare with `random_bank(bank)` and look at what the
     vectors do on other prompts. The model's weights, flags, modes and hooks are as before
     afterwards.
     """
     _refuse_settings(n, radius, vec_batch)
+    _refuse_rule(radius, perturbation)
     climb = METHODS[method]() if isinstance(method, str) and method in METHODS else method
     if isinstance(climb, str):
         raise SettingError(f"Unknown method {climb!r}; there are {', '.join(METHODS)}.")
+    saved = None if resume is None else read(resume)
+    file = _file(checkpoint, every, resume)
     with frozen(model):
-        tokens = tokenize(model, prompts)
-        segment = Segment(model, tokens, source, target)
+        segment = Segment(model, tokenize(model, prompts), source, target)
         chosen = positions_to_measure(segment, measured)
-        length = _radius(segment, chosen, radius, seed)
+        made = provenance(segment, climb, divergence, measured, seed)
+        length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
+        start = perturbation(segment, n, length, seed, positions)
         objective = Objective(segment, divergence, chosen, vec_batch=vec_batch)
-        start = _start(segment, n, length, seed, positions)
-        found, notes = _climb(climb(objective, start), progress)
-        return _bank(objective, found, length, notes, climb, measured, seed)
+        if saved is not None:
+            refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))
+            if saved.finished:
+                return _as_it_is(saved, file)
+            objective.vec_batch = saved.vec_batch(objective.vec_batch)
+        run = Run(objective, made, _asked(radius), length, file)
+        return run.climb(climb, start, resume=saved, progress=progress)
 
 
 def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:
-    """The measured tokens of a segment's prompts; refuses prompts that are too short."""
-    return measured.measure(segment.mask, segment.tokens.has_bos)
-
-
-def _start(segment: Segment, n: int, radius: float, seed: int, positions: Positions) -> Additive:
-    generator = torch.Generator().manual_seed(seed)
-    vectors = random_on_sphere(n, segment.source.width, radius=radius, generator=generator)
-    # At least float32, whatever the model's dtype: a bf16 vector cannot take small steps.
-    dtype = torch.promote_types(segment.clean.dtype, torch.float32)
-    vectors = vectors.to(segment.clean_source.device, dtype)
-    return Additive(segment.source, vectors, radius=radius, positions=positions)
+    """The measured tokens of a segment's prompts, where its target is; refuses prompts that are too
+    short."""
+    return measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
 
 
 def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: int | None) -> None:
@@ -123,6 +136,14 @@ def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: 
         )
 
 
+def _refuse_rule(radius: float | int | str | RadiusRule, perturbation: Start) -> None:
+    if not isinstance(radius, (int, float)) and not isinstance(perturbation, Vectors):
+        raise SettingError(
+            f"radius={radius!r}: rules find the norm of vectors, not the radius of {perturbation}. "
+            "Give a number; 1 is a common start for adapters."
+        )
+
+
 def _radius(segment: Segment, chosen: Tensor, radius: Any, seed: int) -> float:
     if isinstance(radius, (int, float)):
         return float(radius)
@@ -133,86 +154,25 @@ def _radius(segment: Segment, chosen: Tensor, radius: Any, seed: int) -> float:
     return found
 
 
-def _climb(iterates: Iterator[Iterate], progress: bool) -> tuple[Iterate, tuple[str, ...]]:
-    """Run a method to its end, or to Ctrl-C if there is something to return by then."""
-    newest: Iterate | None = None
-    columns = (
-        TextColumn("eliciting"),
-        BarColumn(),
-        TextColumn("step {task.completed}/{task.total}  objective {task.fields[objective]}"),
-        TimeRemainingColumn(),
-    )
-    try:
-        with Progress(*columns, disable=not progress, transient=True) as bar:
-            task = bar.add_task("", total=None, objective="…")
-            for newest in iterates:
-                shown = f"{float(newest.value.mean()):.4g}"
-                bar.update(
-                    task, completed=newest.step, total=newest.steps, objective=shown, refresh=True
-                )
-    except KeyboardInterrupt:
-        if newest is None:
-            raise
-        return newest, (f"interrupted after step {newest.step} of {newest.steps}",)
-    if newest is None:
-        raise SettingError("The method ended without a single step; it must yield its iterates.")
-    return newest, ()
+def _file(
+    checkpoint: str | Path | None, every: float | int, resume: str | Path | None
+) -> Checkpoint | None:
+    path = resume if checkpoint is None else checkpoint
+    if path is None:
+        return None
+    own = resume is not None and Path(path).resolve() == Path(resume).resolve()
+    return Checkpoint(path, every=every, resumed=own)
 
 
-def _bank(
-    objective: Objective,
-    newest: Iterate,
-    radius: float,
-    notes: tuple[str, ...],
-    method: Method,
-    measured: Positions,
-    seed: int,
-) -> Bank:
-    segment = objective.segment
-    found = newest.perturbation
-    final = objective(found, gradient=False)
-    vectors = next(iter(found.parameters())).detach()
-    return Bank(
-        vectors=vectors.float().cpu(),
-        responses=final.response.float().cpu(),
-        objective=final.value.float().cpu(),
-        scores={name: values.float().cpu() for name, values in newest.scores.items()},
-        source=segment.source,
-        target=segment.target,
-        radius=radius,
-        radius_share=radius / segment.source_norm(),
-        positions=found.positions,
-        provenance=Provenance(
-            model=model_name(segment.model),
-            fingerprint=fingerprint(segment.model),
-            method=_name(method),
-            settings=_settings(method),
-            divergence=_describe(objective.divergence),
-            measured=measured,
-            seed=seed,
-            prompts=prompts_hash(segment.tokens),
-            versions={p: version(p) for p in ("tl_steer", "transformer_lens", "torch")},
-            notes=notes,
-        ),
-    ).sort()
+def _as_it_is(saved: Saved, file: Checkpoint | None) -> Bank:
+    """A finished bank needs no run; where another file was asked for, it goes there too."""
+    if file is not None and file.path.resolve() != saved.path.resolve():
+        file.write(saved.bank)
+    return saved.bank
 
 
-def prompts_hash(tokens: TokenBatch) -> str:
-    """Identifies prompts without keeping them."""
-    rows = str([row.tolist() for row in tokens.rows()])
-    return hashlib.sha256(rows.encode()).hexdigest()[:16]
-
-
-def _settings(method: Any) -> dict[str, Any]:
-    known = dataclasses.is_dataclass(method) and not isinstance(method, type)
-    return dataclasses.asdict(method) if known else {}
-
-
-def _name(method: Method) -> str:
-    plain = method.func if isinstance(method, functools.partial) else method
-    return str(getattr(plain, "__name__", type(plain).__name__)).lower()
-
-
-def _describe(divergence: Any) -> str:
-    """A dataclass with its settings; a function by name (its repr holds a memory address)."""
-    return str(getattr(divergence, "__qualname__", None) or repr(divergence))
+def _asked(radius: float | int | str | RadiusRule) -> str:
+    """How a radius was asked for, in words."""
+    if isinstance(radius, (int, float)):
+        return repr(float(radius))
+    return describe(AUTO if radius == "auto" else radius)
