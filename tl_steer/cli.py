@@ -181,7 +181,7 @@ def _print_bank(bank: Any, path: Path, as_json: bool) -> None:
         "source": bank.source.name,
         "target": bank.target.name,
         "radius": bank.radius,
-        "radius_share": bank.radius_share,
+        "radius_share": None if bank.radius_share != bank.radius_share else bank.radius_share,
         "objective": [None if x != x else x for x in bank.objective.tolist()],
         "labels": list(bank.labels),
         "model": bank.provenance.model,

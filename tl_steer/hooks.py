@@ -103,7 +103,8 @@ def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
 
         return count
 
-    handles = [model.blocks[i].register_forward_pre_hook(counter(i)) for i in runs]
+    # Behind the block: a bridge that is to stop at a layer enters its block, and leaves at once.
+    handles = [model.blocks[i].register_forward_hook(counter(i)) for i in runs]
     try:
         yield
     finally:

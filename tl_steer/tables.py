@@ -57,10 +57,11 @@ def bank_table(bank: "Bank", *, most: int = _MOST_ROWS) -> Sheet:
         )
     left_out = len(bank) - len(rows)
     source = bank.provenance
+    has_share = bank.radius_share == bank.radius_share  # NaN where the radius is no norm
+    share = f" = {bank.radius_share:.3f} of the median residual norm" if has_share else ""
     note = (
-        f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g} = "
-        f"{bank.radius_share:.3f} of the median residual norm at {bank.source}; "
-        f"target {bank.target}; seed {source.seed}"
+        f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g}{share} at "
+        f"{bank.source}; target {bank.target}; seed {source.seed}"
         + (f"; {left_out} more not shown" if left_out > 0 else "")
     )
     return Sheet(

@@ -11,7 +11,8 @@ AdamW works entry by entry, so training all vectors at once gives each what it w
 **With orthogonality**, vector k stays orthogonal to vectors 1 .. k-1: its gradient is projected
 before the step and the vector after it. The original trains them one after another, each against
 finished
-ones; here all move together, each against the current state of those before it.
+ones; here all move together, each against the current state of those before it. An adapter's
+columns are spheres of their own: tangents and orthogonality hold column by column.
 
 **Where the original code errs** (and this does not): its norm runs over tokens instead of
 `d_model`,
@@ -30,10 +31,10 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
-from tl_steer.methods.protocol import Iterate, refuse_crowding
+from tl_steer.methods.protocol import Iterate, columns, refuse_crowding
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Perturbation
-from tl_steer.sphere import to_tangent
+from tl_steer.sphere import orthonormal_rows, to_tangent
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Melbo:
         self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         if self.orthogonal:
-            refuse_crowding(start)
+            refuse_crowding(start, columns)
         here = from_state("here", start, resume) if resume else start.select(slice(None))
         optimizer = torch.optim.AdamW(
             here.parameters(), lr=self.lr, betas=(0.9, 0.98), weight_decay=0.0, amsgrad=True
@@ -83,19 +84,18 @@ class Melbo:
 
     def _ascent(self, values: Tensor, gradient: Tensor) -> Tensor:
         """What AdamW is to descend: minus the gradient, within the constraint."""
-        flat, rows = -gradient.flatten(1), values.flatten(1)
-        if self.orthogonal:
-            flat = _off_earlier(flat, rows)
-        return to_tangent(flat, rows).view_as(values)
+        tangents = []
+        for down, rows in zip(columns(-gradient), columns(values), strict=True):
+            off = _off_earlier(down, rows) if self.orthogonal else down
+            tangents.append(to_tangent(off, rows))
+        return torch.stack(tangents, dim=1).view_as(values)
 
     @torch.no_grad()
     def _constrain_(self, here: Perturbation) -> None:
         if self.orthogonal:
             for parameter in here.parameters():
-                q, r = torch.linalg.qr(parameter.flatten(1).T)
-                # QR's signs are free; keep each vector on its own side.
-                signs = torch.where(r.diagonal() < 0, -1.0, 1.0)
-                parameter.copy_((q * signs).T.reshape(parameter.shape))
+                apart = [orthonormal_rows(rows) for rows in columns(parameter)]
+                parameter.copy_(torch.stack(apart, dim=1).view_as(parameter))
         here.project_()
 
 

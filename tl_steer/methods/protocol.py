@@ -39,10 +39,21 @@ class Iterate:
 Method = Callable[..., Iterator[Iterate]]
 
 
-def refuse_crowding(perturbation: Perturbation) -> None:
-    """Orthogonal edits cannot outnumber dimensions."""
+def columns(values: Tensor) -> Float[Tensor, "column vec d"]:
+    """A parameter as the spheres it is made of: its last axis is one; a vector has one, and an
+    adapter one for every layer and rank."""
+    return values.detach().flatten(1).unflatten(1, (-1, values.shape[-1])).transpose(0, 1)
+
+
+def whole(values: Tensor) -> Float[Tensor, "1 vec n"]:
+    """A parameter with all that belongs to an edit in one row."""
+    return values.detach().flatten(1)[None]
+
+
+def refuse_crowding(perturbation: Perturbation, rows: Callable[[Tensor], Tensor] = whole) -> None:
+    """Orthogonal edits cannot outnumber dimensions: those of whole rows, or of `columns`."""
     for name, values in perturbation.named_parameters():
-        width = values[0].numel()
+        width = rows(values).shape[-1]
         if len(values) > width:
             raise SettingError(
                 f"{len(values)} orthogonal vectors do not fit into {width} dimensions ({name} at "
