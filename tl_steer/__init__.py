@@ -7,13 +7,17 @@ with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
 """
 
+from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank, Provenance, random_bank
 from tl_steer.bankfile import load_bank
+from tl_steer.controls import shuffled
 from tl_steer.divergence import Cosine, Displacement, Divergence
+from tl_steer.dose import dose_response
 from tl_steer.elicit import elicit
 from tl_steer.errors import SteerError
 from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
+from tl_steer.inband import InBand
 from tl_steer.load import load_model
 from tl_steer.methods import Iterate, Melbo, Method, Power
 from tl_steer.model import HookedModel, adopt, frozen, resolve
@@ -21,8 +25,11 @@ from tl_steer.objective import Evaluation, Objective
 from tl_steer.perturbation import Additive, Perturbation
 from tl_steer.positions import Positions
 from tl_steer.radius import Calibrated, ShareOfNorm
+from tl_steer.rank import Exponent, Score, Toward, rank
 from tl_steer.results import Generations
 from tl_steer.segment import Segment
+from tl_steer.select import halve
+from tl_steer.selection import Selection
 from tl_steer.site import Site
 from tl_steer.tokens import TokenBatch, chat, tokenize
 
@@ -35,9 +42,12 @@ __all__ = [
     "Cosine",
     "Displacement",
     "Divergence",
+    "DoseResponse",
     "Evaluation",
+    "Exponent",
     "Generations",
     "HookedModel",
+    "InBand",
     "Iterate",
     "Melbo",
     "Method",
@@ -46,21 +56,28 @@ __all__ = [
     "Positions",
     "Power",
     "Provenance",
+    "Score",
     "Segment",
+    "Selection",
     "ShareOfNorm",
     "Site",
     "SteerError",
     "TokenBatch",
+    "Toward",
     "adopt",
     "capturing",
     "chat",
+    "dose_response",
     "elicit",
     "frozen",
     "generate",
+    "halve",
     "load_bank",
     "load_model",
     "perturbing",
     "random_bank",
+    "rank",
     "resolve",
+    "shuffled",
     "tokenize",
 ]

@@ -116,7 +116,7 @@ class DoseResponse:
         *,
         changed: float | int = 0.5,
         kl: float | int = 0.1,
-        incoherence: float | int = 0.5,
+        incoherence: float | int = 0.25,
         repetition: float | int = 0.5,
         tolerated: float | int = 0.5,
         control: bool = False,
@@ -128,8 +128,8 @@ class DoseResponse:
             changed, kl: paraphrase ends where this share of continuations differ from the unsteered
                 one and the median KL at the next token is this many nats.
             incoherence, repetition: a continuation is gibberish if it reaches one of these. The
-                defaults: halfway from the model's own text to word salad, and half of the token
-                pairs repeated.
+                defaults: a quarter of the way from the model's own text to word salad (a text in
+                which one phrase in four makes no sense), and half of the token pairs repeated.
             tolerated: the band ends where more than this share of continuations is gibberish.
             control: of the random vectors instead of the bank.
             sign: of one sign only; both unless given.
@@ -224,7 +224,7 @@ def share_of(flags: Iterable[bool]) -> float:
     return sum(counted) / len(counted)
 
 
-def quantile(values: Sequence[float], part: float) -> float:
+def quantile(values: Sequence[float], part: float | int) -> float:
     """By linear interpolation between the two nearest of the sorted values."""
     ordered = sorted(values)
     place = part * (len(ordered) - 1)

@@ -33,13 +33,13 @@ class Judge:
         self,
         model: HookedModel,
         tokens: TokenBatch,
-        own: Sequence[Int[Tensor, " new"]],
+        own: Sequence[Int[Tensor, " _"]],
         batch_rows: int,
     ) -> None:
         self.model, self.tokens, self.batch_rows = model, tokens, batch_rows
         self._own = self._nats({Row(0, p): row for p, row in enumerate(own)})
 
-    def surprise(self, texts: dict[Row, Int[Tensor, " new"]]) -> dict[Row, float]:
+    def surprise(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         """Nats per token of each continuation, above those of the model's own of that prompt."""
         nats = self._nats(texts)
         return {row: value - self._own[Row(0, row.prompt)] for row, value in nats.items()}
@@ -53,7 +53,7 @@ class Judge:
             shuffled = {row: new[torch.randperm(len(new))] for row, new in sampled.items()}
         return median(self.surprise(sampled).values()), median(self.surprise(shuffled).values())
 
-    def _sample(self, n: int) -> dict[Row, Int[Tensor, " new"]]:
+    def _sample(self, n: int) -> dict[Row, Int[Tensor, " _"]]:
         each = -(-_SAMPLES // len(self.tokens))
         out = {}
         for p, row in enumerate(self.tokens.rows()):
@@ -61,7 +61,7 @@ class Judge:
             out.update({Row(i, p): through_end(self.model, text) for i, text in enumerate(new)})
         return out
 
-    def _nats(self, texts: dict[Row, Int[Tensor, " new"]]) -> dict[Row, float]:
+    def _nats(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         """Mean negative log-likelihood per token, given the prompt."""
         same: defaultdict[tuple[int, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row, new in texts.items():
@@ -93,7 +93,7 @@ class Judge:
         return list(nats.unflatten(0, (len(ids), length)).mean(dim=1).tolist())
 
 
-def repetition(new: Int[Tensor, " new"]) -> float:
+def repetition(new: Int[Tensor, " _"]) -> float:
     """The share of adjacent token pairs that occurred earlier in the same text."""
     ids = new.tolist()
     pairs = list(itertools.pairwise(ids))

@@ -45,7 +45,7 @@ class InBand:
     """
 
     anchor: RadiusRule = Calibrated()  # noqa: RUF009 (frozen)
-    factors: tuple[float, ...] = (0.25, 0.42, 0.71, 1.2, 2.0)
+    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     n: int = 6
     steps: int = 2
     tolerated: float | int = 0.25
@@ -56,8 +56,10 @@ class InBand:
     def __post_init__(self) -> None:
         if not (self.factors and all(0 < f < math.inf for f in self.factors)):
             raise SettingError(f"InBand(factors={self.factors}): expected numbers above 0.")
-        if self.n < 1 or self.steps < 0 or not 0 <= self.place <= 1:
-            raise SettingError(f"{self}: expected n >= 1, steps >= 0 and place from 0 to 1.")
+        if min(self.n, self.max_new_tokens, self.batch_rows) < 1 or self.steps < 0:
+            raise SettingError(f"{self}: expected n, tokens and rows of at least 1, steps >= 0.")
+        if not (0 <= self.place <= 1 and 0 <= self.tolerated < 1):
+            raise SettingError(f"{self}: expected place from 0 to 1, tolerated below 1.")
 
     def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
         radius = self.anchor(segment, measured, seed)

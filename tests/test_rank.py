@@ -1,0 +1,158 @@
+"""Scores: numbers per vector, against closed forms and plain TransformerLens."""
+
+import dataclasses
+import functools
+import sys
+
+import pytest
+import torch
+from conftest import PROMPTS, SOURCE, TARGET
+from linear import LinearHost
+from state import snapshot
+
+import tl_steer as ts
+from tl_steer.errors import ForeignModelError, NotFiniteError, SettingError
+from tl_steer.rank import (
+    SCORES,
+    Exponent,
+    Toward,
+    next_token_kl,
+    novelty,
+    rank,
+    response_norm,
+    single_token,
+)
+
+LINEAR = {"source": "blocks.0.hook_resid_post", "target": "blocks.1.hook_resid_post"}
+
+
+@functools.cache
+def bank_of(model, n=4):
+    return ts.elicit(
+        model,
+        PROMPTS,
+        source=SOURCE,
+        target=TARGET,
+        n=n,
+        radius=3.0,
+        measured=ts.Positions(last=1, bos=False),
+        progress=False,
+    )
+
+
+def linear(vectors):
+    """A bank on a host whose second block is a known matrix."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(6, 6, generator=generator)
+    host = LinearHost([torch.eye(6), matrix])
+    bank = ts.elicit(host, ["1 2 3 4"], **LINEAR, n=len(vectors), radius=2.0, progress=False)
+    return host, dataclasses.replace(bank, vectors=vectors), matrix
+
+
+def test_on_a_linear_model_all_scores_have_closed_forms():
+    vectors = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    host, bank, matrix = linear(vectors)
+    tokens = ts.tokenize(host, ["1 2 3 4", "5 6 7"])
+    effect = vectors @ matrix.T
+    torch.testing.assert_close(response_norm(host, bank, tokens), effect.norm(dim=1))
+    unit = effect / effect.norm(dim=1, keepdim=True)
+    off = (unit @ unit.T).abs() - torch.eye(3)
+    torch.testing.assert_close(novelty(host, bank, tokens), 1 - off.amax(dim=1), atol=1e-5, rtol=0)
+    # |Δ|² grows with R² where the model is linear.
+    torch.testing.assert_close(Exponent()(host, bank, tokens), torch.full((3,), 2.0))
+    # The host's "logits" are its residual stream, so a logit moves by what the vector does there.
+    toward = Toward(2, 5)(host, bank, tokens)
+    torch.testing.assert_close(toward, effect[:, 2] - effect[:, 5], atol=1e-5, rtol=0)
+
+
+def test_the_exponent_of_a_known_power_law(monkeypatch):
+    """A response that grows with the cube of the radius has exponent 6, since it is squared."""
+    host, bank, _ = linear(torch.randn(3, 6))
+
+    def cubic(segment, bank, vectors):
+        return vectors * vectors.norm(dim=1, keepdim=True) ** 2
+
+    monkeypatch.setattr(sys.modules["tl_steer.rank"], "_respond", cubic)
+    found = Exponent()(host, bank, ts.tokenize(host, ["1 2 3 4"]))
+    torch.testing.assert_close(found, torch.full((3,), 6.0))
+
+
+def test_twins_are_not_novel_and_a_lone_vector_is():
+    vectors = torch.eye(6)[:2].repeat(2, 1) * torch.tensor([[1.0], [1.0], [-2.0], [1.0]])
+    host, bank, _ = linear(vectors)
+    tokens = ts.tokenize(host, ["1 2 3 4"])
+    assert novelty(host, bank, tokens).tolist() == pytest.approx([0.0] * 4, abs=1e-5)
+    assert novelty(host, bank[0], tokens).tolist() == [1.0]
+
+
+def test_next_token_scores_equal_plain_forward_passes(llama):
+    bank, tokens = bank_of(llama, 2), ts.tokenize(llama, PROMPTS)
+    a, b = single_token(llama, "t9"), 7
+    kl, toward = next_token_kl(llama, bank, tokens), Toward("t9", 7)(llama, bank, tokens)
+    for v in range(2):
+        nats, moved = [], []
+        for prompt in PROMPTS:
+            ids = ts.tokenize(llama, [prompt]).ids
+            with torch.no_grad():
+                steered = llama.run_with_hooks(ids, fwd_hooks=bank[v].hooks())[0, -1]
+                clean = llama(ids)[0, -1]
+            p, q = steered.log_softmax(-1), clean.log_softmax(-1)
+            nats.append(float((p.exp() * (p - q)).sum()))
+            moved.append(float(steered[a] - steered[b] - clean[a] + clean[b]))
+        assert float(kl[v]) == pytest.approx(sum(nats) / 3, abs=1e-4)
+        assert float(toward[v]) == pytest.approx(sum(moved) / 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("score", [*SCORES.values(), Toward(5, 9)])
+def test_scores_follow_their_vectors_whatever_the_order(one, score):
+    bank, tokens = bank_of(one), ts.tokenize(one, PROMPTS)
+    order = [2, 0, 3, 1]
+    with torch.no_grad(), ts.frozen(one):
+        straight, mixed = score(one, bank, tokens), score(one, bank[order], tokens)
+    torch.testing.assert_close(mixed, straight[order], atol=1e-4, rtol=1e-4)
+
+
+def test_rank_keeps_the_score_and_orders_by_it(one):
+    bank, before = bank_of(one), snapshot(one)
+    ranked = rank(one, bank, PROMPTS, by="next_token_kl")
+    values = ranked.scores["next_token_kl"].tolist()
+    assert values == sorted(values, reverse=True)
+    assert "next_token_kl" in repr(ranked)
+    assert snapshot(one) == before
+
+
+def test_a_score_of_ones_own_is_a_function(one):
+    def first_component(model, bank, tokens):
+        return bank.vectors[:, 0]
+
+    ranked = rank(one, bank_of(one), PROMPTS, by=first_component)
+    assert ranked.scores["first_component"].tolist() == ranked.vectors[:, 0].tolist()
+    named = rank(one, bank_of(one), PROMPTS, by=first_component, name="mine")
+    assert list(named.scores) == ["mine"]
+
+
+def test_what_cannot_be_ranked_is_refused(one):
+    bank = bank_of(one)
+    with pytest.raises(SettingError, match="there are response_norm"):
+        rank(one, bank, PROMPTS, by="beauty")
+    with pytest.raises(SettingError, match="one number per vector"):
+        rank(one, bank, PROMPTS, by=lambda model, bank, tokens: bank.vectors[0])
+    with pytest.raises(NotFiniteError, match="vector 1 is NaN"):
+        nan = torch.tensor([0.0, torch.nan, 0.0, 0.0])
+        rank(one, bank, PROMPTS, by=lambda model, bank, tokens: nan)
+    with pytest.raises(SettingError, match="two different"):
+        Exponent(factors=(1.0,))
+    host = linear(torch.randn(1, 6))[0]
+    with pytest.raises(ForeignModelError):
+        rank(host, bank, ["1 2 3"], by="novelty")
+
+
+def test_toward_takes_single_tokens_only(one):
+    with pytest.raises(SettingError, match=r"'t5 t9' is 2 tokens.*t5.*t9"):
+        single_token(one, "t5 t9")
+    with pytest.raises(SettingError, match="outside the vocabulary"):
+        single_token(one, 101)
+    with pytest.raises(SettingError, match="two different"):
+        Toward("t5", "t5")(one, bank_of(one), ts.tokenize(one, PROMPTS))
+    with pytest.raises(SettingError, match="no tokenizer"):
+        single_token(linear(torch.randn(1, 6))[0], "a")

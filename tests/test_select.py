@@ -1,0 +1,151 @@
+"""Successive halving, with generation replaced by a table where the text does not matter."""
+
+import dataclasses
+import functools
+import itertools
+
+import pytest
+from conftest import PROMPTS, SOURCE, TARGET
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from state import snapshot
+
+import tl_steer as ts
+from tl_steer.bank import random_bank
+from tl_steer.errors import NotFiniteError, PromptError, SettingError
+from tl_steer.results import Generations
+from tl_steer.select import halve, schedule
+
+VALIDATION = [f"t5 t9 t{i}" for i in range(20, 28)]
+HELD_OUT = ["t7 t8 t9", "t3 t4"]
+
+
+@functools.cache
+def bank_of(model, n=8):
+    return ts.elicit(
+        model,
+        PROMPTS,
+        source=SOURCE,
+        target=TARGET,
+        n=n,
+        radius=3.0,
+        measured=ts.Positions(last=1, bos=False),
+        progress=False,
+    )
+
+
+@pytest.fixture
+def spoken(monkeypatch):
+    """`generate` says each vector's first label, and the prompts that it was asked for are kept."""
+    asked = []
+
+    def fake(model, bank, tokens, **knobs):
+        asked.append((len(bank), tokens.texts))
+        said = ["0" if label == "random" else label for label in bank.labels]
+        return Generations(
+            prompts=tokens.texts,
+            unsteered=("-1",) * len(tokens),
+            texts=tuple((text,) * len(tokens) for text in said),
+            labels=bank.labels,
+            settings={},
+        )
+
+    monkeypatch.setattr("tl_steer.select.generate", fake)
+    return asked
+
+
+def numbered(model, values):
+    return dataclasses.replace(bank_of(model, len(values)), labels=tuple(map(str, values)))
+
+
+def worth(prompts, texts):
+    return [float(text) for text in texts]
+
+
+def test_the_best_vectors_win_best_first(one, spoken):
+    bank = numbered(one, [3, 1, 7, 2, 9, 4, 5, 6])
+    found = halve(one, bank, worth, VALIDATION, held_out=HELD_OUT, keep=2)
+    assert found.winners == (4, 2)
+    assert found.held_out == found.validation == (9.0, 7.0)
+    assert (found.unsteered_validation, found.unsteered_held_out) == (-1.0, -1.0)
+    assert found.random_validation == found.random_held_out == (0.0, 0.0)
+    assert [(r.vectors, r.prompts) for r in found.rounds] == [(8, 2), (4, 4), (2, 8)]
+
+
+def test_no_vector_meets_a_prompt_twice_and_losers_meet_few(one, spoken):
+    halve(one, numbered(one, range(8)), worth, VALIDATION, held_out=HELD_OUT)
+    bank_rounds = spoken[: len(spoken) // 2 - 1]
+    assert [n for n, _ in bank_rounds] == [8, 4, 2, 1]
+    met = [text for _, texts in bank_rounds for text in texts]
+    assert sorted(met) == sorted(VALIDATION)
+
+
+def test_a_metric_sees_prompts_beside_their_continuations(one):
+    bank = bank_of(one, 3)
+    texts = ts.generate(one, bank, VALIDATION + HELD_OUT, max_new_tokens=4)
+    true = {(p, t[i]) for t in (*texts.texts, texts.unsteered) for i, p in enumerate(texts.prompts)}
+    random = ts.generate(one, ts.random_bank(bank), VALIDATION + HELD_OUT, max_new_tokens=4)
+    true |= {(p, t[i]) for t in random.texts for i, p in enumerate(random.prompts)}
+    seen = set()
+
+    def metric(prompts, texts):
+        seen.update(zip(prompts, texts, strict=True))
+        return [float(len(set(text))) for text in texts]
+
+    before = snapshot(one)
+    found = halve(one, bank, metric, VALIDATION, held_out=HELD_OUT, max_new_tokens=4)
+    assert seen <= true
+    assert {prompt for prompt, _ in seen} == set(VALIDATION + HELD_OUT)
+    assert set(found.winners) <= {0, 1, 2}
+    assert snapshot(one) == before
+
+
+def test_prompts_that_chose_cannot_report(one):
+    with pytest.raises(PromptError, match="Held-out prompt 1"):
+        halve(one, bank_of(one), worth, VALIDATION, held_out=["t1 t2", VALIDATION[3]])
+
+
+def test_bad_metrics_and_settings_are_refused(one, spoken):
+    bank = numbered(one, range(4))
+    with pytest.raises(SettingError, match="one each"):
+        halve(one, bank, lambda p, t: [1.0], VALIDATION, held_out=HELD_OUT)
+    with pytest.raises(NotFiniteError, match="nan"):
+        halve(one, bank, lambda p, t: [float("nan")] * len(t), VALIDATION, held_out=HELD_OUT)
+    for keep in (0, 5):
+        with pytest.raises(SettingError, match="keep"):
+            halve(one, bank, worth, VALIDATION, held_out=HELD_OUT, keep=keep)
+
+
+@given(st.integers(1, 600), st.integers(1, 100), st.data())
+def test_the_schedule_halves_vectors_and_ends_with_all_prompts(vectors, prompts, data):
+    keep = data.draw(st.integers(1, vectors))
+    plan = schedule(vectors, prompts, keep)
+    assert plan[0][0] == vectors
+    assert plan[-1] == (keep, prompts)
+    for (n, few), (m, more) in itertools.pairwise(plan):
+        assert m == max(keep, -(-n // 2))
+        assert 1 <= few <= more <= 2 * few + 1
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(values=st.lists(st.integers(0, 50), min_size=2, max_size=9), data=st.data())
+def test_winners_are_a_subset_and_none_is_beaten_by_a_loser(one, spoken, values, data):
+    bank = random_bank(numbered(one, [0]), n=len(values))
+    bank = dataclasses.replace(bank, labels=tuple(map(str, values)))
+    keep = data.draw(st.integers(1, len(values)))
+    found = halve(one, bank, worth, VALIDATION, held_out=HELD_OUT, keep=keep)
+    assert len(set(found.winners)) == keep
+    assert list(found.held_out) == sorted(map(float, values), reverse=True)[:keep]
+    for earlier, later in itertools.pairwise(found.rounds):
+        assert set(later.kept) <= set(earlier.kept)
+
+
+def test_it_saves_and_shows(one, spoken, tmp_path):
+    found = halve(one, numbered(one, range(4)), worth, VALIDATION, held_out=HELD_OUT)
+    assert '"held_out": [3.0]' in found.save(tmp_path / "s.json").read_text()
+    for text in (repr(found), found._repr_html_()):
+        assert "held out" in text
+        assert "unsteered" in text
+    assert len(found) == 1
