@@ -82,7 +82,7 @@ class Sizes:
     rate_vectors: tuple[int, ...] = (4, 8, 16, 32)
     diverse: int = 32
     power_steps: int = 12
-    long_steps: int = 40
+    long_steps: int = 20
 
     @staticmethod
     def quick() -> "Sizes":
@@ -483,8 +483,8 @@ def speed_tables(results: list[Speed], memory: dict[tuple[str, int], float], siz
                 ["setting", "original", "batched", "tl_steer", "original / ours", "batched / ours"],
                 per_step,
             ),
-            f"Seconds for {sizes.vectors} vectors, until those that start where the original starts "
-            f"have its mean objective after {sizes.steps} steps:",
+            f"Seconds for {sizes.vectors} vectors, until those that start where the original's "
+            f"start have its mean objective after {sizes.steps} steps:",
             table(
                 [
                     *("setting", "goal", "original, s", "batched, s", "ours", "steps", "s"),
@@ -492,8 +492,8 @@ def speed_tables(results: list[Speed], memory: dict[tuple[str, int], float], siz
                 ],
                 to_goal,
             ),
-            "Mean objective after equal wall time (that of `Power(spread=0)` from start to end, shared "
-            "evenly among vectors):",
+            "Mean objective after equal wall time (that of `Power(spread=0)` from start to end, "
+            "shared evenly among vectors):",
             table(
                 ["setting", "s", "original", "batched", "tl_steer"],
                 [
