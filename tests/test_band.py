@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_steer.band import Dose, DoseResponse, quantile, reaches
@@ -108,6 +108,7 @@ def test_impossible_thresholds_are_refused(knobs):
 VALUES = st.lists(st.floats(-5, 5), min_size=2, max_size=6)
 
 
+@settings(deadline=None, max_examples=50)
 @given(VALUES, st.floats(-4, 4), st.floats(0, 3))
 def test_a_higher_level_is_reached_no_sooner(values, level, more):
     radii = [2.0**i for i in range(len(values))]
@@ -120,6 +121,7 @@ LEVELS = st.floats(0.05, 1.0)
 
 
 @pytest.mark.filterwarnings("ignore:No band")
+@settings(deadline=None, max_examples=50)
 @given(VALUES, LEVELS, LEVELS)
 def test_stricter_ideas_of_gibberish_never_widen_the_band(surprises, a, b):
     found = growing([1.0] * len(surprises), surprises)

@@ -48,6 +48,15 @@ def test_show_needs_no_model(tiny, tmp_path):
     assert json.loads(run("show", path, "--json").output)["method"] == "power"
 
 
+@pytest.mark.filterwarnings("ignore:No band")
+def test_dose_shows_radii_and_the_band(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    asked = ("dose", path, "-p", PROMPTS[0], "--share", 0.1, "--share", 2, "--tokens", 3)
+    assert "Band: radius" in run(*asked).output
+    found = json.loads(run(*asked, "--json").output)
+    assert {round(dose["share"], 5) for dose in found["doses"]} == {0.1, 2.0}
+
+
 def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)
     done = run("generate", path, "-p", PROMPTS[0], "-v", 1, "--tokens", 3, "--json", "--raw")

@@ -148,6 +148,43 @@ def generate(
 
 
 @app.command()
+def dose(
+    bank: Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")],
+    prompt: PromptOption,
+    model: ModelOption = "smollm2",
+    share: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="A radius, in residual norms at the source; repeat."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the random vectors beside the bank's.")] = 0,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a bank's vectors at many radii: where paraphrase ends and gibberish begins."""
+    import tl_steer as ts
+    from tl_steer.dose import SHARES
+    from tl_steer.tables import dose_table, draw
+
+    found = ts.load_bank(bank)
+    hooked = ts.load_model(model)
+    doses = ts.dose_response(
+        hooked,
+        found,
+        _prompts(hooked, prompt, raw),
+        shares=share or SHARES,
+        max_new_tokens=tokens,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps(doses.to_json()))
+        return
+    out.print(draw(dose_table(doses)))
+    band = doses.band()
+    out.print(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())
+
+
+@app.command()
 def show(
     bank: Annotated[Path, typer.Argument(help="A bank file.")], as_json: JsonOption = False
 ) -> None:
