@@ -6,8 +6,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "tables results band selection checkpoint",
-    1: "model tokens hooks segment objective response provenance interop rows fluency controls",
+    "adapter penalty tables results band selection checkpoint",
+    1: "model tokens hooks segment objective response provenance interop rows fluency controls "
+    "linear_map output_kl",
     2: "methods radius generate load rank dose start",
     3: "inband select run organisms",
     4: "elicit",

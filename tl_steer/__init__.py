@@ -7,6 +7,7 @@ with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
 """
 
+from tl_steer.adapter import Adapter
 from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank, Provenance, random_bank
 from tl_steer.bankfile import load_bank
@@ -22,6 +23,8 @@ from tl_steer.load import load_model
 from tl_steer.methods import Iterate, Melbo, Method, Power
 from tl_steer.model import HookedModel, adopt, frozen, resolve
 from tl_steer.objective import Evaluation, Objective
+from tl_steer.output_kl import OutputKL
+from tl_steer.penalty import Differential, OffManifold, Population, Weighted
 from tl_steer.perturbation import Additive, Perturbation
 from tl_steer.positions import Positions
 from tl_steer.radius import Calibrated, ShareOfNorm
@@ -31,15 +34,19 @@ from tl_steer.segment import Segment
 from tl_steer.select import halve
 from tl_steer.selection import Selection
 from tl_steer.site import Site
+from tl_steer.start import Adapters, Start, Vectors
 from tl_steer.tokens import TokenBatch, chat, tokenize
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adapter",
+    "Adapters",
     "Additive",
     "Bank",
     "Calibrated",
     "Cosine",
+    "Differential",
     "Displacement",
     "Divergence",
     "DoseResponse",
@@ -52,7 +59,10 @@ __all__ = [
     "Melbo",
     "Method",
     "Objective",
+    "OffManifold",
+    "OutputKL",
     "Perturbation",
+    "Population",
     "Positions",
     "Power",
     "Provenance",
@@ -61,9 +71,12 @@ __all__ = [
     "Selection",
     "ShareOfNorm",
     "Site",
+    "Start",
     "SteerError",
     "TokenBatch",
     "Toward",
+    "Vectors",
+    "Weighted",
     "adopt",
     "capturing",
     "chat",

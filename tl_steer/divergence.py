@@ -60,7 +60,7 @@ class Displacement:
         clean: Float[Tensor, "batch pos d_model"],
         measured: Bool[Tensor, "batch pos"],
     ) -> Float[Tensor, " vec"]:
-        delta = _at_least_float32(steered - clean)
+        delta = at_least_float32(steered - clean)
         # The p-th power of the norm, written without its root: the root's gradient at 0 is NaN.
         powers = delta.square().sum(dim=-1)
         if self.p != 2:
@@ -83,7 +83,7 @@ class Cosine:
         clean: Float[Tensor, "batch pos d_model"],
         measured: Bool[Tensor, "batch pos"],
     ) -> Float[Tensor, " vec"]:
-        steered, clean = _at_least_float32(steered), _at_least_float32(clean)
+        steered, clean = at_least_float32(steered), at_least_float32(clean)
         away = 1 - torch.cosine_similarity(steered, clean.expand_as(steered), dim=-1)
         return (torch.where(measured, away, 0.0).sum(dim=-1) / measured.sum(dim=-1)).sum(dim=-1)
 
@@ -97,12 +97,12 @@ def mean_response(
 
     Prompts count equally, however long. Units are those of the target's activations.
     """
-    delta = torch.where(measured[..., None], _at_least_float32(steered - clean), 0.0)
+    delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
     per_prompt = delta.sum(dim=2) / measured.sum(dim=-1)[:, None]
     return per_prompt.mean(dim=1)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Half precision overflows at p = 4; float64 is left as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

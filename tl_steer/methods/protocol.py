@@ -42,7 +42,8 @@ Method = Callable[..., Iterator[Iterate]]
 def columns(values: Tensor) -> Float[Tensor, "column vec d"]:
     """A parameter as the spheres it is made of: its last axis is one; a vector has one, and an
     adapter one for every layer and rank."""
-    return values.detach().flatten(1).unflatten(1, (-1, values.shape[-1])).transpose(0, 1)
+    rows: Tensor = values.detach().flatten(1).unflatten(1, (-1, values.shape[-1]))
+    return rows.transpose(0, 1)
 
 
 def whole(values: Tensor) -> Float[Tensor, "1 vec n"]:
