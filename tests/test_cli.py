@@ -42,6 +42,15 @@ def test_elicit_saves_a_bank_and_reports_it(tiny, tmp_path):
     assert summary["target"] == "blocks.2.hook_resid_post"
 
 
+def test_a_run_with_checkpoints_is_resumed_from_the_banks_own_file(tiny, tmp_path):
+    path, plain = tmp_path / "c.safetensors", made(tiny, tmp_path)[0]
+    asked = ("elicit", path, "-p", PROMPTS[0], "--n", 3, "--radius", 2, "--json")
+    assert run(*asked, "--checkpoint", "--every", 0).exit_code == 0
+    assert path.read_bytes() == plain.read_bytes()
+    assert run(*asked, "--resume").exit_code == 0
+    assert path.read_bytes() == plain.read_bytes()
+
+
 def test_show_needs_no_model(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)
     assert "Bank of 3 steering vectors" in run("show", path).output

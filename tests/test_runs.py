@@ -1,14 +1,29 @@
 """Long runs: memory that runs out, checkpoints, and going on from them."""
 
+import contextlib
+import multiprocessing
+import os
+import signal
 import warnings
 from types import SimpleNamespace
 
 import pytest
+import tiny_run
 import torch
+from conftest import HAS_BRIDGE, HAS_HOOKED, PROMPTS, SOURCE, TARGET, bridge, hooked
+from linear import LinearHost
 
-from tl_steer.errors import TooLargeError
-from tl_steer.objective import in_parts
+import tl_steer as ts
+from tl_steer import checkpoint
+from tl_steer.bankfile import load_checkpoint
+from tl_steer.checkpoint import Checkpoint
+from tl_steer.errors import BankFileError, SettingError, TooLargeError
+from tl_steer.methods import METHODS
+from tl_steer.objective import Objective, in_parts
+from tl_steer.segment import _Call
 
+BUILDERS = {"bridge": bridge} if HAS_BRIDGE else {}
+BUILDERS |= {"hooked": hooked} if HAS_HOOKED else {}
 CPU_ALLOCATOR = (
     "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: "
     "you tried to allocate 9000000000000 bytes. Error code 12 (Cannot allocate memory)"
@@ -66,3 +81,350 @@ def test_other_errors_are_passed_on_at_once():
     with pytest.raises(RuntimeError, match="size mismatch"):
         in_parts(4, own, room_for(0, RuntimeError("size mismatch"), []))
     assert own.vec_batch == 4
+
+
+# Going on from a checkpoint
+
+
+FAST = {
+    "source": SOURCE,
+    "target": TARGET,
+    "n": 4,
+    "radius": 1.0,
+    "progress": False,
+    "measured": ts.Positions(last=2, bos=False),
+}
+LONG = {
+    "power": ts.Power(steps=6, tolerance=0),
+    "power, stopping early": ts.Power(steps=30, tolerance=0.5),
+    "power, orthogonal": ts.Power(steps=5, tolerance=0, spread=1),
+    "melbo": ts.Melbo(steps=6, lr=0.05),
+    "melbo, orthogonal": ts.Melbo(steps=6, lr=0.05, orthogonal=True),
+    **{name: new() for name, new in METHODS.items() if name not in ("power", "melbo")},
+}
+
+
+def same(a, b):
+    """Equal in every bit and every word."""
+    assert torch.equal(a.vectors, b.vectors)
+    assert torch.equal(a.responses, b.responses)
+    assert torch.equal(a.objective, b.objective)
+    assert a.scores.keys() == b.scores.keys()
+    assert all(torch.equal(a.scores[name], b.scores[name]) for name in a.scores)
+    assert a.provenance == b.provenance
+    assert (a.radius, a.radius_share, a.labels) == (b.radius, b.radius_share, b.labels)
+
+
+class Died(BaseException):
+    """Stands for a process that ends without a word."""
+
+
+def dying(monkeypatch, at_write):
+    """Let the process end right after checkpoint number `at_write`."""
+    writes = {"n": 0}
+    write = Checkpoint.write
+
+    def then_die(self, *args, **kwargs):
+        write(self, *args, **kwargs)
+        writes["n"] += 1
+        if writes["n"] == at_write:
+            raise Died
+
+    monkeypatch.setattr(Checkpoint, "write", then_die)
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("after", [1, 3, -1])
+def test_going_on_from_any_step_gives_the_same_bank_bit_for_bit(one, tmp_path, name, after):
+    whole = ts.elicit(one, PROMPTS, **FAST, method=LONG[name])
+    path = tmp_path / "b.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        writes = []
+        patch.setattr(Checkpoint, "write", lambda self, *given: writes.append(given))
+        ts.elicit(one, PROMPTS, **FAST, method=LONG[name], checkpoint=path, every=0)
+    last = len(writes) - 1  # the very last write is the finished bank
+    after = last if after == -1 else min(after, last)
+    with pytest.MonkeyPatch.context() as patch:
+        dying(patch, after)
+        with pytest.raises(Died):
+            ts.elicit(one, PROMPTS, **FAST, method=LONG[name], checkpoint=path, every=0)
+    bank, state = load_checkpoint(path)
+    assert state
+    assert bank.provenance.notes[0].startswith(f"checkpoint after step {after} of ")
+    same(ts.elicit(one, PROMPTS, **FAST, method=LONG[name], resume=path), whole)
+    same(ts.load_bank(path), whole)
+    assert load_checkpoint(path)[1] == {}
+
+
+def test_a_checkpoint_is_a_bank_that_tells_the_truth_about_its_vectors(one, tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    dying(monkeypatch, 2)
+    with pytest.raises(Died):
+        ts.elicit(one, PROMPTS, **FAST, method=ts.Melbo(steps=9, lr=0.1), checkpoint=path, every=0)
+    bank = ts.load_bank(path)
+    segment = ts.Segment(one, ts.tokenize(one, PROMPTS), SOURCE, TARGET)
+    measured = FAST["measured"].measure(segment.mask, segment.tokens.has_bos)
+    at = Objective(segment, ts.Displacement(), measured)(bank.perturbation(), gradient=False)
+    torch.testing.assert_close(bank.objective, at.value)
+    torch.testing.assert_close(bank.responses, at.response)
+    assert bank.objective.tolist() == sorted(bank.objective.tolist(), reverse=True)
+    torch.testing.assert_close(bank.vectors.norm(dim=1), torch.ones(4))
+
+
+def test_the_radius_is_not_sought_again(one, tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    sought = []
+
+    class Rule:
+        def __call__(self, segment, measured, seed):
+            sought.append(seed)
+            return 0.75
+
+    dying(monkeypatch, 1)
+    with pytest.raises(Died):
+        ts.elicit(one, PROMPTS, **FAST | {"radius": Rule()}, checkpoint=path)
+    assert ts.elicit(one, PROMPTS, **FAST | {"radius": Rule()}, resume=path).radius == 0.75
+    assert len(sought) == 1
+
+
+DIFFERENT = {
+    "method": {"method": ts.Melbo(steps=3)},
+    "settings": {"method": ts.Power(steps=7)},
+    "seed": {"seed": 1},
+    "source": {"source": "blocks.0.hook_resid_post"},
+    "target": {"target": "blocks.2.hook_resid_post"},
+    "n": {"n": 5},
+    "radius": {"radius": 2.0},
+    "radius is 1.0 there and Calibrated": {"radius": "auto"},
+    "divergence": {"divergence": ts.Cosine()},
+    "measured": {"measured": ts.Positions(last=1)},
+    "positions": {"positions": ts.Positions(last=1)},
+}
+
+
+@pytest.mark.parametrize("word", DIFFERENT)
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_was_asked_for_differently_is_refused_and_named(one, tmp_path, word, finished):
+    if finished and "there and" in word:
+        pytest.skip("a finished bank no longer knows the rule of its radius")
+    path = tmp_path / "b.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        if not finished:
+            dying(patch, 1)
+        with contextlib.suppress(Died):
+            ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(SettingError, match=rf"another run: .*{word}"):
+        ts.elicit(one, PROMPTS, **FAST | DIFFERENT[word], resume=path)
+    assert path.read_bytes() == before
+
+
+def test_other_prompts_and_another_model_are_refused(tmp_path):
+    path = tmp_path / "b.safetensors"
+    tiny = {"source": "blocks.0.hook_resid_post", "target": "blocks.2.hook_resid_post"}
+    generator = torch.Generator().manual_seed(0)
+    hosts = [LinearHost([torch.randn(8, 8, generator=generator)] * 3) for _ in range(2)]
+    knobs = tiny | {"n": 2, "radius": 1, "progress": False, "measured": ts.Positions(last=1)}
+    ts.elicit(hosts[0], ["1 2 3"], **knobs, checkpoint=path)
+    with pytest.raises(SettingError, match="prompts is"):
+        ts.elicit(hosts[0], ["1 2 4"], **knobs, resume=path)
+    with pytest.raises(SettingError, match="model is linear"):
+        ts.elicit(hosts[1], ["1 2 3"], **knobs, resume=path)
+
+
+def test_a_finished_bank_comes_back_as_it_is(one, tmp_path):
+    path, other = tmp_path / "b.safetensors", tmp_path / "c.safetensors"
+    whole = ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    before = path.read_bytes()
+    same(ts.elicit(one, PROMPTS, **FAST, resume=path, checkpoint=other), whole)
+    assert path.read_bytes() == before
+    same(ts.load_bank(other), whole)
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_can_be_resumed(one, tmp_path):
+    path = tmp_path / "b.safetensors"
+    whole = ts.elicit(one, PROMPTS, **FAST)
+    calls = {"n": 0}
+    measure = Objective.__call__
+
+    def ctrl_c(self, *args, **kwargs):
+        calls["n"] += kwargs.get("gradient", True)
+        if calls["n"] == 4:
+            calls["n"] += 1
+            raise KeyboardInterrupt
+        return measure(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objective, "__call__", ctrl_c)
+        found = ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    assert found.provenance.notes == ("interrupted after step 3 of 12",)
+    same(ts.load_bank(path), found)
+    same(ts.elicit(one, PROMPTS, **FAST, resume=path), whole)
+    # Saved by hand, the bank has no state any more.
+    found.save(path)
+    with pytest.raises(SettingError, match="without the run's state"):
+        ts.elicit(one, PROMPTS, **FAST, resume=path)
+
+
+def test_an_unfinished_run_and_foreign_files_are_not_replaced(one, tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    dying(monkeypatch, 1)
+    with pytest.raises(Died):
+        ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    with pytest.raises(SettingError, match=r"unfinished run \(checkpoint after step 1 of 12\)"):
+        ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    path.write_text("my thesis")
+    with pytest.raises(SettingError, match="is not a bank"):
+        ts.elicit(one, PROMPTS, **FAST, checkpoint=path)
+    assert path.read_text() == "my thesis"
+    with pytest.raises(BankFileError, match="No bank at"):
+        ts.elicit(one, PROMPTS, **FAST, resume=tmp_path / "typo.safetensors")
+    with pytest.raises(SettingError, match="every=-1"):
+        ts.elicit(one, PROMPTS, **FAST, checkpoint=tmp_path / "new", every=-1)
+
+
+def stateless(objective, start):
+    for step in (1, 2, 3):
+        yield ts.Iterate(start, objective(start).value, step, 3)
+
+
+def test_a_method_without_a_state_says_so_when_a_checkpoint_is_asked_for(one, tmp_path):
+    path = tmp_path / "b.safetensors"
+    says_so = pytest.warns(UserWarning, match="'stateless' takes no resume=")
+    with pytest.MonkeyPatch.context() as patch, says_so, pytest.raises(Died):
+        dying(patch, 2)
+        ts.elicit(one, PROMPTS, **FAST, method=stateless, checkpoint=path, every=0)
+    assert ts.load_bank(path).provenance.notes == ("checkpoint after step 2 of 3",)
+    with pytest.raises(SettingError, match="cannot be resumed"):
+        ts.elicit(one, PROMPTS, **FAST, method=stateless, resume=path)
+
+
+def test_checkpoints_come_after_the_first_step_and_then_by_the_clock(one, monkeypatch, tmp_path):
+    bank = ts.elicit(one, PROMPTS, **FAST, method=ts.Power(steps=1))
+    now = [0.0]
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoint, "save_bank", lambda *_, **__: None)
+    file = Checkpoint(tmp_path / "b", every=5, resumed=False)
+    due = []
+    for now[0] in (10.0, 20.0, 309.0, 310.0, 320.0, 900.0):
+        due.append(file.due())
+        if due[-1]:
+            file.write(bank)
+    assert due == [True, False, False, True, False, True]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(one, tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    saves = {"n": 0}
+    save = checkpoint.save_bank
+
+    def fails_later(*args, **kwargs):
+        saves["n"] += 1
+        if saves["n"] > 1:
+            raise OSError("No space left on device")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save_bank", fails_later)
+    with pytest.warns(UserWarning, match="No checkpoint could be written.*No space"):
+        bank = ts.elicit(one, PROMPTS, **FAST, checkpoint=path, every=0)
+    assert bank.provenance.notes == ()
+    assert ts.load_bank(path).provenance.notes == ("checkpoint after step 1 of 12",)
+    saves["n"] = 1
+    with pytest.raises(OSError, match="No space"):  # the first one: nothing is lost yet
+        ts.elicit(one, PROMPTS, **FAST, checkpoint=tmp_path / "c.safetensors")
+
+
+def test_a_death_between_write_and_rename_keeps_the_checkpoint_before(one, tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    whole = ts.elicit(one, PROMPTS, **FAST)
+    renames = {"n": 0}
+    rename = os.replace
+
+    def dies(draft, final):
+        renames["n"] += 1
+        if renames["n"] == 3:
+            raise Died
+        rename(draft, final)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        patch.setattr(type(path), "unlink", lambda *_, **__: None)  # the dead do not tidy up
+        with pytest.raises(Died):
+            ts.elicit(one, PROMPTS, **FAST, checkpoint=path, every=0)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert ts.load_bank(path).provenance.notes == ("checkpoint after step 2 of 12",)
+    same(ts.elicit(one, PROMPTS, **FAST, resume=path), whole)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_kill_9_at_any_moment_leaves_a_bank_that_loads_and_goes_on(tmp_path):
+    path = tmp_path / "b.safetensors"
+    torch.set_num_threads(1)
+    whole = tiny_run.run()
+    # A server that has imported everything once, and forks.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tiny_run"])
+
+    def start(*arguments):
+        process = processes.Process(target=tiny_run.keep_going, args=(path, *arguments))
+        process.start()
+        return process
+
+    def killed(process):
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        bank, state = load_checkpoint(path)
+        assert len(bank) == 5
+        assert state
+
+    killed(start(3))  # with a complete draft that was not renamed
+    for changes in (1, 9):  # at whatever it does after so many writes
+        process, seen = start(), {path.stat().st_mtime_ns}
+        while len(seen) <= changes and process.is_alive():
+            process.join(timeout=0.001)
+            seen.add(path.stat().st_mtime_ns)
+        process.kill()
+        killed(process)
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    same(ts.load_bank(path), whole)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("method", [ts.Power(steps=4), ts.Melbo(steps=4, lr=0.05)])
+def test_half_precision_models_get_float32_vectors_in_the_same_direction(build, dtype, method):
+    wide, half = BUILDERS[build]("llama"), BUILDERS[build]("llama", dtype=dtype)
+    half.load_state_dict(wide.state_dict())
+    kept = []
+
+    def watched(objective, start):
+        for iterate in method(objective, start):
+            kept.append(next(iterate.perturbation.parameters()).dtype)
+            yield iterate
+
+    truth = ts.elicit(wide, PROMPTS, **FAST, method=method)
+    bank = ts.elicit(half, PROMPTS, **FAST, method=watched)
+    assert set(kept) == {torch.float32}
+    for values in (bank.vectors, bank.responses, bank.objective):
+        assert values.dtype == torch.float32
+        assert bool(values.isfinite().all())
+    # Four vectors, in whatever order: each has one in the wide model's bank that it resembles.
+    alike = torch.nn.functional.normalize(bank.vectors) @ truth.vectors.T
+    assert float(alike.max(dim=1).values.min()) > 0.95
+    with torch.no_grad(), ts.capturing(half, [SOURCE]) as seen:
+        half.run_with_hooks(ts.tokenize(half, PROMPTS[:1]).ids, fwd_hooks=bank[0].hooks())
+    assert seen[SOURCE].dtype == dtype
+
+
+def test_a_replayed_block_gets_the_stream_on_the_device_where_the_model_gave_it():
+    # The meta device stands for a second one: it holds no numbers, but knows where a tensor is.
+    call = _Call((), {}, False, torch.device("meta"))
+    assert call(lambda residual: residual, torch.ones(2, 1, 4), 1, 2).device.type == "meta"
+    host = LinearHost([torch.eye(4)] * 2)
+    segment = ts.Segment(
+        host, ts.tokenize(host, ["1 2"]), *[f"blocks.{i}.hook_resid_post" for i in (0, 1)]
+    )
+    assert {call.device for call in segment._calls.values()} == {torch.device("cpu")}

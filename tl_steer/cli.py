@@ -84,6 +84,13 @@ def elicit(
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
     method: Annotated[str, typer.Option(help="power or melbo.")] = "power",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Keep the bank up to date while it runs.")
+    ] = False,
+    every: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 5.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run in the bank's file.")
+    ] = False,
     raw: RawOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -107,8 +114,13 @@ def elicit(
         method=method,
         seed=seed,
         progress=not as_json,
+        checkpoint=save if checkpoint else None,
+        every=every,
+        resume=save if resume else None,
     )
-    bank.save(save)
+    # With --checkpoint or --resume the file is there, and may hold what Ctrl-C left to go on from.
+    if not (checkpoint or resume):
+        bank.save(save)
     _print_bank(bank, save, as_json)
 
 

@@ -135,7 +135,8 @@ class Objective:
         *,
         vec_batch: int | None = None,
     ) -> None:
-        self.segment, self.divergence, self.measured = segment, divergence, measured
+        self.segment, self.divergence = segment, divergence
+        self.measured = measured.to(segment.clean.device)
         self.vec_batch = vec_batch or edits_per_pass(segment)
         self.said_smaller = False
 

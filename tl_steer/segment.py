@@ -35,10 +35,13 @@ class _Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     by_keyword: bool
+    device: torch.device
 
     def __call__(self, block: Any, residual: Tensor, batch: int, vec: int) -> Tensor:
         args = tuple(_spread(a, batch, vec) for a in self.args)
         kwargs = {name: _spread(value, batch, vec) for name, value in self.kwargs.items()}
+        # Some models move the stream between blocks themselves, where those lie on several devices.
+        residual = residual.to(self.device)
         out = (
             block(hidden_states=residual, **kwargs)
             if self.by_keyword
@@ -63,6 +66,9 @@ class Segment:
         HookPointError: the target comes before the source, or a point did not fire.
         ModelError: replaying the blocks does not give what the model gave.
         NotFiniteError: the clean activations contain NaN or infinity.
+
+    Where blocks lie on several devices, each gets the stream on the device where it got it in the
+    clean pass. (Tested with stand-ins for devices only, never on several of them.)
 
     Hooks that are on the model when the segment is made are part of it. Make a new one after
     adding or removing hooks before the source, or changing weights.
@@ -118,7 +124,7 @@ class Segment:
                     f"The hook at {name} never fired, so nothing was steered there: it lies "
                     f"outside {self.source} to {self.target}, or is switched off."
                 )
-        steered: Tensor = out.unflatten(0, (vec, batch))
+        steered: Tensor = out.to(self.clean.device).unflatten(0, (vec, batch))
         return steered[:, :, : self.mask.shape[1]]
 
     def _refuse_nonlinear(self, perturbation: Perturbation) -> None:
@@ -138,7 +144,7 @@ class Segment:
         keep = self.tokens.mask.clone()
         keep[:, 0] &= ~self.tokens.has_bos
         keep = keep if bool(keep.any()) else self.tokens.mask
-        return float(stream.float().norm(dim=-1)[keep].median())
+        return float(stream.float().norm(dim=-1)[keep.to(stream.device)].median())
 
     def _record(self) -> None:
         """The clean pass: keep the source, the target and how each block was called."""
@@ -165,7 +171,7 @@ class Segment:
         self.clean_source = seen[self.source.name].detach().flatten(2)
         self._clean_padded = seen[self.target.name].detach()
         self.clean = self._clean_padded[:, : self.mask.shape[1]]
-        real = self._clean_padded[self.tokens.mask]
+        real = self._clean_padded[self.tokens.mask.to(self._clean_padded.device)]
         if not bool(real.isfinite().all()):
             raise NotFiniteError(
                 f"The clean activations at {self.target} contain NaN or infinity: the model "
@@ -194,7 +200,8 @@ class Segment:
         with torch.no_grad():
             start = self.clean_source if self._outside else self._entering
             again = self._replay(start.repeat(2, 1, 1), 2).unflatten(0, (2, len(self.tokens)))
-        real = self.tokens.mask
+        real = self.tokens.mask.to(self._clean_padded.device)
+        again = again.to(self._clean_padded.device)
         clean = self._clean_padded[real].double()
         off = max(float((copy[real].double() - clean).norm()) for copy in again)
         tolerance = 1e-4 if self.clean.dtype in (torch.float32, torch.float64) else 0.05
@@ -235,7 +242,9 @@ def _recording(
             kept = {k: _no_cache(v) for k, v in kwargs.items() if k != "hidden_states"}
             if "use_cache" in kept:
                 kept["use_cache"] = False
-            calls[layer] = _Call(tuple(_no_cache(a) for a in args[1:]), kept, by_keyword)
+            calls[layer] = _Call(
+                tuple(_no_cache(a) for a in args[1:]), kept, by_keyword, entering[layer].device
+            )
 
         return record
 
