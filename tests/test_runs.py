@@ -19,6 +19,7 @@ from tl_steer.bankfile import load_checkpoint
 from tl_steer.checkpoint import Checkpoint
 from tl_steer.errors import BankFileError, SettingError, TooLargeError
 from tl_steer.methods import METHODS
+from tl_steer.model import frozen
 from tl_steer.objective import Objective, in_parts
 from tl_steer.segment import _Call
 
@@ -428,3 +429,18 @@ def test_a_replayed_block_gets_the_stream_on_the_device_where_the_model_gave_it(
         host, ts.tokenize(host, ["1 2"]), *[f"blocks.{i}.hook_resid_post" for i in (0, 1)]
     )
     assert {call.device for call in segment._calls.values()} == {torch.device("cpu")}
+
+
+@pytest.mark.parametrize("method", [ts.Power(steps=5, tolerance=0), ts.Melbo(steps=5, lr=0.05)])
+def test_states_that_somebody_keeps_stay_what_they_were(one, method):
+    segment = ts.Segment(one, ts.tokenize(one, PROMPTS), SOURCE, TARGET)
+    objective = Objective(segment, ts.Displacement(), segment.mask)
+    generator = torch.Generator().manual_seed(0)
+    start = ts.Additive.random(segment.source, 4, radius=1.0, generator=generator)
+    with frozen(one):
+        kept = list(method(objective, start))
+        again = list(method(objective, start, resume=kept[1].state))
+    assert [iterate.step for iterate in again] == [3, 4, 5]
+    for now, then in zip(again, kept[2:], strict=True):
+        assert torch.equal(now.perturbation.vectors, then.perturbation.vectors)
+        assert torch.equal(now.value, then.value)
