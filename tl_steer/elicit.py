@@ -51,8 +51,7 @@ def elicit(
 
     Args:
         prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
-        the
-            objective is summed over them.
+            the objective is summed over them.
         source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
         target: hook point on the residual stream, at or after the source.
         n: how many vectors.
@@ -79,8 +78,7 @@ def elicit(
 
     Returns:
         A bank ordered by objective, on the CPU, in float32. After Ctrl-C: what was found until
-        then, with a note
-        in its provenance.
+        then, with a note in its provenance.
 
     Raises:
         HookPointError, PromptError, SettingError: bad arguments, before any work; among them a

@@ -1,8 +1,7 @@
 """Perturbations: trainable edits of one hook point, held by us and never put on the model.
 
 A `Perturbation` is an `nn.Module` that holds `vec` edits at once. Every one of its parameters has
-the
-vec axis first. A subclass says three things: how it starts, what it does to activations
+the vec axis first. A subclass says three things: how it starts, what it does to activations
 (`forward`), and what its constraint is (`project_`). Everything else (choosing tokens, becoming
 hooks, being split into rows) is inherited.
 """

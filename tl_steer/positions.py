@@ -16,8 +16,7 @@ class Positions:
 
     Args:
         last: only the last `last` tokens of every prompt; `None` means all of them, and 0 none
-        (with
-            `generated`: only what comes after the prompt).
+            (with `generated`: only what comes after the prompt).
         bos: whether a leading BOS token belongs to the choice. Its activations are massive and
             nearly constant, so measured positions leave it out; steering usually includes it.
         generated: whether tokens generated after the prompt belong to it. Measuring ignores this.

@@ -3,10 +3,8 @@ r"""How long a perturbation should be.
 Too short and the model paraphrases, too long and it babbles; the useful band is about a factor of
 two wide and its place depends on model and layer. **Calibration** finds it from the model alone
 (Mack, "Deep causal transcoding", LessWrong fSRg5qs9TPbNy3sm5): with $\Delta(\theta)$ the mean
-change
-at the target over prompts and measured tokens, and J its Jacobian at 0, find R such that over
-random
-unit vectors v
+change at the target over prompts and measured tokens, and J its Jacobian at 0, find R such that
+over random unit vectors v
 
 $$\lambda(R) = \sqrt{\operatorname{mean}_v \|\Delta(Rv)-R\,Jv\|^2/\|R\,Jv\|^2} = 0.5 .$$
 

@@ -137,8 +137,7 @@ class Segment:
         """Median norm of the clean residual stream that the source writes into, BOS left out.
 
         At `attn.hook_z`, `hook_attn_out` and `hook_mlp_out` it is the stream entering the block:
-        what a
-        perturbation there is added to, in the end.
+        what a perturbation there is added to, in the end.
         """
         stream = self.clean_source if self.source.is_residual else self._entering
         keep = self.tokens.mask.clone()

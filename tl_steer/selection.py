@@ -30,8 +30,7 @@ class Selection:
             chosen, and on the held-out ones. **Report the second.**
         rounds: how it went.
         random_validation, random_held_out: the same for as many random vectors, chosen in the same
-            way.
-        unsteered_validation, unsteered_held_out: the model without steering.
+        way. unsteered_validation, unsteered_held_out: the model without steering.
         labels: of the winners.
         settings: how it was done.
     """

@@ -49,7 +49,8 @@ def spread_apart(vectors: Float[Tensor, "vec d"], share: float | int) -> Float[T
 def orthonormal_rows(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec d"]:
     """Gram-Schmidt in the rows' order, each row staying on its own side (QR leaves signs free)."""
     q, r = torch.linalg.qr(vectors.T)
-    return (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T
+    rows: Tensor = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T
+    return rows
 
 
 def softly_apart(

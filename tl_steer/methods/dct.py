@@ -120,8 +120,9 @@ def alphas(perturbation: Perturbation, response: Float[Tensor, "vec k"]) -> Floa
     u = normalize(response.double(), dim=1)
     kernel = (u @ u.T) * torch.expm1(v @ v.T)
     # Factors that coincide make K singular; the least-norm solution shares the weight among them.
-    solution = torch.linalg.lstsq(kernel, response.double().norm(dim=1)[:, None], driver="gelsd")
-    return solution.solution[:, 0].to(response)
+    wanted = response.double().norm(dim=1)[:, None]
+    found: Tensor = torch.linalg.lstsq(kernel, wanted, driver="gelsd").solution
+    return found[:, 0].to(response)
 
 
 def _initial(init: Method, objective: Objective, start: Perturbation) -> Perturbation:

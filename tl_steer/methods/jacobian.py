@@ -35,9 +35,6 @@ from tl_steer.perturbation import Additive
 from tl_steer.response import Pool, ResponseMap, stacked_response
 from tl_steer.sphere import orthonormal_rows
 
-# Dimensions of the Krylov space per singular vector asked for.
-_OVERSAMPLED = 3
-
 
 @dataclass(frozen=True)
 class Jacobian:
@@ -45,8 +42,7 @@ class Jacobian:
 
     Args:
         passes: blocks of the Krylov space. More are more accurate.
-        block: vectors per block; `None` takes what makes the space three times the number asked
-            for.
+        block: vectors per block; `None` takes twice the number of singular vectors asked for.
         signs: which sides of each singular vector come back, in turn. With (1, -1), n vectors hold
             n / 2 singular vectors.
         pool: `stacked_response` (power steering) or `mean_response` (linear DCT).
@@ -88,7 +84,7 @@ class Jacobian:
     def _begin(self, start: Additive, wanted: int) -> tuple[Tensor, Tensor, Tensor, int]:
         """Start where the caller starts; further test directions come from a fixed stream."""
         rows, width = start.vectors.detach(), start.site.width
-        size = min(width, self.block or -(-_OVERSAMPLED * wanted // self.passes))
+        size = min(width, self.block or 2 * wanted)
         generator = torch.Generator().manual_seed(size)
         more = torch.randn(max(0, size - len(rows)), width, generator=generator).to(rows)
         block = orthonormal_rows(torch.cat([rows[:size], more]))

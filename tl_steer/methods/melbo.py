@@ -1,6 +1,5 @@
 r"""MELBO: AdamW on the sphere, as in "Mechanistically eliciting latent behaviors in language
-models"
-(Mack and Turner 2024, LessWrong ioPnHKFyy4Cw2Gr2x).
+models" (Mack and Turner 2024, LessWrong ioPnHKFyy4Cw2Gr2x).
 
     repeat:  g <- grad(-f);  g <- g - (g.theta) theta / R^2      # tangent to the sphere
              theta <- AdamW(theta, g);  theta <- R theta / |theta|
@@ -10,15 +9,13 @@ AdamW works entry by entry, so training all vectors at once gives each what it w
 
 **With orthogonality**, vector k stays orthogonal to vectors 1 .. k-1: its gradient is projected
 before the step and the vector after it. The original trains them one after another, each against
-finished
-ones; here all move together, each against the current state of those before it. An adapter's
-columns are spheres of their own: tangents and orthogonality hold column by column.
+finished ones; here all move together, each against the current state of those before it. An
+adapter's columns are spheres of their own: tangents and orthogonality hold column by column.
 
 **Where the original code errs** (and this does not): its norm runs over tokens instead of
-`d_model`,
-which agrees with the paper at p = 2 only; the objective here is the paper's (`Displacement`). It
-measures BOS, whose activations are massive, unless told otherwise; here measured positions leave it
-out.
+`d_model`, which agrees with the paper at p = 2 only; the objective here is the paper's
+(`Displacement`). It measures BOS, whose activations are massive, unless told otherwise; here
+measured positions leave it out.
 
 The learning rate is absolute: at a radius far from 4, scale it with the radius, or use `Power`.
 """

@@ -9,12 +9,11 @@ top right singular vector. Real models are not convex, hence the stopping rule b
 learning rate, and in practice a handful of steps where AdamW needs hundreds.
 
 **Keeping vectors apart.** From many starts, plain power iteration falls into a few maxima. Here
-each
-gradient first gives up a share ("spread") of what lies in the span of those before it: with
-G = QR, R above the diagonal is scaled by 1 - spread (`sphere.spread_apart`). spread = 1 is
-orthogonal iteration, which on a linear model finds the singular vectors one by one; spread = 0 is
-plain restarts. `docs/benchmarks.md` has the count of distinct responses and the sum of objectives
-for each.
+each gradient first gives up a share ("spread") of what lies in the span of those before it: with G
+= QR, R above the diagonal is scaled by 1 - spread (`sphere.spread_apart`). spread = 1 is orthogonal
+iteration, which on a linear model finds the singular vectors one by one; spread = 0 is plain
+restarts. `docs/benchmarks.md` has the count of distinct responses and the sum of objectives for
+each.
 
 **Conventions.** All vectors are climbed together. A method stops after `steps`, or when the total
 objective has not risen by `tolerance` (relative) in two steps in a row, and returns the best

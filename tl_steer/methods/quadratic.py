@@ -18,6 +18,7 @@ the same for any Hessian, zero included, and converges to J's top right singular
 method of choice at radii where the response has left its Taylor expansion.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -56,11 +57,8 @@ class Quadratic:
         responses, pass_size = ResponseMap(objective), _Pass(max(1, objective.vec_batch // 4))
         for step in range(done + 1, self.steps + 1):
             unit = orthonormal_rows(flat(here.parameters())[0])
-            parts = in_parts(
-                len(unit),
-                pass_size,
-                lambda rows, unit=unit: _alternate(responses, unit[rows], start),
-            )
+            alternate = functools.partial(_alternate, responses, unit, start)
+            parts = in_parts(len(unit), pass_size, alternate)
             pulled, sizes = (torch.cat(values) for values in zip(*parts, strict=True))
             here = moved(here, [pulled])
             value = sizes * start.radius**2 / 2
@@ -76,8 +74,11 @@ class _Pass:
     said_smaller: bool = False
 
 
-def _alternate(responses: ResponseMap, unit: Tensor, like: Additive) -> tuple[Tensor, Tensor]:
-    """T(u, v, .) and |T(., v, v)| for unit rows v, with u = T(., v, v) normalised."""
+def _alternate(
+    responses: ResponseMap, units: Tensor, like: Additive, rows: slice
+) -> tuple[Tensor, Tensor]:
+    """T(u, v, .) and |T(., v, v)| for some of the unit rows v, with u = T(., v, v) normalised."""
+    unit = units[rows]
     origin = Additive(like.site, torch.zeros_like(unit), radius=1.0, positions=like.positions)
     # The fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
