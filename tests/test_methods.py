@@ -246,3 +246,40 @@ def test_a_share_is_of_the_median_norm_without_bos(one):
     keep[:, 0] = False
     expected = 0.25 * float(segment.clean_source.norm(dim=-1)[keep].median())
     assert ts.ShareOfNorm(0.25)(segment, keep, 0) == pytest.approx(expected)
+
+
+def melbo_one_after_another(objective, start, steps, lr, radius):
+    """The published order, slowly: each vector is trained to its end against the finished ones."""
+    finished = []
+    for vector in start.vectors.detach():
+        theta, m, v, most = vector.clone(), 0.0, 0.0, 0.0
+        for step in range(1, steps + 1):
+            here = ts.Additive(start.site, theta[None], radius=radius)
+            g = -objective(here).gradients[0][0]
+            for unit in [f / f.norm() for f in finished] + [theta / theta.norm()]:
+                g = g - (g @ unit) * unit
+            m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+            most = torch.maximum(v, torch.as_tensor(most))
+            denominator = (most / (1 - 0.98**step)).sqrt() + 1e-8
+            theta = theta - lr * (m / (1 - 0.9**step)) / denominator
+            for unit in [f / f.norm() for f in finished]:
+                theta = theta - (theta @ unit) * unit
+            theta = radius * theta / theta.norm()
+        finished.append(theta)
+    return torch.stack(finished)
+
+
+def test_orthogonal_melbo_ends_where_training_one_after_another_does():
+    objective, start, jacobian = linear_problem(n=2)
+    method = ts.Melbo(steps=120, lr=0.1, orthogonal=True)
+    with frozen(objective.segment.model):
+        slowly = melbo_one_after_another(objective, start, 120, 0.1, 3.0)
+    together = final(method, objective, start).perturbation.vectors.detach()
+    # Nothing comes before the first vector, so there the two agree step by step.
+    torch.testing.assert_close(together[0], slowly[0], atol=1e-6, rtol=1e-6)
+    right = torch.linalg.svd(jacobian).Vh[:2]
+    for found in (together, slowly):
+        agreement = (found @ right.T).abs() / 3.0
+        torch.testing.assert_close(agreement, torch.eye(2).double(), atol=0.03, rtol=0)
+    gram = together @ together.T / 9.0
+    torch.testing.assert_close(gram, torch.eye(2).double(), atol=1e-9, rtol=0)
