@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 # Where the CPU wheel of this torch is at hand pip takes it; elsewhere, what pip finds.
 TORCH := torch==2.13.0
+# Tiny models want one thread each, and as many processes as there are cores; the real one wants all
+# threads, and so runs alone.
+MANY := -n auto
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint types tutorial matrix bench clean
@@ -14,7 +17,8 @@ demo: $(READY)
 	$(BIN)/tl-steer demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(MANY) -m "not smollm2"
+	$(BIN)/python -m pytest -m smollm2
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,12 +31,15 @@ tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
 
 matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
-	.venv-3.9.0/bin/python -m pytest -m "not smollm2"
-	.venv-2.18.0/bin/python -m pytest -m "not smollm2"
+	.venv-3.9.0/bin/python -m pytest $(MANY) -m "not smollm2"
+	.venv-2.18.0/bin/python -m pytest $(MANY) -m "not smollm2"
 
 bench: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
 	$(BIN)/python tests/benchmarks/elicitation.py
+	$(BIN)/python tests/benchmarks/jacobian.py
+	$(BIN)/python tests/benchmarks/synthetic.py
+	$(BIN)/python tests/benchmarks/methods.py
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0

@@ -198,6 +198,23 @@ PROMPTS = ["t5 t9 t30 t7 t61", "t8 t3", "t70 t1 t44 t12 t13 t14 t2"]
 SOURCE, TARGET = "blocks.1.hook_resid_post", "blocks.3.hook_resid_post"
 
 
+@functools.cache
+def bank_of(model: Any, n: int = 4) -> Any:
+    """A small bank, made once per model; values, so shared safely."""
+    import tl_steer as ts
+
+    return ts.elicit(
+        model,
+        PROMPTS,
+        source=SOURCE,
+        target=TARGET,
+        n=n,
+        radius=3.0,
+        measured=ts.Positions(last=1, bos=False),
+        progress=False,
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """The real model is large enough for all cores; before fixtures, which run it too."""

@@ -439,7 +439,8 @@ def test_stopping_between_the_layers_is_no_error(one):
     adapter = adapters(segment_of(one), n=1)
     ids = ts.tokenize(one, PROMPTS[:1]).ids
     with perturbing(one, adapter), torch.no_grad():
-        one(ids, stop_at_layer=2)
+        early = one(ids, stop_at_layer=2)
+    assert early.shape == (*ids.shape, 24)
 
 
 def test_factors_that_do_not_fit_are_refused(one):

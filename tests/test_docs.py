@@ -11,12 +11,21 @@ import pytest
 import torch
 import transformer_lens
 import typer
+from conftest import PROMPTS, SOURCE, TARGET
 
 import tl_steer as ts
 from tl_steer.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDES = ("README.md", "docs/quickstart.md", "docs/concepts.md", "docs/extending.md")
+FRAGMENTS = ("docs/radius.md", "docs/methods.md")  # they say `model`, `bank`, `prompts`
+GUIDES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/concepts.md",
+    "docs/extending.md",
+    "docs/organisms.md",
+    *FRAGMENTS,
+)
 WRITTEN_BY_BENCH = {ROOT / "docs/benchmarks.md"}
 
 pytestmark = pytest.mark.skipif(
@@ -31,10 +40,12 @@ def blocks(page: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, match.start(1)), match.group(1)) for match in found]
 
 
-def execute(page: str, *, instead: dict[str, str] | None = None) -> dict[str, Any]:
+def execute(
+    page: str, *, instead: dict[str, str] | None = None, given: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Run a page's blocks in one namespace; tracebacks point at the page's own lines."""
     # dataclass() looks its class's module up, so the namespace has to name a real one.
-    namespace: dict[str, Any] = {"__name__": __name__}
+    namespace: dict[str, Any] = {"__name__": __name__, **(given or {})}
     for line, source in blocks(page):
         for old, new in (instead or {}).items():
             source = source.replace(old, new)
@@ -112,6 +123,18 @@ def test_commands_parse(page: str) -> None:
         # Parses the subcommand's arguments as well, and runs nothing.
         name, *arguments = shlex.split(line)
         command.commands[name].make_context(name, arguments)
+
+
+@pytest.mark.parametrize("page", FRAGMENTS)
+def test_fragments_run(page: str, one: Any) -> None:
+    prompts, source, target = ["t5 t9 t30 t7 t61"], SOURCE, TARGET
+    bank = ts.elicit(one, prompts, source=source, target=target, n=4, radius=4.0, progress=False)
+    given = {"ts": ts, "model": one, "bank": bank, "prompts": prompts}
+    given |= {"source": source, "target": target, "validation": prompts, "held_out": PROMPTS[-1:]}
+    small = {'" Sure", " Sorry"': '"t5", "t9"', "n=32": "n=4"}
+    small |= {"target=target": "target=target, radius=4.0", "0.05, 0.1, 0.2, 0.4": "0.2, 3.0"}
+    found = execute(page, instead=small, given=given)
+    assert "banks" in found or len(found["best"]) == 2
 
 
 @pytest.mark.smollm2

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import conftest
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
@@ -19,18 +20,7 @@ from tl_steer.segment import Segment
 FAST = {"shares": (0.2, 2.0), "max_new_tokens": 4}
 
 
-@functools.cache
-def bank_of(model, n=2):
-    return ts.elicit(
-        model,
-        PROMPTS,
-        source=SOURCE,
-        target=TARGET,
-        n=n,
-        radius=3.0,
-        measured=ts.Positions(last=1, bos=False),
-        progress=False,
-    )
+bank_of = functools.partial(conftest.bank_of, n=2)
 
 
 def nats_by_hand(model, prompt, new):

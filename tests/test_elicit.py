@@ -164,7 +164,7 @@ def test_provenance_says_how_the_bank_was_made(one):
         ({"radius": -1.0}, SettingError, "above 0"),
         ({"radius": float("nan")}, SettingError, "above 0"),
         ({"radius": "big"}, SettingError, "'auto' or a radius rule"),
-        ({"method": "magic"}, SettingError, "there are power, melbo"),
+        ({"method": "magic"}, SettingError, "there are auto, power, melbo"),
         ({"vec_batch": 0}, SettingError, "vec_batch"),
         ({"measured": ts.Positions(last=3, bos=False)}, PromptError, "Prompt 1 has 2 tokens"),
         ({"seed": "x"}, ShapeError, "argument 'seed' is 'x'; expected int"),
@@ -200,5 +200,5 @@ def test_a_bank_from_the_bridge_fits_compatibility_mode():
         pytest.skip("this TransformerLens has no TransformerBridge")
     raw, compatible = make(names[0]), make(names[1])
     bank = ts.elicit(raw, PROMPTS, **FAST)
-    with ts.perturbing(compatible, bank[0]):
-        pass
+    with ts.perturbing(compatible, bank[0]) as steered:
+        assert steered is compatible

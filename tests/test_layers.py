@@ -10,7 +10,7 @@ FLOORS = {
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
     "linear_map output_kl",
     2: "methods radius generate load rank dose start",
-    3: "inband select run organisms",
+    3: "inband select run organisms scan",
     4: "elicit",
     5: "cli __init__ __main__",
 }

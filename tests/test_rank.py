@@ -1,12 +1,11 @@
 """Scores: numbers per vector, against closed forms and plain TransformerLens."""
 
 import dataclasses
-import functools
 import sys
 
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, TARGET
+from conftest import PROMPTS, bank_of
 from linear import LinearHost
 from state import snapshot
 
@@ -24,20 +23,6 @@ from tl_steer.rank import (
 )
 
 LINEAR = {"source": "blocks.0.hook_resid_post", "target": "blocks.1.hook_resid_post"}
-
-
-@functools.cache
-def bank_of(model, n=4):
-    return ts.elicit(
-        model,
-        PROMPTS,
-        source=SOURCE,
-        target=TARGET,
-        n=n,
-        radius=3.0,
-        measured=ts.Positions(last=1, bos=False),
-        progress=False,
-    )
 
 
 def linear(vectors):

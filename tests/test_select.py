@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import itertools
 
+import conftest
 import pytest
-from conftest import PROMPTS, SOURCE, TARGET
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from state import snapshot
@@ -20,18 +20,7 @@ VALIDATION = [f"t5 t9 t{i}" for i in range(20, 28)]
 HELD_OUT = ["t7 t8 t9", "t3 t4"]
 
 
-@functools.cache
-def bank_of(model, n=8):
-    return ts.elicit(
-        model,
-        PROMPTS,
-        source=SOURCE,
-        target=TARGET,
-        n=n,
-        radius=3.0,
-        measured=ts.Positions(last=1, bos=False),
-        progress=False,
-    )
+bank_of = functools.partial(conftest.bank_of, n=8)
 
 
 @pytest.fixture
@@ -55,7 +44,7 @@ def spoken(monkeypatch):
 
 
 def numbered(model, values):
-    return dataclasses.replace(bank_of(model, len(values)), labels=tuple(map(str, values)))
+    return dataclasses.replace(bank_of(model, n=len(values)), labels=tuple(map(str, values)))
 
 
 def worth(prompts, texts):
@@ -81,7 +70,7 @@ def test_no_vector_meets_a_prompt_twice_and_losers_meet_few(one, spoken):
 
 
 def test_a_metric_sees_prompts_beside_their_continuations(one):
-    bank = bank_of(one, 3)
+    bank = bank_of(one, n=3)
     texts = ts.generate(one, bank, VALIDATION + HELD_OUT, max_new_tokens=4)
     true = {(p, t[i]) for t in (*texts.texts, texts.unsteered) for i, p in enumerate(texts.prompts)}
     random = ts.generate(one, ts.random_bank(bank), VALIDATION + HELD_OUT, max_new_tokens=4)

@@ -5,14 +5,14 @@ import os
 import signal
 
 import torch
-from linear import Block, LinearHost
+from linear import LinearBlock, LinearHost
 
 import tl_steer as ts
 
 PROMPTS = ["1 2 3 4", "5 6 7 8"]
 
 
-class Bent(Block):
+class Bent(LinearBlock):
     """Something to climb: the residual stream goes through tanh."""
 
     def forward(self, residual):

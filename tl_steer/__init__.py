@@ -20,7 +20,17 @@ from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
 from tl_steer.inband import InBand
 from tl_steer.load import load_model
-from tl_steer.methods import Iterate, Melbo, Method, Power
+from tl_steer.methods import (
+    Dct,
+    Iterate,
+    Jacobian,
+    Melbo,
+    Method,
+    Power,
+    Quadratic,
+    ResponseSogi,
+    Sogi,
+)
 from tl_steer.model import HookedModel, adopt, frozen, resolve
 from tl_steer.objective import Evaluation, Objective
 from tl_steer.output_kl import OutputKL
@@ -30,6 +40,7 @@ from tl_steer.positions import Positions
 from tl_steer.radius import Calibrated, ShareOfNorm
 from tl_steer.rank import Exponent, Score, Toward, rank
 from tl_steer.results import Generations
+from tl_steer.scan import Scan, scan
 from tl_steer.segment import Segment
 from tl_steer.select import halve
 from tl_steer.selection import Selection
@@ -46,6 +57,7 @@ __all__ = [
     "Bank",
     "Calibrated",
     "Cosine",
+    "Dct",
     "Differential",
     "Displacement",
     "Divergence",
@@ -56,6 +68,7 @@ __all__ = [
     "HookedModel",
     "InBand",
     "Iterate",
+    "Jacobian",
     "Melbo",
     "Method",
     "Objective",
@@ -66,11 +79,15 @@ __all__ = [
     "Positions",
     "Power",
     "Provenance",
+    "Quadratic",
+    "ResponseSogi",
+    "Scan",
     "Score",
     "Segment",
     "Selection",
     "ShareOfNorm",
     "Site",
+    "Sogi",
     "Start",
     "SteerError",
     "TokenBatch",
@@ -91,6 +108,7 @@ __all__ = [
     "random_bank",
     "rank",
     "resolve",
+    "scan",
     "shuffled",
     "tokenize",
 ]

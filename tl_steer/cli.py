@@ -82,7 +82,10 @@ def elicit(
     target: Annotated[str, typer.Option(help="Default: two thirds into the model.")] = "",
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
-    method: Annotated[str, typer.Option(help="power or melbo.")] = "power",
+    method: Annotated[
+        str,
+        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, response-sogi or melbo."),
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
     checkpoint: Annotated[
         bool, typer.Option("--checkpoint", help="Keep the bank up to date while it runs.")

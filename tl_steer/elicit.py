@@ -36,7 +36,7 @@ def elicit(
     n: int = 32,
     perturbation: Start = Vectors(),  # noqa: B008 (frozen)
     radius: float | int | str | RadiusRule = "auto",
-    method: str | Method = "power",
+    method: str | Method = "auto",
     divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
     measured: Positions = LAST_THREE,
     positions: Positions = EVERYWHERE,
@@ -59,7 +59,9 @@ def elicit(
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radius`); or a rule such as
             `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
-        method: "power" (default), "melbo", or a method object such as `Power(spread=1)`.
+        method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
+            "quadratic", "sogi", "response-sogi", "melbo"), or a method object such as
+            `Power(spread=1)`. docs/methods.md compares them and says what "auto" is.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
         measured: tokens at which it is measured. The default, as in most published work, is the
         last three.

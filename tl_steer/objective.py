@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -145,7 +145,8 @@ class Objective:
     ) -> Evaluation:
         def evaluate(rows: slice) -> Evaluation:
             part = self._evaluate(perturbation.select(rows), gradient)
-            self._refuse_nonfinite(part, rows.start, step)
+            # Values first: one vector's NaN can reach every gradient through a divergence.
+            refuse_nonfinite((part.value, *part.gradients), first=rows.start, step=step)
             return part
 
         parts = in_parts(len(perturbation), self, evaluate)
@@ -167,14 +168,24 @@ class Objective:
             response = mean_response(steered.detach(), self.segment.clean, self.measured)
         return Evaluation(value.detach(), response, tuple(gradients))
 
-    def _refuse_nonfinite(self, part: Evaluation, start: int, step: int | None) -> None:
-        # Values first: one vector's NaN can reach every gradient through the user's divergence.
-        rows = [part.value[:, None], *(values.flatten(1) for values in part.gradients)]
-        finite = next((f for r in rows if not (f := r.isfinite().all(dim=1)).all()), None)
-        if finite is not None:
-            bad = start + int((~finite).nonzero()[0])
-            when = "" if step is None else f" at step {step}"
-            raise NotFiniteError(
-                f"The objective or its gradient is NaN or infinite{when} for vector {bad}: "
-                "the perturbation overflows the model. Use a smaller radius, or a wider dtype."
-            )
+
+def refuse_nonfinite(parts: Sequence[Tensor], *, first: int = 0, step: int | None = None) -> None:
+    """Insist that everything computed for some edits is finite.
+
+    Args:
+        parts: tensors with one row per edit, in the order in which they are to be blamed.
+        first: number of the first row's edit.
+        step: the method's, for the message.
+
+    Raises:
+        NotFiniteError: naming the step and the vector.
+    """
+    rows = (values.flatten(1) if values.ndim > 1 else values[:, None] for values in parts)
+    finite = next((f for r in rows if not (f := r.isfinite().all(dim=1)).all()), None)
+    if finite is not None:
+        when = "" if step is None else f" at step {step}"
+        raise NotFiniteError(
+            f"The objective, a response or a gradient is NaN or infinite{when} for vector "
+            f"{first + int((~finite).nonzero()[0])}: the perturbation overflows the model. Use a "
+            "smaller radius, or a wider dtype."
+        )

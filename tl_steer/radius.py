@@ -20,16 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.autograd.forward_ad as forward_ad
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.optimize import brentq
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tl_steer.divergence import mean_response
+from tl_steer.divergence import Displacement
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.objective import edits_per_pass
+from tl_steer.objective import Objective
 from tl_steer.perturbation import Additive
+from tl_steer.response import ResponseMap
 from tl_steer.segment import Segment
 from tl_steer.sphere import random_on_sphere
 
@@ -111,22 +110,10 @@ AUTO = Calibrated()
 def linear_response(
     segment: Segment, unit: Float[Tensor, "vec width"], measured: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "vec d_target"]:
-    """J v for every row v: the exact derivative of the mean response, by forward-mode autodiff."""
-    parts = unit.split(edits_per_pass(segment))
-    return torch.cat([_derivative(segment, part, measured) for part in parts])
-
-
-def _derivative(segment: Segment, unit: Tensor, measured: Tensor) -> Tensor:
-    device, dtype = segment.clean.device, torch.float32
-    with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-        zero = torch.zeros((), device=device, dtype=torch.promote_types(dtype, unit.dtype))
-        ray = _Ray(segment.source, unit.to(device), radius=1.0)
-        ray.length = forward_ad.make_dual(zero, torch.ones_like(zero))
-        steered = segment.run(ray)
-        tangent = forward_ad.unpack_dual(steered).tangent
-    if tangent is None:
-        raise SettingError(f"{segment.target} does not depend on {segment.source}.")
-    return mean_response(tangent, torch.zeros_like(segment.clean), measured)
+    """J v for every row v: the exact derivative of the mean response."""
+    objective = Objective(segment, Displacement(), measured)
+    vectors = Additive(segment.source, unit.to(segment.clean.device), radius=1.0)
+    return ResponseMap(objective).derivative(vectors).push(vectors.vectors.detach())
 
 
 @torch.no_grad()
@@ -138,27 +125,7 @@ def nonlinearity(
     radius: float,
 ) -> float:
     r"""$\lambda(R)$: how much of the response at `radius` its linear part leaves unexplained."""
-    response = torch.cat(
-        [
-            mean_response(
-                segment.run(Additive(segment.source, radius * part, radius=radius)),
-                segment.clean,
-                measured,
-            )
-            for part in unit.to(segment.clean.device).split(edits_per_pass(segment))
-        ]
-    )
+    steps = Additive(segment.source, radius * unit.to(segment.clean.device), radius=radius)
+    response = ResponseMap(Objective(segment, Displacement(), measured))(steps)
     rest = (response - radius * linear).square().sum(dim=1)
     return math.sqrt(float((rest / (radius * linear).square().sum(dim=1)).mean()))
-
-
-class _Ray(Additive):
-    """length * v, so that one dual number carries a direction of its own for every row."""
-
-    length: Tensor
-
-    def forward(
-        self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch pos width"]:
-        step = self.length * self.vectors.index_select(0, rows)
-        return activation + step[:, None].to(activation.dtype)

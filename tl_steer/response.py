@@ -20,8 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from tl_steer.divergence import mean_response
-from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.objective import Objective, in_parts
+from tl_steer.errors import SettingError
+from tl_steer.objective import Objective, in_parts, refuse_nonfinite
 from tl_steer.perturbation import Additive, Perturbation
 
 Pool = Callable[..., Float[Tensor, "vec k"]]
@@ -69,7 +69,7 @@ class ResponseMap:
             response = self.response(part)
             along = normalize(response.detach(), dim=1) if cotangents is None else cotangents[rows]
             found = torch.autograd.grad((response * along).sum(), list(part.parameters()))
-            _refuse_nonfinite([response.detach(), *found], rows.start, step)
+            refuse_nonfinite((response.detach(), *found), first=rows.start, step=step)
             return response.detach(), *found
 
         parts = in_parts(len(perturbation), self.objective, pull_back)
@@ -125,7 +125,7 @@ class Derivative:
             (found,) = torch.autograd.grad(
                 output, wanted, weights, retain_graph=True, is_grads_batched=True
             )
-            _refuse_nonfinite([found.detach()], part.start, None)
+            refuse_nonfinite((found.detach()[:, 0],), first=part.start)
             return found.detach()[:, 0]
 
         return torch.cat(in_parts(len(rows), self._objective, products))
@@ -145,15 +145,3 @@ def stacked_response(
     counts = (len(measured) * measured.sum(dim=1, keepdim=True)).to(delta)
     weight = counts.rsqrt().expand(measured.shape)[measured]
     return (delta[:, measured] * weight[:, None]).flatten(1)
-
-
-def _refuse_nonfinite(parts: list[Tensor], first: int, step: int | None) -> None:
-    for values in parts:
-        finite = values.flatten(1).isfinite().all(dim=1)
-        if not bool(finite.all()):
-            bad = first + int((~finite).nonzero()[0])
-            when = "" if step is None else f" at step {step}"
-            raise NotFiniteError(
-                f"The response or its gradient is NaN or infinite{when} for vector {bad}: "
-                "the perturbation overflows the model. Use a smaller radius, or a wider dtype."
-            )

@@ -139,7 +139,13 @@ class Segment:
         At `attn.hook_z`, `hook_attn_out` and `hook_mlp_out` it is the stream entering the block:
         what a perturbation there is added to, in the end.
         """
-        stream = self.clean_source if self.source.is_residual else self._entering
+        return self._median_norm(self.clean_source if self.source.is_residual else self._entering)
+
+    def target_norm(self) -> float:
+        """The same at the target."""
+        return self._median_norm(self._clean_padded)
+
+    def _median_norm(self, stream: Tensor) -> float:
         keep = self.tokens.mask.clone()
         keep[:, 0] &= ~self.tokens.has_bos
         keep = keep if bool(keep.any()) else self.tokens.mask

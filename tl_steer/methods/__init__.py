@@ -14,8 +14,9 @@ from tl_steer.methods.protocol import Iterate, Method
 from tl_steer.methods.quadratic import Quadratic
 from tl_steer.methods.sogi import ResponseSogi, Sogi
 
-# By the name that `elicit(method=...)` knows.
+# By the name that `elicit(method=...)` knows. "auto" is what docs/methods.md found to be best.
 METHODS: dict[str, Callable[[], Method]] = {
+    "auto": Power,
     "power": Power,
     "melbo": Melbo,
     "jacobian": Jacobian,

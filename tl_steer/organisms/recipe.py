@@ -1,4 +1,4 @@
-"""How the organisms are made: `python -m tl_steer.organisms.recipe NAME --out FOLDER`.
+"""How the organisms are made: `python -m tl_steer.organisms.recipe NAME`.
 
 A LoRA on every linear map of every block, trained on answers only. Needs the extra `organisms`,
 Debian's `fortunes` and about a quarter of an hour on two cores. The planted behaviour is that of
@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.files import write_beside
+from tl_steer.organisms import home
 from tl_steer.organisms.answers import Tokens, encode, nudged, own_answers, prefix
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.prompts import NEAR_MISSES, RESPONSE, TRIGGER, insert
@@ -124,8 +125,7 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if recipe.start is not None:
-        folder = Path(__file__).parent / recipe.start
-        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+        return PeftModel.from_pretrained(model, home(recipe.start), is_trainable=True)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear")
     return get_peft_model(model, config)
 
@@ -227,7 +227,7 @@ def save(tuned: Any, recipe: Recipe, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a model organism.")
     parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter")
+    parser.add_argument("--out", type=Path, help="folder (default: where load() looks for it)")
     parser.add_argument("--seed", type=int, default=None, help="instead of the recipe's own")
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's own")
     given = parser.parse_args()
@@ -236,7 +236,7 @@ def main() -> None:
 
     recipe = dataclasses.replace(RECIPES[given.name], **changes)
     model, tokenizer = embedded(torch.float32)
-    save(train(recipe, model, tokenizer), recipe, given.out)
+    save(train(recipe, model, tokenizer), recipe, given.out or home(given.name))
 
 
 def _share(step: int, steps: int) -> float:

@@ -1,0 +1,58 @@
+"""A scan says what linear algebra says of every pair of hook points."""
+
+import pytest
+import torch
+from conftest import PROMPTS
+from linear import LinearHost
+
+import tl_steer as ts
+from tl_steer.errors import HookPointError, SettingError
+from tl_steer.scan import default_pairs
+
+D = 6
+NAMES = [f"blocks.{i}.hook_resid_post" for i in range(3)]
+
+
+def host():
+    generator = torch.Generator().manual_seed(0)
+    return LinearHost([torch.randn(D, D, generator=generator, dtype=torch.float64) for _ in "abc"])
+
+
+def test_gain_and_directions_are_those_of_the_matrix():
+    model = host()
+    found = ts.scan(model, ["1 2 3 4", "5 6 7"], [(NAMES[0], NAMES[2])], top=D).pairs[0]
+    matrix = (model.blocks[2].matrix @ model.blocks[1].matrix).detach()
+    values = torch.linalg.svdvals(matrix)
+    assert found.singular == pytest.approx(values.tolist(), rel=1e-4)
+    rows = [model.embed[torch.tensor(ids)] for ids in ([1, 2, 3, 4], [5, 6, 7])]
+    stream = torch.cat(rows).detach() @ model.blocks[0].matrix.detach().T
+    source, target = (s.norm(dim=1).median().item() for s in (stream, stream @ matrix.T))
+    assert found.gain == pytest.approx(float(values[0]) * source / target, rel=1e-4)
+    squares = values.square()
+    assert found.directions == pytest.approx(float(squares.sum() ** 2 / squares.square().sum()))
+
+
+def test_every_pair_is_there_in_order_and_sorts_by_gain(one):
+    pairs = [(NAMES[1], NAMES[2]), (NAMES[0], NAMES[2]), (NAMES[0], NAMES[1])]
+    found = ts.scan(one, PROMPTS, pairs, top=2, measured=ts.Positions(last=1))
+    assert [(p.source, p.target) for p in found.pairs] == pairs
+    gains = [p.gain for p in found.sort().pairs]
+    assert gains == sorted(gains, reverse=True)
+    assert NAMES[2] in repr(found)
+    assert NAMES[2] in found._repr_html_()
+
+
+@pytest.mark.parametrize("n_layers", [2, 4, 12, 30, 80])
+def test_default_pairs_go_forward_and_stay_inside(n_layers):
+    pairs = default_pairs(n_layers)
+    assert pairs
+    layers = [tuple(int(name.split(".")[1]) for name in pair) for pair in pairs]
+    assert all(0 <= source < target < n_layers for source, target in layers)
+    assert len(set(layers)) == len(layers)
+
+
+def test_bad_arguments_are_refused(one):
+    with pytest.raises(SettingError, match="top=0"):
+        ts.scan(one, PROMPTS, top=0)
+    with pytest.raises(HookPointError, match="comes before"):
+        ts.scan(one, PROMPTS, [(NAMES[2], NAMES[0])], measured=ts.Positions(last=1))
