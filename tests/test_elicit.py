@@ -123,6 +123,7 @@ def test_nan_names_the_step_and_the_vector_and_leaves_the_model(one):
     assert snapshot(one) == before
 
 
+@pytest.mark.filterwarnings("ignore:No band")
 def test_auto_radius_is_reported_as_a_share_of_the_norm(one):
     bank = ts.elicit(one, PROMPTS, **FAST | {"radius": "auto"})
     tokens = ts.tokenize(one, PROMPTS)

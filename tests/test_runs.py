@@ -196,7 +196,7 @@ DIFFERENT = {
     "target": {"target": "blocks.2.hook_resid_post"},
     "n": {"n": 5},
     "radius": {"radius": 2.0},
-    "radius is 1.0 there and Calibrated": {"radius": "auto"},
+    "radius is 1.0 there and InBand": {"radius": "auto"},
     "divergence": {"divergence": ts.Cosine()},
     "measured": {"measured": ts.Positions(last=1)},
     "positions": {"positions": ts.Positions(last=1)},

@@ -13,12 +13,13 @@ from tl_steer.bank import Bank
 from tl_steer.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.divergence import Displacement, Divergence
 from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.inband import AUTO
 from tl_steer.methods import METHODS, Method
 from tl_steer.model import HookedModel, frozen
 from tl_steer.objective import Objective
 from tl_steer.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.provenance import describe, provenance
-from tl_steer.radius import AUTO, RadiusRule
+from tl_steer.radius import RadiusRule
 from tl_steer.run import Run
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked

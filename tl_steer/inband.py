@@ -36,12 +36,14 @@ class InBand:
         steps: steps of power iteration from a random start.
         tolerated: the share of their continuations that may be gibberish.
         place: where in the band, from its lowest (0) to its highest radius (1), on a log scale.
+        max_prompts: only the first so many of the segment's prompts are continued.
         max_new_tokens: length of the continuations.
         batch_rows: rows per batch.
 
     Where the model has no `generate`, or there is no band, the anchor or the end nearest to a band
     is used, with a warning. It asks for text: on a model or prompts whose text does not matter (a
-    toy, a single token's answer), use `Calibrated` or `ShareOfNorm`.
+    toy, a single token's answer), use `Calibrated` or `ShareOfNorm`. It steers at every token, so
+    it comes out low for vectors that are added at few.
     """
 
     anchor: RadiusRule = Calibrated()  # noqa: RUF009 (frozen)
@@ -50,14 +52,18 @@ class InBand:
     steps: int = 4
     tolerated: float | int = 0.25
     place: float | int = 1
+    max_prompts: int = 2
     max_new_tokens: int = 16
     batch_rows: int = 64
 
     def __post_init__(self) -> None:
         if not (self.factors and all(0 < f < math.inf for f in self.factors)):
             raise SettingError(f"InBand(factors={self.factors}): expected numbers above 0.")
-        if min(self.n, self.max_new_tokens, self.batch_rows) < 1 or self.steps < 0:
-            raise SettingError(f"{self}: expected n, tokens and rows of at least 1, steps >= 0.")
+        counts = (self.n, self.max_prompts, self.max_new_tokens, self.batch_rows)
+        if min(counts) < 1 or self.steps < 0:
+            raise SettingError(
+                f"{self}: expected n, prompts, tokens and rows of at least 1, steps >= 0."
+            )
         if not (0 <= self.place <= 1 and 0 <= self.tolerated < 1):
             raise SettingError(f"{self}: expected place from 0 to 1, tolerated below 1.")
 
@@ -78,7 +84,7 @@ class InBand:
     ) -> DoseResponse:
         """The sweep that the rule looks at."""
         unit = self._directions(segment, measured, seed, float(anchor))
-        tokens = segment.tokens
+        tokens = segment.tokens.first(self.max_prompts)
         sweep = Sweep(
             segment.model,
             segment.source,
@@ -107,3 +113,7 @@ class InBand:
     def _within(self, band: Band) -> float:
         low, high = math.log(band.lowest), math.log(band.highest)
         return math.exp(low + self.place * (high - low))
+
+
+# What radius="auto" means.
+AUTO = InBand()

@@ -8,9 +8,9 @@ over random unit vectors v
 
 $$\lambda(R) = \sqrt{\operatorname{mean}_v \|\Delta(Rv)-R\,Jv\|^2/\|R\,Jv\|^2} = 0.5 .$$
 
-That is where random vectors leave the linear regime, and it is what `radius="auto"` uses. Trained
-vectors leave it sooner, since they look for where the model reacts most: if most of a bank babbles,
-go down to half (`Calibrated(scale=0.5)`), and if it paraphrases, up.
+That is where random vectors leave the linear regime. Trained vectors leave it sooner, since they
+look for where the model reacts most, and how much sooner differs between layers: `radius="auto"` is
+`tl_steer.inband.InBand`, which starts from the calibration and reads what the steered model says.
 """
 
 import functools
@@ -102,9 +102,6 @@ class Calibrated:
             )
             return self.scale * math.exp(end)
         return self.scale * math.exp(float(brentq(excess, low, high, xtol=2e-3)))
-
-
-AUTO = Calibrated()
 
 
 def linear_response(

@@ -49,6 +49,10 @@ class TokenBatch:
         """The prompts without padding."""
         return [ids[:length] for ids, length in zip(self.ids, self.lengths.tolist(), strict=True)]
 
+    def first(self, n: int) -> "TokenBatch":
+        """The first `n` prompts, or all where there are fewer."""
+        return TokenBatch(self.ids[:n], self.mask[:n], self.has_bos[:n], self.texts[:n])
+
     def select(self, positions: Positions) -> Bool[Tensor, "batch pos"]:
         """The tokens that `positions` chooses."""
         return positions.select(self.mask, self.has_bos)

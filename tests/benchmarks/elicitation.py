@@ -50,7 +50,7 @@ from tl_steer.model import frozen
 from tl_steer.objective import Objective
 from tl_steer.perturbation import Additive
 from tl_steer.positions import LAST_THREE, Positions
-from tl_steer.radius import AUTO
+from tl_steer.radius import Calibrated
 from tl_steer.segment import Segment
 from tl_steer.sphere import distinct_rows, random_on_sphere
 from tl_steer.tokens import tokenize
@@ -218,9 +218,9 @@ class Ours:
         chosen = positions_to_measure(segment, self.measured)
         return Objective(segment, Displacement(p=2, q=2), chosen, vec_batch=vec_batch)
 
-    def auto_radius(self) -> float:
-        """What radius="auto" gives here."""
-        return float(AUTO(self.objective.segment, self.objective.measured, 0))
+    def calibrated_radius(self) -> float:
+        """DCT's calibrated radius, as its own package would choose it."""
+        return float(Calibrated()(self.objective.segment, self.objective.measured, 0))
 
     def start(self, vectors: int, radius: float, seed: int) -> Additive:
         """Random vectors."""
@@ -405,8 +405,8 @@ def measure_speed(
     ours = Ours(model, QUESTIONS[:prompts], WITHOUT_BOS)
     texts = rendered(plain[1], prompts)
     assert_same_tokens(ours, plain[1], texts)
-    radius = ours.auto_radius() if auto else 4.0
-    result = Speed(prompts, radius, " (auto)" if auto else "", trained)
+    radius = ours.calibrated_radius() if auto else 4.0
+    result = Speed(prompts, radius, " (calibrated)" if auto else "", trained)
     original, batched = Contender("original", *plain), Contender("batched", *plain)
     n = sizes.vectors
     start = ours.start(n, radius, 0)
@@ -665,8 +665,8 @@ def diversity_table(model: Any, sizes: Sizes) -> str:
     """What spread buys, beside random vectors."""
     ours, n, rows = Ours(model, QUESTIONS[:1], LAST_THREE), sizes.diverse, []
     for auto in (False, True):
-        radius = ours.auto_radius() if auto else 4.0
-        shown = f"{radius:.3g}{' (auto)' if auto else ''}"
+        radius = ours.calibrated_radius() if auto else 4.0
+        shown = f"{radius:.3g}{' (calibrated)' if auto else ''}"
         for spread in (0.0, 0.35, 0.7, 1.0):
             seconds, bank = timed(
                 lambda r=radius, s=spread: tl_steer.elicit(
