@@ -6,11 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "adapter penalty tables results band selection checkpoint",
+    "adapter penalty tables results band selection checkpoint inspection inspectionfile",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl",
-    2: "methods radius generate load rank dose start",
-    3: "inband select run organisms scan",
+    "linear_map output_kl recording attribution",
+    2: "methods radius generate load rank dose start inspect views",
+    3: "inband select run organisms scan report",
     4: "elicit",
     5: "cli __init__ __main__",
 }

@@ -20,6 +20,9 @@ from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
 from tl_steer.inband import InBand
 from tl_steer.load import load_model
+from tl_steer.inspect import inspect
+from tl_steer.inspection import Inspection
+from tl_steer.inspectionfile import load_inspection
 from tl_steer.methods import (
     Dct,
     Iterate,
@@ -67,6 +70,7 @@ __all__ = [
     "Generations",
     "HookedModel",
     "InBand",
+    "Inspection",
     "Iterate",
     "Jacobian",
     "Melbo",
@@ -102,7 +106,9 @@ __all__ = [
     "frozen",
     "generate",
     "halve",
+    "inspect",
     "load_bank",
+    "load_inspection",
     "load_model",
     "perturbing",
     "random_bank",
