@@ -101,7 +101,7 @@ def test_attribution_adds_up_to_the_change_of_every_logit(model):
 
 
 def test_attribution_is_the_caches_components_times_the_average_gradient(llama):
-    """Restated: the trapezoid rule over many steps, autograd through the model's own last layers."""
+    """Restated: the trapezoid rule over many steps, autograd through the last layers."""
     bank = bank_of(llama)
     seen = ts.inspect(llama, bank, PROMPT, vectors=[1])
     (_, clean), (_, steered) = caches(llama, bank[1])

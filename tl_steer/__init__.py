@@ -19,10 +19,10 @@ from tl_steer.errors import SteerError
 from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
 from tl_steer.inband import InBand
-from tl_steer.load import load_model
 from tl_steer.inspect import inspect
 from tl_steer.inspection import Inspection
 from tl_steer.inspectionfile import load_inspection
+from tl_steer.load import load_model
 from tl_steer.methods import (
     Dct,
     Iterate,

@@ -1,6 +1,7 @@
 """Inspection files: one safetensors file with a JSON header, never pickle.
 
-Everything in a file is hostile: it is checked before it is used, sizes before anything is allocated.
+Everything in a file is hostile: it is checked before it is used, sizes before
+anything is allocated.
 """
 
 import hashlib

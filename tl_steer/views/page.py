@@ -1,0 +1,121 @@
+"""One self-contained HTML page: styles, scripts and data inline, and a policy that allows no other.
+
+Nothing a model or a file said ever becomes markup. Data goes into a JSON block and from there into
+text nodes; only scripts with the hashes named in the page's Content-Security-Policy can run, so
+an injected one could not, nor an `onerror` attribute, and no request can leave the page.
+"""
+
+import base64
+import functools
+import hashlib
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_steer.tables import plain
+
+_SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js")
+
+
+def document(
+    title: str, data: Mapping[str, Any], *, start: str, circuitsvis: bool, extra: Sequence[str] = ()
+) -> str:
+    """A page that draws `data`.
+
+    Args:
+        title: for the browser's window.
+        data: JSON values by the id of the block that will hold them.
+        start: the script line that draws them. Ours, never built from data.
+        circuitsvis: whether CircuitsVis (1.3 MB) is needed.
+        extra: further scripts of ours, by file name.
+    """
+    scripts = [asset(name) for name in (*_SCRIPTS, *extra)]
+    scripts = ["\n".join([*scripts, start])]
+    if circuitsvis:
+        scripts.insert(0, circuitsvis_script())
+    style = asset("style.css")
+    blocks = "\n".join(
+        f'<script type="application/json" id="{html.escape(name)}">{embedded(value)}</script>'
+        for name, value in data.items()
+    )
+    allowed = " ".join(_hash(script) for script in scripts)
+    policy = (
+        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    inline = "\n".join(f"<script>{script}</script>" for script in scripts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{html.escape(plain(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        '<main id="root"></main>\n<noscript>This page is drawn by its own script; switch '
+        f"JavaScript on. Nothing is loaded from anywhere.</noscript>\n{blocks}\n{inline}\n"
+        "</body>\n</html>\n"
+    )
+
+
+def embedded(value: Any) -> str:
+    """JSON that is safe inside a script element: ASCII, no `<`, `>` or `&`, no NaN."""
+    text = json.dumps(_clean(value), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _clean(value: Any) -> Any:
+    """What cannot be shown or is no JSON becomes text or nothing."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, Mapping):
+        return {plain(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return value
+
+
+def rounded(values: Tensor, digits: int = 4) -> Any:
+    """Nested lists of floats with a few significant digits: a view is for eyes."""
+    if values.ndim == 0:
+        number = float(values)
+        return float(f"{number:.{digits}g}") if math.isfinite(number) else number
+    return [rounded(item, digits) for item in values.double().unbind()]
+
+
+def thousandths(values: Tensor) -> Any:
+    """Nested lists of integers: shares in a fifth of the room."""
+    return (values.double() * 1000).round().nan_to_num(0.0).to(torch.int32).tolist()
+
+
+@functools.cache
+def asset(name: str) -> str:
+    return (files("tl_steer.views") / "web" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def circuitsvis_script() -> str:
+    """CircuitsVis as one classic script, which defines the global `CircuitsVis`.
+
+    Read from the installed package. Its own `render` would ask the network where to load it from,
+    and nests views in each other, because the element that it writes is never closed.
+    """
+    import circuitsvis
+
+    path = Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js"
+    return path.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+@functools.cache
+def _hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
