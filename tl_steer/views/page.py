@@ -25,7 +25,13 @@ _SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "ba
 
 
 def document(
-    title: str, data: Mapping[str, Any], *, start: str, circuitsvis: bool, extra: Sequence[str] = ()
+    title: str,
+    data: Mapping[str, Any],
+    *,
+    start: str,
+    circuitsvis: bool,
+    extra: Sequence[str] = (),
+    later: Mapping[str, Any] | None = None,
 ) -> str:
     """A page that draws `data`.
 
@@ -35,32 +41,41 @@ def document(
         start: the script line that draws them. Ours, never built from data.
         circuitsvis: whether CircuitsVis (1.3 MB) is needed.
         extra: further scripts of ours, by file name.
+        later: more data, behind what is drawn first; CircuitsVis comes behind it too, so that a
+            large page shows something before it has been read.
     """
-    scripts = [asset(name) for name in (*_SCRIPTS, *extra)]
-    scripts = ["\n".join([*scripts, start])]
-    if circuitsvis:
-        scripts.insert(0, circuitsvis_script())
+    ours = "\n".join([*map(asset, (*_SCRIPTS, *extra)), start])
+    theirs = [circuitsvis_script()] if circuitsvis else []
     style = asset("style.css")
-    blocks = "\n".join(
-        f'<script type="application/json" id="{html.escape(name)}">{embedded(value)}</script>'
-        for name, value in data.items()
-    )
-    allowed = " ".join(_hash(script) for script in scripts)
     policy = (
-        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *theirs)))}; "
+        f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    inline = "\n".join(f"<script>{script}</script>" for script in scripts)
+    body = [*_blocks(data), *_blocks(later or {}), *map(_script, (*theirs, ours))]
+    if later is not None:
+        body = [*_blocks(data), _script(ours), *_blocks(later), *map(_script, theirs)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
         f"<title>{html.escape(plain(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        '<main id="root"></main>\n<noscript>This page is drawn by its own script; switch '
-        f"JavaScript on. Nothing is loaded from anywhere.</noscript>\n{blocks}\n{inline}\n"
-        "</body>\n</html>\n"
+        '<main id="root"></main>\n<noscript>This page is drawn by its own script: switch '
+        "JavaScript on. Nothing is loaded from anywhere.</noscript>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
+
+
+def _script(source: str) -> str:
+    return f"<script>{source}</script>"
+
+
+def _blocks(data: Mapping[str, Any]) -> list[str]:
+    return [
+        f'<script type="application/json" id="{html.escape(name)}">{embedded(value)}</script>'
+        for name, value in data.items()
+    ]
 
 
 def embedded(value: Any) -> str:
