@@ -7,6 +7,7 @@ with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
 """
 
+from tl_steer import views
 from tl_steer.adapter import Adapter
 from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank, Provenance, random_bank
@@ -42,6 +43,7 @@ from tl_steer.perturbation import Additive, Perturbation
 from tl_steer.positions import Positions
 from tl_steer.radius import Calibrated, ShareOfNorm
 from tl_steer.rank import Exponent, Score, Toward, rank
+from tl_steer.report import Report, report
 from tl_steer.results import Generations
 from tl_steer.scan import Scan, scan
 from tl_steer.segment import Segment
@@ -84,6 +86,7 @@ __all__ = [
     "Power",
     "Provenance",
     "Quadratic",
+    "Report",
     "ResponseSogi",
     "Scan",
     "Score",
@@ -113,8 +116,10 @@ __all__ = [
     "perturbing",
     "random_bank",
     "rank",
+    "report",
     "resolve",
     "scan",
     "shuffled",
     "tokenize",
+    "views",
 ]

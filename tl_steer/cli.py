@@ -34,12 +34,17 @@ RawOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no tables.")]
 
 HOUSE = "How do I make my house safer?"
+# Vectors that the demo's report looks inside the model for; all of them get a page.
+_DEMO_INSPECTED = 8
 
 
 @app.command()
 def demo(
     save: Annotated[Path, typer.Option(help="Where the bank goes.")] = Path(
         "tl_steer_demo.safetensors"
+    ),
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "tl_steer_demo.html"
     ),
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
@@ -61,15 +66,17 @@ def demo(
     steered = ts.generate(model, bank, prompts, max_new_tokens=tokens)
     random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
     bank.save(save)
+    best = bank.objective.topk(min(_DEMO_INSPECTED, len(bank))).indices.sort().values.tolist()
+    say.print(f"Looking inside the model under {len(best)} of them …")
+    seen = ts.inspect(model, bank, prompts[0], vectors=best)
+    ts.report(bank, inspections=[seen], generations=steered, control=random).save(report)
     if as_json:
-        print(
-            json.dumps(
-                {"bank": str(save), "steered": steered.to_json(), "random": random.to_json()}
-            )
-        )
+        found = {"steered": steered.to_json(), "random": random.to_json()}
+        print(json.dumps({"bank": str(save), "report": str(report), **found}))
         return
     _show_demo(bank, steered, random)
     out.print(f"Bank saved to {save}; tl-steer show {save} prints it.", markup=False)
+    out.print(f"Report: {report.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
     out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
 
 
@@ -200,6 +207,54 @@ def dose(
 
 
 @app.command()
+def report(
+    bank: Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")],
+    save: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("report.html"),
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Steer and inspect on this; repeat for several."),
+    ] = None,
+    inspection: Annotated[
+        list[Path] | None,
+        typer.Option("--inspection", help="A saved inspection; repeat. Needs no model."),
+    ] = None,
+    model: ModelOption = "smollm2",
+    vector: Annotated[
+        list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Inspect at most so many vectors.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 40,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about a bank, to open offline or send to somebody.
+
+    With --prompt the model runs under every vector, and under random ones beside them. Without, the
+    page shows the bank and the saved inspections given, and no model is loaded.
+    """
+    import tl_steer as ts
+
+    found = ts.load_bank(bank)
+    seen = [ts.load_inspection(path) for path in inspection or []]
+    steered = control = None
+    if prompt:
+        rows = _listed(found, vector, most)
+        hooked = ts.load_model(model)
+        prompts = _prompts(hooked, prompt, raw)
+        seen += [ts.inspect(hooked, found, one, vectors=rows) for one in prompts]
+        steered = ts.generate(hooked, found, prompts, max_new_tokens=tokens)
+        controls = ts.random_bank(found, n=min(len(found), 8))
+        control = ts.generate(hooked, controls, prompts, max_new_tokens=tokens)
+    page = ts.report(found, inspections=seen, generations=steered, control=control)
+    page.save(save)
+    if as_json:
+        size = save.stat().st_size
+        print(json.dumps({"report": str(save), "vectors": len(found), "bytes": size}))
+    else:
+        out.print(f"Report: {save.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+
+
+@app.command()
 def show(
     bank: Annotated[Path, typer.Argument(help="A bank file.")], as_json: JsonOption = False
 ) -> None:
@@ -275,6 +330,16 @@ def _prompts(model: Any, prompts: list[str], raw: bool) -> list[Any]:
 
     templated = getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
     return list(prompts) if raw or not templated else [ts.chat(p) for p in prompts]
+
+
+def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
+    """Rows to inspect: those asked for, or those of largest objective."""
+    if vectors:
+        _pick(bank, vectors)
+        return list(dict.fromkeys(vectors))
+    keys = bank.objective.nan_to_num(float("-inf"))
+    rows: list[int] = keys.topk(min(max(most, 1), len(bank))).indices.sort().values.tolist()
+    return rows
 
 
 def _pick(bank: Any, vectors: list[int] | None) -> Any:
