@@ -78,11 +78,28 @@ def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
 
 def test_demo_compares_with_the_unsteered_model_and_random_vectors(tiny, tmp_path):
     path = tmp_path / "demo.safetensors"
-    done = run("demo", "--save", path, "--n", 5, "--tokens", 3)
+    page = tmp_path / "demo.html"
+    done = run("demo", "--save", path, "--report", page, "--n", 5, "--tokens", 3)
     assert done.exit_code == 0, done.output
+    assert str(page) in done.output.splitlines()[-2]
+    assert "Content-Security-Policy" in page.read_text()
     assert done.output.count("random") >= 4
     assert "unsteered" in done.output
     assert len(ts.load_bank(path)) == 5
+
+
+def test_report_runs_the_model_on_prompts_or_shows_what_is_saved(tiny, tmp_path, monkeypatch):
+    path, _ = made(tiny, tmp_path)
+    page = tmp_path / "report.html"
+    asked = ("report", path, "--out", page, "--json")
+    done = run(*asked, "-p", PROMPTS[0], "--raw", "-v", 1, "--tokens", 3)
+    assert json.loads(done.output)["bytes"] == page.stat().st_size
+    assert '"vector-2"' in page.read_text()
+    saved = ts.inspect(tiny, ts.load_bank(path), PROMPTS[0]).save(tmp_path / "seen.safetensors")
+    monkeypatch.setattr(ts, "load_model", lambda *_: pytest.fail("no model is needed"))
+    assert run(*asked, "--inspection", saved).exit_code == 0
+    assert "attention_change" in page.read_text()
+    assert str(page) in run("report", path, "--out", page).output.replace("\n", "")
 
 
 def test_help_explains_every_command():
