@@ -31,7 +31,7 @@ tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
 
 # What never meets the inside of TransformerLens is tested once.
-ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py)
+ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py views.py browser.py)
 
 matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 	.venv-3.9.0/bin/python -m pytest $(MANY) $(ELSEWHERE) -m "not smollm2"

@@ -95,10 +95,20 @@ def drawn(page):
     assert across <= 1
 
 
-KINDS = (
-    "attention_change logit_change token_log_probs logit_attribution residual_response "
-    "steered_tokens generations dose_response bank_map selection_scores sweep alerts"
-).split()
+KINDS = [
+    "attention_change",
+    "logit_change",
+    "token_log_probs",
+    "logit_attribution",
+    "residual_response",
+    "steered_tokens",
+    "generations",
+    "dose_response",
+    "bank_map",
+    "selection_scores",
+    "sweep",
+    "alerts",
+]
 
 
 def test_the_kinds_are_those_that_there_are(one):
@@ -173,7 +183,7 @@ def test_views_in_a_notebook_do_not_swallow_each_other(one, opened):
         inside = frame.evaluate("() => document.documentElement.scrollHeight")
         outside = frame.frame_element().bounding_box()["height"]
         assert inside <= outside + 1
-        with pytest.raises(Exception, match="SecurityError|cross-origin"):
+        with pytest.raises(Exception, match=r"SecurityError|cross-origin"):
             frame.evaluate("() => parent.document.body")
 
 
