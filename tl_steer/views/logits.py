@@ -84,21 +84,22 @@ def logit_attribution(seen: Inspection, vector: int) -> View:
     v = seen.index(vector)
     tokens = [seen.word(token) for token in seen.toward[v].tolist()]
     direct = seen.direct[v]
+    # The tokens gained come first, then as many lost.
+    lost = min(4, seen.gained.shape[2])
     data = {
         "tokens": tokens,
         "moved": rounded(seen.moved[v]),
         "direct": rounded(direct),
         "heads": rounded(seen.heads[v]) if bool((~seen.heads[v].isnan()).any()) else None,
         "source_layer": seen.source_layer,
-        "offered": len(tokens) and seen.gained.shape[2] and min(4, seen.gained.shape[2]),
+        "offered": lost,
     }
     lines = ["this model's last layers cannot be read, so nothing is attributed"]
     if tokens:
-        offered = int(data["offered"])  # type: ignore[call-overload]
-        parts = (direct[..., 0] - direct[..., offered]).clone()
+        parts = (direct[..., 0] - direct[..., lost]).clone()
         lines = [
-            f"logit({tokens[0]!r}) - logit({tokens[offered]!r}) moves by "
-            f"{float(seen.moved[v, 0] - seen.moved[v, offered]):+.3g}"
+            f"logit({tokens[0]!r}) - logit({tokens[lost]!r}) moves by "
+            f"{float(seen.moved[v, 0] - seen.moved[v, lost]):+.3g}"
         ]
         for at in parts.flatten().abs().topk(3).indices.tolist():
             lines.append(

@@ -5,12 +5,12 @@
 
   T.draw.attention_change = (root, data) => {
     const n = data.tokens.length, kept = data.kept;
-    if (!data.change.length) { root.append(el("p", { class: "note" }, "This model shows no attention.")); return; }
+    if (!data.change.length) { T.add(root, el("p", { class: "note" }, "This model shows no attention.")); return; }
     const left = [];
     if (n < data.total) left.push(`${n} of ${data.total} tokens are shown, those whose attention moves most.`);
     const heads = data.change.length * data.change[0].length;
     if (kept.length < heads) left.push(`Patterns of the ${kept.length} heads (of ${heads}) that change most are here.`);
-    root.append(el("p", { class: "note" }, "The number of a head is the share of its attention that moved (total variation, mean over destination tokens). ", left.join(" ")));
+    T.add(root, el("p", { class: "note" }, "The number of a head is the share of its attention that moved (total variation, mean over destination tokens). ", left.join(" ")));
     const list = el("div"), patterns = el("div");
     const grid = T.map(data.change, {
       label: "Change of attention, layers down and heads across", cell: Math.max(6, Math.min(18, Math.floor(420 / data.change.length))),
@@ -19,19 +19,19 @@
       pick: (head, layer) => { const i = kept.findIndex((k) => k.head === head && k.layer === layer); if (i >= 0) choose(i); },
     });
     const top = T.most(data.change.flat());
-    root.append(el("div", { class: "split" },
+    T.add(root, el("div", { class: "split" },
       el("div", {}, el("h3", {}, "Layers down, heads across"), grid, T.scale("0", T.num(top)),
         kept.length > 0 && el("p", { class: "note" }, "Outlined heads can be opened.")),
       el("div", {}, el("h3", {}, "Changed most"), list)), patterns);
 
     const choose = (i) => {
-      list.replaceChildren(T.bars(kept.map((k, j) => ({ name: `head ${k.layer}.${k.head}`, value: k.change, picked: i === j, at: j })), { limit: top, pick: (item) => choose(item.at) }));
+      T.put(list, T.bars(kept.map((k, j) => ({ name: `head ${k.layer}.${k.head}`, value: k.change, picked: i === j, at: j })), { limit: top, pick: (item) => choose(item.at) }));
       const head = kept[i], [before, after] = head.patterns.map((p) => full(p, n));
       const change = after.map((row, y) => row.map((value, x) => Number((value - before[y][x]).toFixed(3))));
       const most = Math.max(T.most(change.flat()), 0.001);
       const ahead = before.concat(after).some((row, y) => row.some((value, x) => x > y % n && value > 0));
       const panels = el("div", { class: "panels" });
-      patterns.replaceChildren(el("h3", { style: { marginTop: "18px" } }, `Head ${head.layer}.${head.head}, from destination (down) to source (across)`), panels);
+      T.put(patterns, el("h3", { style: { marginTop: "18px" } }, `Head ${head.layer}.${head.head}, from destination (down) to source (across)`), panels);
       const common = { tokens: data.tokens.map(T.token), maskUpperTri: !ahead, negativeColor: "rgb(201,84,22)", positiveColor: "rgb(11,114,133)" };
       const pattern = (title, attention, limit) => T.circuitsvis(panels, "AttentionPattern", { ...common, attention, minValue: -limit, maxValue: limit }, title);
       pattern(`Difference, scale ±${T.num(most)}`, change, most);

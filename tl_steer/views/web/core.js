@@ -23,6 +23,9 @@ const TlSteer = { draw: {} };
   T.el = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
   T.svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
   const el = T.el;
+  /* The DOM's own append would write out "false" and run lists together. */
+  T.add = (node, ...children) => fill(node, {}, children);
+  T.put = (node, ...children) => { node.replaceChildren(); return fill(node, {}, children); };
 
   /* numbers */
   T.value = (x) => (x === "inf" ? Infinity : x === "-inf" ? -Infinity : x === null || x === undefined ? NaN : x);
@@ -149,7 +152,7 @@ const TlSteer = { draw: {} };
       const v = T.value(item.value), share = Number.isFinite(v) ? Math.min(1, Math.abs(v) / top) : 0;
       const style = { background: `rgb(var(${v < 0 ? "--less" : "--more"}))`, width: share * (signed ? 50 : 100) + "%" };
       if (signed) style.left = (v < 0 ? 50 - share * 50 : 50) + "%"; else style.left = "0";
-      box.append(
+      T.add(box, 
         el(pick ? "button" : "span", { class: "name", type: pick ? "button" : null, onclick: pick ? () => pick(item) : null, "aria-pressed": pick ? String(!!item.picked) : null }, item.name),
         el("span", { class: "track" }, signed && el("span", { class: "zero", style: { left: "50%" } }), el("span", { class: "bar", style })),
         el("span", { class: "num" }, item.says || T.num(item.value, signed)));
@@ -161,8 +164,8 @@ const TlSteer = { draw: {} };
     const v = values.map((x) => { const n = T.value(x); return Number.isFinite(n) ? n : 0; }), top = T.most(v) || 1;
     const x = (i) => (v.length > 1 ? (i / (v.length - 1)) * (width - 4) + 2 : width / 2), y = (n) => height - 2 - (n / top) * (height - 4);
     const root = T.svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-    if (bars) v.forEach((n, i) => root.append(T.svg("rect", { class: "fill-more", x: (i * width) / v.length, width: Math.max(0.8, width / v.length - 0.6), y: y(n), height: Math.max(0.5, height - 2 - y(n)) })));
-    else root.append(T.svg("path", { class: "more", "stroke-width": 1.5, d: v.map((n, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(n).toFixed(1)}`).join("") }));
+    if (bars) v.forEach((n, i) => T.add(root, T.svg("rect", { class: "fill-more", x: (i * width) / v.length, width: Math.max(0.8, width / v.length - 0.6), y: y(n), height: Math.max(0.5, height - 2 - y(n)) })));
+    else T.add(root, T.svg("path", { class: "more", "stroke-width": 1.5, d: v.map((n, i) => `${i ? "L" : "M"}${x(i).toFixed(1)} ${y(n).toFixed(1)}`).join("") }));
     return root;
   };
 
@@ -170,7 +173,7 @@ const TlSteer = { draw: {} };
   let made = 0;
   T.circuitsvis = (parent, name, props, title) => {
     const id = "circuitsvis-" + ++made;
-    parent.append(el("div", { class: "sheet" }, title && el("h4", {}, title), el("div", { id })));
+    T.add(parent, el("div", { class: "sheet" }, title && el("h4", {}, title), el("div", { id })));
     CircuitsVis.render(id, CircuitsVis[name], props);
   };
   /* Its token views set innerHTML. A word joiner, which is not seen, keeps "<" from opening a tag
@@ -179,7 +182,7 @@ const TlSteer = { draw: {} };
 
   T.block = (id) => JSON.parse(document.getElementById(id).textContent);
   T.show = (root, view) => {
-    root.append(el("h2", {}, view.title));
+    T.add(root, el("h2", {}, view.title));
     const body = root.appendChild(el("div", { class: "view view-" + view.kind }));
     T.draw[view.kind](body, view.data);
   };

@@ -18,12 +18,12 @@
     let first = data.kl.length - 1;
     const show = (i) => {
       const gained = data.gained[i], lost = data.lost[i];
-      panel.replaceChildren(
+      T.put(panel, 
         el("p", {}, "Behind ", T.word(data.tokens[i]), ` (token ${i}): `, el("b", { class: "num" }, T.num(data.kl[i]) + " nats"), " from unsteered"),
         gained ? el("div", { class: "split" }, moves("Gained", gained, "more"), moves("Lost", lost, "less"))
           : el("p", { class: "note" }, "Gains and losses are listed for the tokens that change most; not for this one."));
     };
-    root.append(
+    T.add(root, 
       el("p", { class: "note" }, "The deeper a token is coloured, the further the prediction of what follows it moves (KL of steered from unsteered, in nats). Pick a token to see which next tokens gain and lose."),
       T.tokens(data.tokens, { share: (i) => Math.sqrt(T.value(data.kl[i]) / top), says: (i) => `${T.num(data.kl[i])} nats`, pick: show, picked: first }),
       T.scale("0", `${T.num(top)} nats`), el("p", {}), panel);
@@ -32,29 +32,29 @@
 
   T.draw.token_log_probs = (root, data) => {
     const prompt = data.tokens.map(T.inert);
-    root.append(el("p", { class: "note" }, "Each token is coloured by how likely it was, and lists the likeliest ones on hover.", data.left_out ? ` The first ${data.left_out} tokens are left out.` : ""));
-    if (prompt.length < 2) { root.append(el("p", { class: "note" }, "A prompt of one token predicts none of its own.")); return; }
-    const words = (run) => ({ prompt, ...run, topKTokens: run.topKTokens.map((row) => row.map(T.inert)) });
+    T.add(root, el("p", { class: "note" }, "Each token is coloured by how likely it was, and lists the likeliest ones on hover.", data.left_out ? ` The first ${data.left_out} tokens are left out.` : ""));
+    if (prompt.length < 2) { T.add(root, el("p", { class: "note" }, "A prompt of one token predicts none of its own.")); return; }
+    const words = (run) => ({ prompt, ...run, topKTokens: run.topKTokens.map((row) => row.map(T.inert)), topKLogProbs: run.topKLogProbs.map((row) => row.map(T.value)), correctTokenLogProb: run.correctTokenLogProb.map(T.value) });
     const before = data.unsteered.correctTokenLogProb, after = data.steered.correctTokenLogProb;
     const mean = (values) => T.num(values.reduce((a, b) => a + T.value(b), 0) / values.length);
     const box = root.appendChild(el("div", { class: "stack" }));
     T.circuitsvis(box, "TokenLogProbs", words(data.unsteered), `Unsteered · mean log-probability ${mean(before)}`);
     T.circuitsvis(box, "TokenLogProbs", words(data.steered), `Steered · mean log-probability ${mean(after)}`);
     const change = after.map((x, i) => T.value(x) - T.value(before[i])), top = T.most(change) || 1;
-    root.append(el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true));
+    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true));
   };
 
   const part = (stream, kind, source) => (stream === 0 ? "in front of block 0" : kind === 2 ? (stream - 1 === source ? "the vector itself" : `block ${stream - 1}, rest`) : `block ${stream - 1} ${kind ? "MLP" : "attention"}`);
 
   T.draw.logit_attribution = (root, data) => {
-    if (!data.tokens.length) { root.append(el("p", { class: "note" }, "This model's last layers cannot be read, so nothing is attributed.")); return; }
+    if (!data.tokens.length) { T.add(root, el("p", { class: "note" }, "This model's last layers cannot be read, so nothing is attributed.")); return; }
     const choice = (picked, label) => {
       const box = el("select", { "aria-label": label }, data.tokens.map((text, i) => el("option", { value: i, selected: i === picked }, T.quoted(text))));
       box.addEventListener("change", () => show());
       return box;
     };
     const a = choice(0, "Logit of"), b = choice(Math.min(data.offered, data.tokens.length - 1), "less logit of"), body = el("div");
-    root.append(el("p", { class: "note" }, "Steered minus unsteered, behind the prompt. Parts add up to the whole change of the difference; they count what reaches the logits directly, not what made a block act."),
+    T.add(root, el("p", { class: "note" }, "Steered minus unsteered, behind the prompt. Parts add up to the whole change of the difference; they count what reaches the logits directly, not what made a block act."),
       el("div", { class: "row" }, el("span", {}, "logit of "), a, el("span", {}, " less logit of "), b), body);
     const show = () => {
       const i = Number(a.value), j = Number(b.value);
@@ -65,7 +65,7 @@
       const shown = ranked.slice(0, 10), rest = ranked.slice(10);
       if (rest.length) shown.push({ name: `${rest.length} others`, value: rest.reduce((s, p) => s + p.value, 0) });
       const heads = data.heads && data.heads.map((layer) => layer.map(of));
-      body.replaceChildren(
+      T.put(body, 
         el("p", {}, "The difference moves by ", el("b", { class: "num" }, T.num(whole, true)), ` (logits, ${T.quoted(data.tokens[i])} less ${T.quoted(data.tokens[j])}).`),
         el("div", { class: "split" },
           el("div", {}, el("h3", {}, "By component, largest first"), T.bars(shown, { signed: true })),
@@ -84,10 +84,10 @@
       const v = of(cell), h = (Math.abs(v) / top) * 62;
       if (!(h > 0.2)) return;
       const bar = T.svg("rect", { class: k === 0 ? "fill-more" : k === 1 ? "fill-base" : "fill-less", x: 14 + s * step + (k * step) / 3.2, width: Math.max(1, step / 3.4), y: v > 0 ? middle - h : middle, height: h });
-      chart.append(T.tip(bar, `${part(s, k, data.source_layer)}: ${T.num(v, true)}`));
+      T.add(chart, T.tip(bar, `${part(s, k, data.source_layer)}: ${T.num(v, true)}`));
     }));
-    chart.append(T.svg("line", { class: "axis", x1: 10, x2: width, y1: middle, y2: middle }));
-    for (let s = 1; s < layers; s += Math.ceil(layers / 8)) chart.append(T.svg("text", { x: 14 + s * step, y: height - 4 }, s - 1));
+    T.add(chart, T.svg("line", { class: "axis", x1: 10, x2: width, y1: middle, y2: middle }));
+    for (let s = 1; s < layers; s += Math.ceil(layers / 8)) T.add(chart, T.svg("text", { x: 14 + s * step, y: height - 4 }, s - 1));
     return el("div", {}, T.legend(["more", "attention"], ["base", "MLP"], ["less", "the vector, rest"]), chart);
   };
 })();

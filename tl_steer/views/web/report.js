@@ -45,53 +45,53 @@
       heads.forEach((th) => { if (th.column === sort.by) th.setAttribute("aria-sort", sort.down ? "descending" : "ascending"); else th.removeAttribute("aria-sort"); });
       const rows = ordered();
       order = rows.map((r) => r.vector);
-      body.replaceChildren(...rows.map((row) => el("tr", { class: row.changed === false ? "same" : null, "data-vector": row.vector, onclick: (event) => { if (!event.target.closest("a")) location.hash = "v" + row.vector; } },
+      T.put(body, ...rows.map((row) => el("tr", { class: row.changed === false ? "same" : null, "data-vector": row.vector, onclick: (event) => { if (!event.target.closest("a")) location.hash = "v" + row.vector; } },
         columns().map((c) => el("td", { class: [c.num ? "num" : "", c.kind || "", c.wide ? "wide-only" : ""].join(" ").trim() || null }, c.cell(row))))));
       count.textContent = rows.length === data.rows.length ? `${rows.length} vectors` : `${rows.length} of ${data.rows.length} vectors`;
     };
     const filter = el("input", { type: "search", class: "filter", placeholder: "Filter by text, label, token or #number", "aria-label": "Filter vectors", value: wanted, oninput: (event) => { wanted = event.target.value; fill(); } });
-    root.append(
+    T.add(root, 
       data.prompt && el("p", { class: "note" }, "Prompt: ", el("span", { class: "said" }, data.prompt)),
       data.unsteered && el("p", {}, el("span", { class: "note" }, "Unsteered: "), el("span", { class: "said" }, data.unsteered)),
       el("div", { class: "row" }, filter, count, el("span", { class: "small hide-small" }, el("kbd", {}, "/"), " filter  ", el("kbd", {}, "j"), " ", el("kbd", {}, "k"), " move  ", el("kbd", {}, "Enter"), " open")),
       el("table", { class: "bank" }, el("thead", {}, el("tr", {}, heads)), body));
     fill();
-    if (data.controls.length) root.append(
+    if (data.controls.length) T.add(root, 
       el("h2", { style: { marginTop: "28px" } }, "Random vectors of the same radius"),
       el("p", { class: "note" }, `The control: ${data.controls.filter((c) => c.changed).length} of ${data.controls.length} change the text too. What they do, any vector does.`),
       data.controls.map((c) => el("div", { class: "random" }, T.pieces(c.pieces))));
-    data.notes.forEach((note) => root.append(el("p", { class: "note" }, note)));
+    data.notes.forEach((note) => T.add(root, el("p", { class: "note" }, note)));
   };
 
   const facts = (list) => el("div", { class: "facts" }, list.map(([name, value]) => el("div", {}, el("span", {}, name), el("b", {}, value))));
 
   const vector = (root, number, tab) => {
     const row = data.rows[number], block = document.getElementById("vector-" + number);
-    if (!row || !block) { root.append(el("p", {}, block || !row ? `There is no vector ${number}.` : "Reading…")); return; }
+    if (!row || !block) { T.add(root, el("p", {}, block || !row ? `There is no vector ${number}.` : "Reading…")); return; }
     const page = JSON.parse(block.textContent), at = order.indexOf(number);
     const step = (by) => order[(at + by + order.length) % order.length];
-    root.append(el("div", { class: "row no-print" }, el("a", { href: "#" }, "← all vectors"), order.length > 1 && el("a", { href: "#v" + step(-1), rel: "prev" }, `‹ ${step(-1)}`), order.length > 1 && el("a", { href: "#v" + step(1), rel: "next" }, `${step(1)} ›`)),
+    T.add(root, el("div", { class: "row no-print" }, el("a", { href: "#" }, "← all vectors"), order.length > 1 && el("a", { href: "#v" + step(-1), rel: "prev" }, `‹ ${step(-1)}`), order.length > 1 && el("a", { href: "#v" + step(1), rel: "next" }, `${step(1)} ›`)),
       el("h1", {}, `Vector ${number}`, row.label ? ` ${T.quoted(row.label)}` : ""),
       facts([["objective", T.num(row.objective)], ["|response|", T.num(row.response)], row.nearest >= 0 && ["nearest in effect", `#${row.nearest}, |cos| ${T.num(row.cosine)}`], row.kl !== undefined && ["KL behind the prompt", T.num(row.kl) + " nats"], row.head && ["head most changed", `${row.head} (${T.num(row.head_change)})`], ...data.scores.map((name, i) => [name, T.num(row.scores[i])])].filter(Boolean)));
     const seen = page.inspections[Math.min(chosen, page.inspections.length - 1)];
     const tabs = [];
     if (page.texts.length) tabs.push(["text", "Text", (body) => texts(body, page)]);
     for (const view of seen ? seen.views : []) tabs.push([...TABS[view.kind], (body) => T.draw[view.kind](body, view.data)]);
-    if (page.sweep.length) tabs.push(["sweep", "Sweep", (body) => body.append(facts(page.sweep))]);
-    if (!tabs.length) { root.append(el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
+    if (page.sweep.length) tabs.push(["sweep", "Sweep", (body) => T.add(body, facts(page.sweep))]);
+    if (!tabs.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
     const current = tabs.find(([name]) => name === tab) || tabs[0];
     if (page.inspections.length > 1) {
       const box = el("select", { "aria-label": "Prompt inspected" }, page.inspections.map((s, i) => el("option", { value: i, selected: i === chosen }, s.prompt.slice(0, 90))));
       box.addEventListener("change", () => { chosen = Number(box.value); route(); });
-      root.append(el("div", { class: "row" }, el("span", { class: "note" }, "inspected on"), box));
+      T.add(root, el("div", { class: "row" }, el("span", { class: "note" }, "inspected on"), box));
     }
-    root.append(el("nav", { class: "tabs", "aria-label": "Views" }, tabs.map(([name, title]) => el("a", { href: `#v${number}/${name}`, "aria-current": name === current[0] ? "page" : null }, title))));
+    T.add(root, el("nav", { class: "tabs", "aria-label": "Views" }, tabs.map(([name, title]) => el("a", { href: `#v${number}/${name}`, "aria-current": name === current[0] ? "page" : null }, title))));
     const body = root.appendChild(el("section", { "aria-label": current[1] }));
     current[2](body);
-    if (!seen) root.append(el("p", { class: "note" }, "This vector was not inspected, so there are no views of the model's inside: tl-steer report --vector adds them."));
+    if (!seen) T.add(root, el("p", { class: "note" }, "This vector was not inspected, so there are no views of the model's inside: tl-steer report --vector adds them."));
   };
 
-  const texts = (root, page) => page.texts.forEach((t, p) => root.append(
+  const texts = (root, page) => page.texts.forEach((t, p) => T.add(root, 
     el("p", { class: "note" }, "Prompt: ", el("span", { class: "said" }, t.prompt)),
     el("div", { class: "compare" }, el("div", { class: "card" }, el("h3", {}, "Unsteered"), el("span", { class: "said" }, t.unsteered)), el("div", { class: "card steered" }, el("h3", {}, "Steered"), T.pieces(t.pieces))),
     (page.controls[p] || []).length > 0 && el("div", {}, el("h3", {}, "Random vectors of the same radius"), page.controls[p].map((pieces) => el("div", { class: "random" }, T.pieces(pieces))))));
@@ -99,11 +99,11 @@
   const route = () => {
     const hash = decodeURIComponent(location.hash.slice(1)), match = /^v(\d+)(?:\/(\w+))?$/.exec(hash);
     const section = data.sections.find((s) => s.name === hash);
-    place.replaceChildren();
+    T.put(place, );
     document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#") === "#" + (match ? "" : hash)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
     if (match) vector(place, Number(match[1]), match[2]);
     else if (section) { T.show(place, section); }
-    else if (hash === "provenance") place.append(el("h2", {}, "How it was made"), el("table", {}, el("tbody", {}, data.provenance.map(([name, value]) => el("tr", {}, el("th", { scope: "row", style: { width: "190px" } }, name), el("td", { class: "said" }, value))))));
+    else if (hash === "provenance") T.add(place, el("h2", {}, "How it was made"), el("table", {}, el("tbody", {}, data.provenance.map(([name, value]) => el("tr", {}, el("th", { scope: "row", style: { width: "190px" } }, name), el("td", { class: "said" }, value))))));
     else table(place);
     document.title = match ? `Vector ${match[1]} · ${data.title}` : data.title;
   };
@@ -134,7 +134,7 @@
     } }, "◐");
     const link = (name, title) => el("a", { href: "#" + name }, title);
     place = el("div");
-    root.append(el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), el("h1", {}, data.title)), theme),
+    T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), el("h1", {}, data.title)), theme),
       facts(data.facts),
       el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, { map: "Map", dose: "Dose", selection: "Selection", sweep: "Sweep", alerts: "Alerts" }[s.name])), link("provenance", "Provenance")),
       place);

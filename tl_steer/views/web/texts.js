@@ -6,13 +6,13 @@
   T.draw.generations = (root, data) => {
     let prompt = 0;
     const bar = el("div", { class: "row" }), body = el("div");
-    root.append(el("p", { class: "note" }, "Marked words are not in the unsteered text."), bar, body);
+    T.add(root, el("p", { class: "note" }, "Marked words are not in the unsteered text."), bar, body);
     if (data.prompts.length > 1) {
       const box = el("select", { "aria-label": "Prompt" }, data.prompts.map((text, i) => el("option", { value: i }, text.length > 80 ? text.slice(0, 80) + "…" : text)));
       box.addEventListener("change", () => { prompt = Number(box.value); show(); });
-      bar.append(box);
+      T.add(bar, box);
     }
-    const show = () => body.replaceChildren(
+    const show = () => T.put(body, 
       el("div", { class: "card" }, el("h3", {}, "Prompt"), el("p", { class: "said" }, data.prompts[prompt]), el("h3", {}, "Unsteered"), el("div", { class: "said" }, data.unsteered[prompt])),
       el("table", {}, el("thead", {}, el("tr", {}, el("th", { class: "num" }, "#"), el("th", {}, "Steered"))),
         el("tbody", {}, data.texts.map((row, v) => el("tr", {}, el("td", { class: "num" }, v), el("td", {}, data.labels[v] && el("div", { class: "note" }, data.labels[v]), T.pieces(row[prompt])))))),
@@ -30,25 +30,25 @@
     const y = (v) => ends[1] - ((Math.max(base, Math.min(top, T.value(v))) - base) / (top - base || 1)) * (ends[1] - ends[0]);
     const root = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
     const say = percent ? T.percent : T.num;
-    for (const v of [base, (base + top) / 2, top]) root.append(T.svg("line", { class: "axis", x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, say(v)));
+    for (const v of [base, (base + top) / 2, top]) T.add(root, T.svg("line", { class: "axis", x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, say(v)));
     const first = data.curves[0].points;
-    first.forEach((p, i) => { if (first.length < 8 || i % 2 === 0) root.append(T.svg("text", { x: x(p.radius), y: height - 12, "text-anchor": "middle" }, T.num(p.share))); });
-    for (const [v, name] of lines) if (Number.isFinite(T.value(v))) root.append(T.svg("line", { class: "base dash", "stroke-width": 1, x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: width - 2, y: y(v) - 4, "text-anchor": "end" }, name));
+    first.forEach((p, i) => { if (first.length < 8 || i % 2 === 0) T.add(root, T.svg("text", { x: x(p.radius), y: height - 12, "text-anchor": "middle" }, T.num(p.share))); });
+    for (const [v, name] of lines) if (Number.isFinite(T.value(v))) T.add(root, T.svg("line", { class: "base dash", "stroke-width": 1, x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: width - 2, y: y(v) - 4, "text-anchor": "end" }, name));
     for (const curve of data.curves) {
       const kind = { vectors: "more", opposites: "less", random: "base" }[curve.name];
       const trio = curve.points.map((p) => [].concat(read(p)));
-      if (trio[0].length === 3) root.append(T.svg("path", { class: "shade-" + kind, d: trio.map((t, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(t[2])}`).join("") + trio.map((t, i) => `L${x(curve.points[i].radius)} ${y(t[0])}`).reverse().join("") + "Z" }));
+      if (trio[0].length === 3) T.add(root, T.svg("path", { class: "shade-" + kind, d: trio.map((t, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(t[2])}`).join("") + trio.map((t, i) => `L${x(curve.points[i].radius)} ${y(t[0])}`).reverse().join("") + "Z" }));
       const middle = trio.map((t) => (t.length === 3 ? t[1] : t[0]));
-      root.append(T.svg("path", { class: kind + (curve.name === "random" ? " dash" : ""), d: middle.map((v, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(v)}`).join("") }));
-      middle.forEach((v, i) => root.append(T.tip(T.svg("circle", { class: "fill-" + kind, cx: x(curve.points[i].radius), cy: y(v), r: 3.5 }), `${curve.name}, radius ${T.num(curve.points[i].radius)}: ${say(v)}`)));
+      T.add(root, T.svg("path", { class: kind + (curve.name === "random" ? " dash" : ""), d: middle.map((v, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(v)}`).join("") }));
+      middle.forEach((v, i) => T.add(root, T.tip(T.svg("circle", { class: "fill-" + kind, cx: x(curve.points[i].radius), cy: y(v), r: 3.5 }), `${curve.name}, radius ${T.num(curve.points[i].radius)}: ${say(v)}`)));
     }
     return el("figure", {}, el("h3", {}, title), root);
   };
 
   T.draw.dose_response = (root, data) => {
-    if (!data.curves.length) { root.append(el("p", { class: "note" }, "Nothing was measured.")); return; }
+    if (!data.curves.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured.")); return; }
     const names = { vectors: ["more", "vectors"], opposites: ["less", "their opposites"], random: ["base", "random vectors"] };
-    root.append(el("p", { class: "note" }, `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. Lines are medians over vectors and prompts, shades their quartiles.`),
+    T.add(root, el("p", { class: "note" }, `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. Lines are medians over vectors and prompts, shades their quartiles.`),
       T.legend(...data.curves.map((c) => names[c.name])),
       el("div", { class: "split" },
         chart("KL of the next token, nats", data, (p) => p.kl), chart("Surprise, nats per token", data, (p) => p.surprise, { lines: [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]] }),
