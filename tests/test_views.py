@@ -183,7 +183,7 @@ def test_generations_mark_what_the_unsteered_text_lacks():
     assert marked("same", "same") == [["same", 0]]
     assert marked("gone", "") == []
     found = ts.views.generations(poisoned_generations(2))
-    assert "4 of 4 continuations changed" in repr(found)
+    assert "3 of 4 continuations changed" in repr(found)
 
 
 def test_long_prompts_and_many_heads_show_what_changes_most(one):

@@ -122,7 +122,7 @@ def _inspect(
         words={token: decode(model, torch.tensor([token])) for token in mentioned},
         ids=ids,
         steered=tokens.select(bank.positions)[0, : len(ids)].cpu(),
-        attention_change=seen.heads.changes(),
+        attention_change=seen.heads.change,
         kept=kept,
         patterns=patterns,
         **found,

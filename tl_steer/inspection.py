@@ -61,7 +61,8 @@ class Inspection:
         vectors: their rows in the bank; `labels` are its notes on them.
         steered: which tokens the vectors were added at.
         attention_change: total variation between steered and unsteered attention of a head,
-            $\\frac12\\sum_{src}|p - p_0|$, mean over destination tokens; 0 to 1.
+            $\\frac12\\sum_{src}|p - p_0|$, mean over destination tokens; 0 to 1, NaN in layers
+            without attention.
         kept, patterns: layer and head of the heads that change most, and their unsteered and
             steered attention (half precision).
         kl: KL(steered || unsteered) of the next token, in nats.
@@ -170,8 +171,8 @@ class Inspection:
 
     def strongest_head(self, v: int) -> tuple[int, int, float]:
         """Layer and head whose attention changes most, and by how much; (-1, -1, 0) without any."""
-        change = self.attention_change[v]
-        if change.numel() == 0:
+        change = self.attention_change[v].nan_to_num(-1.0)
+        if change.numel() == 0 or float(change.max()) < 0:
             return -1, -1, 0.0
         layer, head = divmod(int(change.argmax()), change.shape[1])
         return layer, head, float(change[layer, head])

@@ -20,19 +20,19 @@ from tl_steer.tokens import TokenBatch
 
 @dataclass
 class Heads:
-    """The heads whose attention changes most, for each of `n` vectors."""
+    """The heads whose attention changes most, for each vector. `change` starts as NaN, and stays so
+    in layers that have no attention."""
 
-    n: int
+    change: Float[Tensor, "vec layer head"]
     most: int
-    change: list[Float[Tensor, "vec head"]] = field(default_factory=list)
     best: list[list[tuple[float, int, int, Tensor]]] = field(default_factory=list)
 
     def look(self, layer: int, pattern: Float[Tensor, "run head dest src"]) -> None:
         """Total variation from the unsteered row, and the patterns of the heads worth keeping."""
         pattern = pattern.float()
         change = 0.5 * (pattern[1:] - pattern[:1]).abs().sum(dim=-1).mean(dim=-1)
-        self.change.append(change.cpu())
-        self.best = self.best or [[] for _ in range(self.n)]
+        self.change[:, layer, : change.shape[1]] = change.cpu()
+        self.best = self.best or [[] for _ in change]
         for v, best in enumerate(self.best):
             for head in change[v].topk(min(self.most, change.shape[1])).indices.tolist():
                 both = torch.stack([pattern[0, head], pattern[v + 1, head]]).half().cpu()
@@ -40,13 +40,11 @@ class Heads:
             best.sort(key=lambda found: (-found[0], found[1], found[2]))
             del best[self.most :]
 
-    def changes(self) -> Float[Tensor, "vec layer head"]:
-        return torch.stack(self.change, dim=1) if self.change else torch.zeros(self.n, 0, 0)
-
     def kept(self) -> tuple[Int[Tensor, "vec kept 2"], Float[Tensor, "vec kept 2 dest src"]]:
         if not self.best or self.most == 0:
-            empty = torch.zeros(self.n, 0, 2, 0, 0, dtype=torch.half)
-            return torch.zeros(self.n, 0, 2, dtype=torch.long), empty
+            n = len(self.change)
+            empty = torch.zeros(n, 0, 2, 0, 0, dtype=torch.half)
+            return torch.zeros(n, 0, 2, dtype=torch.long), empty
         places = [[[layer, head] for _, layer, head, _ in best] for best in self.best]
         return torch.tensor(places), torch.stack(
             [torch.stack([both for *_, both in best]) for best in self.best]
@@ -76,7 +74,7 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
     n, layers = len(edits), int(model.cfg.n_layers)
     streams = ["blocks.0.hook_resid_pre"] + [f"blocks.{i}.hook_resid_post" for i in range(layers)]
     seen: dict[str, Tensor] = {}
-    attention = Heads(n - 1, heads)
+    attention = Heads(torch.full((n - 1, layers, int(model.cfg.n_heads)), torch.nan), heads)
 
     def keep(name: str, read: Callable[[Tensor], Tensor]) -> tuple[str, HookFunction]:
         def hook(activation: Tensor, hook: object = None) -> None:

@@ -5,7 +5,7 @@
 
   T.draw.attention_change = (root, data) => {
     const n = data.tokens.length, kept = data.kept;
-    if (!data.change.length) { T.add(root, el("p", { class: "note" }, "This model shows no attention.")); return; }
+    if (!data.change.flat().some((v) => v !== null)) { T.add(root, el("p", { class: "note" }, "This model shows no attention.")); return; }
     const left = [];
     if (n < data.total) left.push(`${n} of ${data.total} tokens are shown, those whose attention moves most.`);
     const heads = data.change.length * data.change[0].length;
