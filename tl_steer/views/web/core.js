@@ -188,7 +188,8 @@ const TlSteer = { draw: {} };
   };
   T.page = () => {
     T.show(document.getElementById("root"), T.block("view"));
-    const tell = () => parent.postMessage({ tlSteerHeight: document.documentElement.scrollHeight + 4 }, "*");
-    if (parent !== window) { new ResizeObserver(tell).observe(document.getElementById("root")); tell(); }
+    const root = document.getElementById("root");
+    const tell = () => parent.postMessage({ tlSteerHeight: root.offsetHeight + 2 }, "*");
+    if (parent !== window) { new ResizeObserver(tell).observe(root); tell(); }
   };
 })();
