@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -198,10 +199,11 @@ def joined(parts: list[Inspection]) -> Inspection:
             return torch.cat([values[0], *(value[1:] for value in values[1:])])
         return values[0]  # type: ignore[no-any-return]
 
+    changed: dict[str, Any] = {name: together(name, axes) for name, axes in AXES.items()}
     return dataclasses.replace(
         first,
         vectors=tuple(v for part in parts for v in part.vectors),
         labels=tuple(label for part in parts for label in part.labels),
         words={token: text for part in parts for token, text in part.words.items()},
-        **{name: together(name, axes) for name, axes in AXES.items()},
+        **changed,
     )

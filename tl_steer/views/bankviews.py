@@ -63,16 +63,15 @@ def clustered(similar: Float[Tensor, "vec vec"]) -> list[int]:
     if len(similar) < 3:
         return list(range(len(similar)))
     away = (1 - similar.abs()).clamp(0, 1).nan_to_num(1.0)
-    away = ((away + away.T) / 2).fill_diagonal_(0.0).numpy()
-    tree = linkage(squareform(away, checks=False), method="average")
-    order = leaves_list(optimal_leaf_ordering(tree, squareform(away, checks=False)))
+    pairs = squareform(((away + away.T) / 2).fill_diagonal_(0.0).numpy(), checks=False)
+    order = leaves_list(optimal_leaf_ordering(linkage(pairs, method="average"), pairs))
     return [int(i) for i in np.asarray(order)]
 
 
 def selection_scores(found: Selection, *, title: str = "Selected vectors") -> View:
     """What the winners scored on the prompts that chose them and on held-out ones, beside the best
     random vectors and the unsteered model. Points far under the diagonal were luck."""
-    data = {
+    data: dict[str, Any] = {
         "winners": [
             [int(row), float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
             for i, row in enumerate(found.winners)
@@ -163,15 +162,17 @@ def alerts_view(log: Rows, *, title: str = "Alerts") -> View:
 def table_rows(table: Rows) -> list[Row]:
     """A table's rows, of whichever of the three kinds it is."""
     if hasattr(table, "to_dict") and hasattr(table, "columns"):
-        table = {str(name): list(table[name]) for name in table.columns}
+        frame: Any = table
+        table = {str(name): list(frame[name]) for name in frame.columns}
     if isinstance(table, Mapping):
         columns = {str(name): list(values) for name, values in table.items()}
         lengths = {len(values) for values in columns.values()}
         if len(lengths) > 1:
             raise SettingError(f"Columns of one table have different lengths: {sorted(lengths)}.")
         count = lengths.pop() if lengths else 0
-        table = [{name: values[i] for name, values in columns.items()} for i in range(count)]
-    rows = [dict(row) for row in table]
+        rows_of = ({name: values[i] for name, values in columns.items()} for i in range(count))
+        table = list(rows_of)
+    rows: list[Row] = [dict(row) for row in table]
     if not rows:
         raise SettingError("The table has no rows, so there is nothing to show.")
     return rows
