@@ -259,7 +259,7 @@ def test_attacks_in_the_report_do_not_run(one, opened):
     page = opened(full_report(one, poisoned(one), title=ATTACKS[0]).html())
     assert page.evaluate("() => window.HIT") is None
     assert ATTACKS[0] in page.locator("h1").inner_text()
-    for address in ("#v0", "#v1/tokens", "#v2/prompt", "#map", "#dose", "#sweep", "#alerts"):
+    for address in ("#v0", "#v1/tokens", "#v2/likelihood", "#map", "#dose", "#sweep", "#alerts"):
         page.goto(page.url.split("#")[0] + address)
         settle(page)
         assert page.evaluate("() => window.HIT") is None

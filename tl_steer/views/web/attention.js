@@ -12,15 +12,16 @@
     if (kept.length < heads) left.push(`Patterns of the ${kept.length} heads (of ${heads}) that change most are here.`);
     T.add(root, el("p", { class: "note" }, "The number of a head is the share of its attention that moved (total variation, mean over destination tokens). ", left.join(" ")));
     const list = el("div"), patterns = el("div");
-    const grid = T.map(data.change, {
-      label: "Change of attention, layers down and heads across", cell: Math.max(6, Math.min(18, Math.floor(420 / data.change.length))),
-      says: (head, layer, value) => `head ${layer}.${head}: ${T.num(value)} moved`,
-      rings: kept.map((k) => [k.head, k.layer]),
-      pick: (head, layer) => { const i = kept.findIndex((k) => k.head === head && k.layer === layer); if (i >= 0) choose(i); },
+    const across = data.change[0].map((_, head) => data.change.map((layer) => layer[head]));
+    const grid = T.map(across, {
+      label: "Change of attention, heads down and layers across", width: 520,
+      says: (layer, head, value) => `head ${layer}.${head}: ${T.num(value)} moved`,
+      rings: kept.map((k) => [k.layer, k.head]),
+      pick: (layer, head) => { const i = kept.findIndex((k) => k.head === head && k.layer === layer); if (i >= 0) choose(i); },
     });
     const top = T.most(data.change.flat());
     T.add(root, el("div", { class: "split" },
-      el("div", {}, el("h3", {}, "Layers down, heads across"), grid, T.scale("0", T.num(top)),
+      el("div", {}, el("h3", {}, "Heads down, layers across"), grid, T.scale("0", T.num(top)),
         kept.length > 0 && el("p", { class: "note" }, "Outlined heads can be opened.")),
       el("div", {}, el("h3", {}, "Changed most"), list)), patterns);
 
@@ -32,7 +33,7 @@
       const ahead = before.concat(after).some((row, y) => row.some((value, x) => x > y % n && value > 0));
       const panels = el("div", { class: "panels" });
       T.put(patterns, el("h3", { style: { marginTop: "18px" } }, `Head ${head.layer}.${head.head}, from destination (down) to source (across)`), panels);
-      const common = { tokens: data.tokens.map(T.token), maskUpperTri: !ahead, negativeColor: "rgb(201,84,22)", positiveColor: "rgb(11,114,133)" };
+      const common = { tokens: data.tokens.map(T.token), maskUpperTri: !ahead, upperTriColor: "rgb(240,243,244)", negativeColor: "rgb(201,84,22)", positiveColor: "rgb(11,114,133)" };
       const pattern = (title, attention, limit) => T.circuitsvis(panels, "AttentionPattern", { ...common, attention, minValue: -limit, maxValue: limit }, title);
       pattern(`Difference, scale ±${T.num(most)}`, change, most);
       pattern("Unsteered, scale 0 to 1", before, 1);

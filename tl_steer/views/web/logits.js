@@ -41,7 +41,7 @@
     T.circuitsvis(box, "TokenLogProbs", words(data.unsteered), `Unsteered · mean log-probability ${mean(before)}`);
     T.circuitsvis(box, "TokenLogProbs", words(data.steered), `Steered · mean log-probability ${mean(after)}`);
     const change = after.map((x, i) => T.value(x) - T.value(before[i])), top = T.most(change) || 1;
-    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true));
+    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true), el("div", { class: "room" }));
   };
 
   const part = (stream, kind, source) => (stream === 0 ? "in front of block 0" : kind === 2 ? (stream - 1 === source ? "the vector itself" : `block ${stream - 1}, rest`) : `block ${stream - 1} ${kind ? "MLP" : "attention"}`);
@@ -69,8 +69,8 @@
         el("p", {}, "The difference moves by ", el("b", { class: "num" }, T.num(whole, true)), ` (logits, ${T.quoted(data.tokens[i])} less ${T.quoted(data.tokens[j])}).`),
         el("div", { class: "split" },
           el("div", {}, el("h3", {}, "By component, largest first"), T.bars(shown, { signed: true })),
-          el("div", {}, el("h3", {}, "Through the layers"), profile(data, of), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads: layers down, heads across"),
-            T.map(heads, { label: "Attribution to heads", cell: Math.max(5, Math.min(14, Math.floor(300 / heads.length))), says: (head, layer, v) => `head ${layer}.${head}: ${T.num(v, true)}` }), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true)))));
+          el("div", {}, el("h3", {}, "Through the layers"), profile(data, of), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads down, layers across"),
+            T.map(heads[0].map((_, head) => heads.map((layer) => layer[head])), { label: "Attribution to heads", width: 480, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)}` }), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true)))));
     };
     show();
   };
@@ -83,11 +83,11 @@
     data.direct.forEach((layer, s) => layer.forEach((cell, k) => {
       const v = of(cell), h = (Math.abs(v) / top) * 62;
       if (!(h > 0.2)) return;
-      const bar = T.svg("rect", { class: k === 0 ? "fill-more" : k === 1 ? "fill-base" : "fill-less", x: 14 + s * step + (k * step) / 3.2, width: Math.max(1, step / 3.4), y: v > 0 ? middle - h : middle, height: h });
+      const bar = T.svg("rect", { class: k === 0 ? "fill-more" : k === 1 ? "fill-soft" : "fill-ink", x: 14 + s * step + (k * step) / 3.2, width: Math.max(1, step / 3.4), y: v > 0 ? middle - h : middle, height: h });
       T.add(chart, T.tip(bar, `${part(s, k, data.source_layer)}: ${T.num(v, true)}`));
     }));
     T.add(chart, T.svg("line", { class: "axis", x1: 10, x2: width, y1: middle, y2: middle }));
     for (let s = 1; s < layers; s += Math.ceil(layers / 8)) T.add(chart, T.svg("text", { x: 14 + s * step, y: height - 4 }, s - 1));
-    return el("div", {}, T.legend(["more", "attention"], ["base", "MLP"], ["less", "the vector, rest"]), chart);
+    return el("div", {}, T.legend(["more", "attention"], ["soft", "MLP"], ["ink", "the vector, rest"]), chart);
   };
 })();

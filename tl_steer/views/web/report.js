@@ -1,7 +1,7 @@
 /* The report: a table, a page for every vector, and an address for each (#v12, #v12/attention). */
 (() => {
   const T = TlSteer, el = T.el;
-  const TABS = { logit_change: ["tokens", "Next tokens"], attention_change: ["attention", "Attention"], residual_response: ["response", "Response"], logit_attribution: ["attribution", "What carries it"], token_log_probs: ["prompt", "Prompt"], steered_tokens: ["steered", "Where"] };
+  const TABS = { logit_change: ["tokens", "Next tokens"], attention_change: ["attention", "Attention"], residual_response: ["response", "Response"], logit_attribution: ["attribution", "What carries it"], token_log_probs: ["likelihood", "Likelihood"], steered_tokens: ["steered", "Where added"] };
   let data, place, order = [], sort = { by: "vector", down: false }, wanted = "", chosen = 0;
 
   const columns = () => {
@@ -99,8 +99,9 @@
   const route = () => {
     const hash = decodeURIComponent(location.hash.slice(1)), match = /^v(\d+)(?:\/(\w+))?$/.exec(hash);
     const section = data.sections.find((s) => s.name === hash);
-    T.put(place, );
+    T.put(place);
     document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#") === "#" + (match ? "" : hash)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
+    document.getElementById("root").classList.toggle("inner", !!match);
     if (match) vector(place, Number(match[1]), match[2]);
     else if (section) { T.show(place, section); }
     else if (hash === "provenance") T.add(place, el("h2", {}, "How it was made"), el("table", {}, el("tbody", {}, data.provenance.map(([name, value]) => el("tr", {}, el("th", { scope: "row", style: { width: "190px" } }, name), el("td", { class: "said" }, value))))));

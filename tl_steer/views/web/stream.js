@@ -26,7 +26,8 @@
           return `${s ? "after block " + (s - 1) : "before block 0"}, ${a === b ? `token ${a} ${T.quoted(data.tokens[a])}` : `tokens ${a} to ${b}`}: ${T.num(row[i])}`;
         });
         const words = (list, limit) => (list || []).slice(0, limit).map(([text]) => [T.word(text), " "]);
-        const up = (data.promoted[s] || [])[reading], down = (data.suppressed[s] || [])[reading];
+        const moved = T.value(data.response[s][column]) > 0;
+        const up = moved ? (data.promoted[s] || [])[reading] : null, down = (data.suppressed[s] || [])[reading];
         const line = el("td", { class: "hide-small" }, words(up, 4));
         if (up && up.length) T.tip(line, `rise: ${up.map(([w, x]) => `${T.quoted(w)} ${T.num(x, true)}`).join(", ")}\nfall: ${down.map(([w, x]) => `${T.quoted(w)} ${T.num(x, true)}`).join(", ")}`);
         return el("tr", { class: s - 1 === data.source_layer ? "source" : null },
