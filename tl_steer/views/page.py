@@ -89,22 +89,27 @@ def embedded(value: Any) -> str:
 def _clean(value: Any) -> Any:
     """What cannot be shown or is no JSON becomes text or nothing."""
     if isinstance(value, str):
-        return plain(value)
+        return value if value.isprintable() else plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     if isinstance(value, Mapping):
         return {plain(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(item) for item in value]
+        # Patterns are most of a page, and whole numbers need no care.
+        plainly = all(type(item) is int for item in value)
+        return value if plainly else [_clean(item) for item in value]
     return value
 
 
 def rounded(values: Tensor, digits: int = 4) -> Any:
     """Nested lists of floats with a few significant digits: a view is for eyes."""
-    if values.ndim == 0:
-        number = float(values)
-        return float(f"{number:.{digits}g}") if math.isfinite(number) else number
-    return [rounded(item, digits) for item in values.double().unbind()]
+    return _rounded(values.double().tolist(), digits)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}")
 
 
 def thousandths(values: Tensor) -> Any:

@@ -33,7 +33,7 @@
       const q = data.quantities[by], ends = q.values.flat().map(T.value).filter(Number.isFinite), low = Math.min(0, ...ends), high = Math.max(...ends, 1e-9);
       const order = q.values.map((_, i) => i).sort((a, b) => (T.value(q.values[b][0]) || 0) - (T.value(q.values[a][0]) || 0));
       const step = 24, width = 640, left = 150, x = (v) => left + ((T.value(v) - low) / (high - low || 1)) * (width - left - 70), height = order.length * step + 30;
-      const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": q.name });
+      const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, style: { maxWidth: width + 80 + "px" }, role: "img", "aria-label": q.name });
       for (const v of [low, (low + high) / 2, high]) T.add(svg, T.svg("line", { class: "axis", x1: x(v), x2: x(v), y1: 18, y2: height }), T.svg("text", { x: x(v), y: 12, "text-anchor": "middle" }, T.num(v)));
       order.forEach((i, n) => {
         const [v, a, b] = q.values[i], y = 18 + (n + 0.5) * step, label = `${data.vectors[i]} ${data.labels[i]}`;

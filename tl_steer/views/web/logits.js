@@ -79,7 +79,7 @@
   const profile = (data, of) => {
     const layers = data.direct.length, width = 420, height = 150, middle = 70;
     const top = T.most(data.direct.flatMap((layer) => layer.map(of))) || 1;
-    const step = (width - 20) / layers, chart = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Attribution by layer" });
+    const step = (width - 20) / layers, chart = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, style: { maxWidth: "520px" }, role: "img", "aria-label": "Attribution by layer" });
     data.direct.forEach((layer, s) => layer.forEach((cell, k) => {
       const v = of(cell), h = (Math.abs(v) / top) * 62;
       if (!(h > 0.2)) return;
