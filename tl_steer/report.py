@@ -3,13 +3,10 @@
 results -> one HTML page: a table of vectors, a page for each, drawn when it is opened
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank
@@ -18,7 +15,6 @@ from tl_steer.files import write_beside
 from tl_steer.inspection import Inspection
 from tl_steer.results import Generations
 from tl_steer.selection import Selection
-from tl_steer.sphere import cosines
 from tl_steer.tables import number, plain
 from tl_steer.views import (
     View,
@@ -34,8 +30,9 @@ from tl_steer.views import (
     sweep_view,
     token_log_probs,
 )
+from tl_steer.views import overview as overview_of
 from tl_steer.views.bankviews import Rows, table_rows
-from tl_steer.views.page import document, embedded, rounded
+from tl_steer.views.page import document, embedded
 from tl_steer.views.texts import cut, marked
 
 # Bytes of data that a report may hold, and how many heads a vector's page tries to show within it.
@@ -123,13 +120,13 @@ def report(
         notes.append(f"attention patterns of {heads} heads a vector, so that the file stays small")
     overview = {
         "title": title,
-        "provenance": _provenance(bank),
-        "facts": _facts(bank, generations, control),
-        "rows": _rows(bank, inspections, generations),
+        "provenance": overview_of.provenance(bank),
+        "facts": overview_of.facts(bank, generations, control),
+        "rows": overview_of.rows(bank, inspections, generations),
         "scores": list(bank.scores),
-        "controls": _controls(control),
+        "controls": overview_of.controls(control),
         "unsteered": cut(generations.unsteered[0]) if generations else "",
-        "prompt": _prompt(inspections, generations),
+        "prompt": overview_of.prompt(inspections, generations),
         "sections": _sections(bank, doses, selection, sweep, alerts),
         "notes": notes,
     }
@@ -220,101 +217,6 @@ def _texts_of(control: Generations | None) -> list[list[Any]]:
 
 def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
-
-
-def _rows(
-    bank: Bank, inspections: Sequence[Inspection], generations: Generations | None
-) -> list[dict[str, Any]]:
-    similar = cosines(bank.responses.double()).abs().nan_to_num(0.0).fill_diagonal_(0.0)
-    rows = []
-    for i in range(len(bank)):
-        near = int(similar[i].argmax()) if len(bank) > 1 else -1
-        row: dict[str, Any] = {
-            "vector": i,
-            "label": bank.labels[i],
-            "objective": rounded(bank.objective[i]),
-            "response": rounded(bank.responses[i].norm()),
-            "nearest": near,
-            "cosine": rounded(similar[i, near], 2) if near >= 0 else 0.0,
-            "scores": [rounded(values[i]) for values in bank.scores.values()],
-        }
-        if generations is not None:
-            text, base = generations.texts[i][0], generations.unsteered[0]
-            row |= {"text": cut(text)[:220], "changed": text != base}
-        seen = next((seen for seen in inspections if i in seen.vectors), None)
-        rows.append(row if seen is None else row | _glance(seen, i))
-    return rows
-
-
-def _glance(seen: Inspection, vector: int) -> dict[str, Any]:
-    """What the table shows of an inspection."""
-    v = seen.index(vector)
-    layer, head, change = seen.strongest_head(v)
-    width = -(-len(seen.tokens) // 48)
-    kl = [float(part.max()) for part in seen.kl[v].split(width)]
-    return {
-        "kl": rounded(seen.kl[v, -1]),
-        "kls": rounded(torch.tensor(kl), 3),
-        "growth": rounded(seen.response[v, :, -1], 3),
-        "head": f"{layer}.{head}" if layer >= 0 else "",
-        "head_change": rounded(torch.tensor(change), 3),
-        "gained": seen.word(int(seen.gained[v, -1, 0])),
-        "lost": seen.word(int(seen.lost[v, -1, 0])),
-    }
-
-
-def _controls(control: Generations | None) -> list[dict[str, Any]]:
-    if control is None:
-        return []
-    base = control.unsteered[0]
-    return [
-        {"pieces": marked(cut(base), cut(row[0])), "changed": row[0] != base}
-        for row in control.texts[:16]
-    ]
-
-
-def _facts(
-    bank: Bank, generations: Generations | None, control: Generations | None
-) -> list[list[str]]:
-    share = bank.radius_share
-    facts = [
-        ["vectors", str(len(bank))],
-        ["added at", bank.source.name],
-        ["measured at", bank.target.name],
-        ["radius", number(bank.radius) + (f" ({share:.3f} of the norm)" if share == share else "")],
-    ]
-    for name, found in (("texts changed", generations), ("by random vectors", control)):
-        if found is not None:
-            facts.append([name, f"{found.changed()} of {len(found) * len(found.prompts)}"])
-    return facts
-
-
-def _provenance(bank: Bank) -> list[list[str]]:
-    own = bank.provenance
-    mark = own.fingerprint
-    return [
-        ["model", own.model],
-        ["size", f"{mark.n_layers} layers, d_model {mark.d_model}, vocabulary {mark.d_vocab}"],
-        ["dtype", mark.dtype],
-        ["method", own.method or "not recorded"],
-        *[[f"setting {name}", str(value)] for name, value in own.settings.items()],
-        ["objective", own.divergence],
-        ["added at", bank.source.name],
-        ["tokens steered", str(dataclasses.asdict(bank.positions))],
-        ["measured at", bank.target.name],
-        ["tokens measured", str(dataclasses.asdict(own.measured))],
-        ["radius", number(bank.radius)],
-        ["seed", str(own.seed)],
-        ["prompts", f"hash {own.prompts}"],
-        *[[f"{name} version", value] for name, value in own.versions.items()],
-        *[["note", note] for note in own.notes],
-    ]
-
-
-def _prompt(inspections: Sequence[Inspection], generations: Generations | None) -> str:
-    if generations is not None:
-        return cut(generations.prompts[0])
-    return cut(inspections[0].prompt) if inspections else ""
 
 
 def _sections(
