@@ -6,10 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "adapter penalty tables results band selection checkpoint",
+    "adapter penalty tables results band selection checkpoint scorer endpoint promptsource "
+    "interval beyond_random systematic sweepfile sweepresult",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl",
-    2: "methods radius generate load rank dose start",
+    "linear_map output_kl metric plan together cells sweepjob",
+    2: "methods radius generate load rank dose start sweep",
     3: "inband select run organisms scan",
     4: "elicit",
     5: "cli __init__ __main__",
