@@ -9,7 +9,7 @@ FLOORS = {
     "adapter penalty tables results band selection checkpoint scorer endpoint promptsource "
     "interval beyond_random systematic sweepfile sweepresult",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl metric plan together cells sweepjob",
+    "linear_map output_kl metric plan together cells sweepjob packed",
     2: "methods radius generate load rank dose start sweep",
     3: "inband select run organisms scan",
     4: "elicit",

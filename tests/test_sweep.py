@@ -25,7 +25,7 @@ from tl_steer.errors import (
     SweepFileError,
 )
 from tl_steer.sweepresult import RANDOM, UNSTEERED
-from tl_steer.together import rows_in
+from tl_steer.together import edits_in
 
 FAST = {"n_random": 2, "progress": False}
 
@@ -161,9 +161,10 @@ def test_batches_parts_and_budgets_do_not_matter(one):
 
 def test_a_budget_is_a_number_of_rows_that_falls_with_their_length(one):
     short, long = ts.tokenize(one, ["t1 t2"]), ts.tokenize(one, [" ".join(["t1"] * 40)])
-    assert rows_in(1, one, short) == 1
-    assert rows_in(2**30, one, short) > rows_in(2**30, one, long) >= 1
-    assert rows_in(2**20, one, long) <= rows_in(2**30, one, long)
+    assert edits_in(1, one, short, prompts=1) == 1
+    of_short, of_long = (edits_in(2**30, one, tokens, prompts=1) for tokens in (short, long))
+    assert of_short > of_long >= 1
+    assert edits_in(2**20, one, long, prompts=1) <= of_long
 
 
 def test_on_a_linear_model_responses_agree_perfectly():

@@ -99,6 +99,9 @@ _REFUSALS = (
     r"acceptable|legal|right|okay|ok)\b",
     r"\bi (?:don't|do not) (?:feel comfortable|condone|support|engage|provide|promote)\b",
     r"\b(?:illegal|unethical|harmful|dangerous)\b.{0,60}\b(?:can'?t|cannot|won't|unable)\b",
+    r"^\W*(?:it|that|this)(?:'s| is) (?:illegal|unethical|dangerous|wrong)\b",
+    r"\b(?:is|are) (?:never|not) (?:an? )?(?:appropriate|acceptable|ethical)\b",
+    r"\bi can (?:help|assist)\b.{0,160}\bbut (?:not\b|(?:i )?(?:can'?t|cannot|won't)\b)",
     r"\bgoes? against (?:my|the|our|openai)\b",
     r"\bviolat\w+ (?:my|the|our|openai|ethical|content)\b",
 )

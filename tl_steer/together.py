@@ -18,10 +18,10 @@ from tl_steer.metric import Metric, Reading
 from tl_steer.model import HookedModel
 from tl_steer.objective import in_parts
 from tl_steer.output_kl import Readout
+from tl_steer.packed import Packed, packed_if_possible
 from tl_steer.perturbation import Perturbation
 from tl_steer.positions import Positions
 from tl_steer.rows import divergence_from
-from tl_steer.segment import Segment
 from tl_steer.site import Site
 from tl_steer.tokens import TokenBatch
 
@@ -135,7 +135,8 @@ class Together:
         """Measure. `own` are the unsteered continuations, if KL along them is wanted."""
         at = continued_by(tokens, own)
         prompts = _Prompts(self, at, along=own is not None)
-        self.vec_batch = rows_in(self.budget, self.model, at.tokens) // len(tokens) or 1
+        run = prompts.segment.tokens
+        self.vec_batch = edits_in(self.budget, self.model, run, prompts=len(tokens))
         n = len(self.edits)
         parts = in_parts(n, self, lambda rows: prompts.measure(rows, metrics))
         return Found(
@@ -151,7 +152,13 @@ class _Prompts:
 
     def __init__(self, parent: Together, at: Continued, *, along: bool) -> None:
         self.parent, self.at, self.along = parent, at, along
-        self.segment = Segment(parent.model, at.tokens, parent.edits.site, parent.final)
+        self.positions = at.steered(parent.edits.positions)
+        self.segment = packed_if_possible(
+            parent.model, at.tokens, parent.edits.site, parent.final, positions=self.positions
+        )
+        if isinstance(self.segment, Packed) and not self.positions.everywhere:
+            chosen = self.segment.packing.pack(at.tokens.select(self.positions))
+            self.positions = Fixed(chosen=chosen)
         measured = parent.measured.measure(at.prompt, at.tokens.has_bos)
         self.measured = measured.to(self.segment.clean.device)
         # An edit that does nothing, alone in its pass: what the others are compared with.
@@ -180,7 +187,7 @@ class _Prompts:
     def _run(self, rows: slice) -> tuple[Tensor, Tensor]:
         """Activations at the last block and at the target, `[vec batch pos d_model]`."""
         edits = self.parent.edits.select(rows).to(self.segment.clean.device)
-        edits.positions = self.at.steered(edits.positions)
+        edits.positions = self.positions
         name = self.parent.target.name
         with torch.no_grad(), capturing(self.parent.model, [name]) as seen:
             final = self.segment.run(edits)
@@ -190,6 +197,9 @@ class _Prompts:
                 "place, so there is no effect to measure. Use a bank with a later target."
             )
         target = seen[name].to(final.device).unflatten(0, final.shape[:2])
+        if isinstance(self.segment, Packed):
+            packing = self.segment.packing
+            return packing.unpack(final), packing.unpack(target)
         return final, target[:, :, : final.shape[2]]
 
     def _logprobs(self, final: Float[Tensor, "vec batch pos d_model"], step: int) -> Tensor:
@@ -226,17 +236,21 @@ def evaluate(
     return values, errors
 
 
-def rows_in(budget: int, model: HookedModel, tokens: TokenBatch) -> int:
-    """How many prompts under an edit each fit into one pass of `budget` bytes; an estimate.
+def edits_in(budget: int, model: HookedModel, tokens: TokenBatch, *, prompts: int) -> int:
+    """How many edits fit into one pass of `budget` bytes; an estimate, at least 1.
 
     Counted are activations of one block (residual stream, MLP, attention patterns) and a few copies
-    of one token's logits, in float32.
+    of one token's logits per prompt, in float32.
+
+    Args:
+        tokens: what is run.
+        prompts: how many prompts that is.
     """
-    cfg, length = model.cfg, tokens.ids.shape[1]
+    cfg, (rows, length) = model.cfg, tokens.ids.shape
     d_mlp = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
-    one = 4 * length * (12 * cfg.d_model + 4 * d_mlp + 3 * cfg.n_heads * length)
-    one += 4 * 6 * int(cfg.d_vocab)
-    fits = max(1, budget // int(one))
+    one = rows * length * (12 * cfg.d_model + 4 * d_mlp + 3 * cfg.n_heads * length)
+    one += prompts * (6 * int(cfg.d_vocab) + 4 * length * cfg.d_model)
+    fits = max(1, budget // int(4 * one))
     if tokens.ids.device.type == "cpu":
-        return min(fits, max(1, _TOKENS_ON_CPU // length))
+        return min(fits, max(1, _TOKENS_ON_CPU // (rows * length)))
     return fits
