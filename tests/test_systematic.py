@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tl_steer.beyond_random import superiority, thresholds, without_itself
-from tl_steer.interval import exact, resamples, weighted_mean
+from tl_steer.interval import Interval, exact, resamples, weighted_mean
 from tl_steer.systematic import (
     Directions,
     adjusted,
@@ -17,6 +17,7 @@ from tl_steer.systematic import (
     evidence,
     figure,
     p_values,
+    verdict,
 )
 
 NUMBERS = st.integers(0, 2**32 - 1)
@@ -131,7 +132,7 @@ def world(seed, *, vec=6, random=99, prompts=40, d=12):
     return rng, effects, units(rng, vec + random, prompts, d)
 
 
-def test_vectors_like_random_ones_get_uniform_p_values():
+def test_of_vectors_like_random_ones_no_more_get_a_small_p_than_its_value_says():
     p = []
     for seed in range(60):
         _, effects, u = world(seed)
@@ -141,11 +142,13 @@ def test_vectors_like_random_ones_get_uniform_p_values():
     for level in (0.05, 0.2, 0.5):
         share = np.mean(np.array(p) <= level)
         # Vectors of one world share their control, so the count varies more than a binomial's.
-        assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / 60))
+        assert share <= level + 3 * math.sqrt(level * (1 - level) / 120)
+    # Vectors that never exceed are tied, which makes large values larger and leaves small ones.
+    assert np.mean(np.array(p) <= 0.05) > 0.01
 
 
 def test_a_real_behaviour_a_one_off_and_a_scattered_one_are_told_apart():
-    rng, effects, u = world(1)
+    rng, effects, u = world(1, random=299)
     top = effects[6:].max(axis=0)
     effects[0] = 3 * top  # everywhere, and everywhere the same
     u[0] = u[0].mean(axis=0) + 0.3 * u[0]
@@ -153,18 +156,31 @@ def test_a_real_behaviour_a_one_off_and_a_scattered_one_are_told_apart():
     effects[1, 7] = 100 * top[7]
     effects[2] = 3 * top  # everywhere, another thing each time
     u[2] = rng.normal(size=u[2].shape)
-    effects[3, :12] = 3 * top[:12]  # on a minority
-    effects[3, 12:] = 0
-    u[3] = u[3].mean(axis=0)
     u /= np.linalg.norm(u, axis=-1, keepdims=True)
     found = evidence(effects[:6], effects[6:], grouped(u, 32), floor=0.0)
     assert [one.verdict for one in found[:2]] == ["systematic", "like random"]
     assert found[2].verdict in ("scattered", "like random")
-    assert found[3].verdict in ("one-off", "undecided")
     assert found[0].systematicness.value == max(one.systematicness.value for one in found)
     assert found[1].prevalence.value == pytest.approx(1 / 40)
     assert found[0].superiority.value == 1.0
     assert found[0].prevalence.low == pytest.approx(0.9119, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "same", "p", "q", "word"),
+    [
+        (40, (0.9, 0.8, 0.95), (0.6, 0.5, 0.7), 0.001, 0.01, "systematic"),
+        (40, (0.2, 0.1, 0.3), (0.6, 0.5, 0.7), 0.001, 0.01, "one-off"),
+        (40, (0.9, 0.8, 0.95), (0.1, 0.0, 0.2), 0.001, 0.01, "scattered"),
+        (40, (0.6, 0.4, 0.7), (0.6, 0.5, 0.7), 0.001, 0.01, "undecided"),
+        (40, (0.9, 0.8, 0.95), (0.6, 0.5, 0.7), 0.1, 0.2, "like random"),
+        (40, (0.9, 0.8, 0.95), (0.6, 0.5, 0.7), 0.01, 0.2, "undecided"),
+        (40, (0.9, 0.8, 0.95), (0.6, 0.5, 0.7), math.nan, math.nan, "undecided"),
+        (9, (0.9, 0.8, 0.95), (0.6, 0.5, 0.7), 0.001, 0.01, "undecided"),
+    ],
+)
+def test_a_verdict_is_what_the_page_says(n, share, same, p, q, word):
+    assert verdict(n, Interval(*share), Interval(*same), p, q, 99)[0] == word
 
 
 def test_intervals_hold_their_estimates_and_say_nothing_of_one_prompt():

@@ -21,7 +21,7 @@ class Reading(LinearHost):
         generator = torch.Generator().manual_seed(3)
         super().__init__([torch.randn(D, D, generator=generator) for _ in range(3)])
         self.ln_final = nn.Identity()
-        self.unembed = nn.Linear(D, 31)
+        self.unembed = nn.Linear(D, 31, bias=False)
         self.unembed.weight.data = torch.randn(31, D, generator=generator)
 
     def forward(self, ids, attention_mask=None, stop_at_layer=None, return_type=None):

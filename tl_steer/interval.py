@@ -45,7 +45,7 @@ def percentiles(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(finite, low, np.nan), np.where(finite, high, np.nan)
 
 
-def exact(hits: float, n: int) -> tuple[float, float]:
+def exact(hits: float | int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share."""
     tail = (1 - LEVEL) / 2
     low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
@@ -58,7 +58,7 @@ def intervals(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Inte
     return [Interval(*row) for row in rows]
 
 
-def share_interval(hits: float, n: int) -> Interval:
+def share_interval(hits: float | int, n: int) -> Interval:
     if n == 0:
         return Interval(np.nan, np.nan, np.nan)
     return Interval(hits / n, *exact(hits, n))

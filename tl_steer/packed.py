@@ -114,26 +114,28 @@ class Packed(Segment):
         )
 
     def _packed_call(self, call: Any, padded: torch.Size) -> Any:
-        if call.args or "attention_mask" not in call.kwargs:
-            raise ModelError(
-                "These blocks make their own attention mask, so nothing can be packed."
-            )
-
-        def packed(value: Any) -> Any:
-            if isinstance(value, (tuple, list)):
-                return type(value)(packed(v) for v in value)
-            if not isinstance(value, Tensor):
-                return value
-            if value.ndim >= 2 and value.shape[0] in (1, padded[0]) and value.shape[1] == padded[1]:
-                return self.packing.pack(value)
-            if value.shape == padded[1:]:
-                return value[self.packing.place.to(value.device)]
-            return value
-
-        kwargs = {k: packed(v) for k, v in call.kwargs.items() if k != "attention_mask"}
         blind = torch.where(self.packing.sees(), 0.0, torch.finfo(self._entering.dtype).min)
-        kwargs["attention_mask"] = blind.to(call.device, self._entering.dtype)[None, None]
-        return replace(call, kwargs=kwargs)
+        mask = blind.to(call.device, self._entering.dtype)[None, None]
+        args = tuple(_in_one_row(a, self.packing, padded, mask) for a in call.args)
+        kwargs = {k: _in_one_row(v, self.packing, padded, mask) for k, v in call.kwargs.items()}
+        if "attention_mask" in kwargs:  # where no prompt is padded it may have been None
+            kwargs["attention_mask"] = mask
+        elif not any(value is mask for value in args):
+            raise ModelError("These blocks take no mask for pairs of tokens, so nothing is packed.")
+        return replace(call, args=args, kwargs=kwargs)
+
+
+def _in_one_row(value: Any, packing: Packing, padded: torch.Size, mask: Tensor) -> Any:
+    """One argument of a block: masks by the packed one, what is per token by the packed tokens'."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_in_one_row(v, packing, padded, mask) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 4 and value.shape[2:] == (padded[1], padded[1]):
+        return mask
+    if value.ndim >= 2 and value.shape[0] in (1, padded[0]) and value.shape[1] == padded[1]:
+        return packing.pack(value)
+    return value[packing.place.to(value.device)] if value.shape == padded[1:] else value
 
 
 def packed_if_possible(

@@ -17,7 +17,7 @@ from tl_steer.model import HookedModel
 from tl_steer.promptsource import Asked
 from tl_steer.sweepfile import Folder, State, counted
 from tl_steer.sweepresult import SweepResult
-from tl_steer.tokens import tokenize
+from tl_steer.tokens import tokenize, whole_row
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Reader:
             tokens = tokenize(self.model, [row.prompt])
         except PromptError as error:
             raise PromptError(f"{row.where}: {error}") from error
-        ids = tokens.ids[0]
+        ids, context = tokens.ids[0], getattr(self.model.cfg, "n_ctx", None)
+        if isinstance(row.prompt, str) and len(ids) == context:  # cut in silence, perhaps
+            ids = whole_row(self.model, row.prompt).to(ids)
         if self.truncate is not None and len(ids) > self.truncate:
             kept = int(tokens.has_bos[0]) if self.truncate > 1 else 0
             ids = torch.cat([ids[:kept], ids[len(ids) - self.truncate + kept :]])
-        room = int(getattr(self.model.cfg, "n_ctx", None) or len(ids)) - self.generate
+        room = len(ids) if context is None else int(context) - self.generate
         if len(ids) > room:
             raise PromptError(
                 f"{row.where} is {len(ids)} tokens long, and {room} fit into the model's context "

@@ -160,6 +160,6 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ## Next
 #
-# Take your own prompts: `prompts` may be the path of a text, JSONL, CSV or Parquet file, or a Hugging
-# Face dataset. Take more random vectors if verdicts say that there are too few.
+# Take your own prompts: `prompts` may be the path of a text, JSONL, CSV or Parquet file, or a
+# Hugging Face dataset. Take more random vectors if verdicts say that there are too few.
 # `docs/generalisation.md` defines every number.
