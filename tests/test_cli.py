@@ -73,7 +73,7 @@ def test_sweep_tells_what_is_systematic_and_keeps_the_cells(tiny, tmp_path):
     asked = ("sweep", path, "--prompts", lines, "--n-random", 2)
     done = run(*asked, "--save", folder)
     assert done.exit_code == 0, done.output
-    assert "undecided" in done.output
+    assert "3 prompts; effect: kl" in done.output
     assert ts.load_sweep(folder).prompts == 3
     again = json.loads(run(*asked, "--save", folder, "--resume", "--json").output)
     assert (again["prompts"], again["finished"]) == (3, True)
@@ -86,7 +86,7 @@ def test_sweep_tells_what_is_systematic_and_keeps_the_cells(tiny, tmp_path):
 def test_sweep_scores_continuations_and_chooses_vectors(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)
     rows = tmp_path / "p.csv"
-    rows.write_text("key,q\n" + "".join(f"{i},{p}\n" for i, p in enumerate(PROMPTS)))
+    rows.write_text("key,q\n" + "".join(f"{i},t1 {p} t2\n" for i, p in enumerate(PROMPTS)))
     asked = ("sweep", path, "--prompts", rows, "--column", "q", "--ids", "key", "--generate", 2)
     asked += ("--regex", "t1", "--refusals", "-v", 1, "--n-random", 1, "--raw", "--json")
     found = json.loads(run(*asked).output)

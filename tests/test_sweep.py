@@ -392,6 +392,13 @@ def test_long_prompts_are_refused_by_their_place_or_cut_if_asked(one):
     np.testing.assert_allclose(found.values("kl")[:, 1], expected.values("kl")[:, 0], atol=2e-4)
 
 
+def test_a_prompt_with_fewer_tokens_than_the_bank_measured_is_refused_by_its_place(one, tmp_path):
+    bank = ts.elicit(one, PROMPTS[:1], source=SOURCE, target=TARGET, n=2, progress=False)
+    with pytest.raises(PromptError, match=r"Row 1: .* 2 tokens that can be measured"):
+        ts.sweep(one, bank, PROMPTS, save=tmp_path / "s", **FAST)
+    assert not (tmp_path / "s").exists()
+
+
 def test_bad_rows_are_found_before_any_work_is_done(one, tmp_path):
     with pytest.raises(PromptError, match="Row 2 has no text"):
         ts.sweep(one, bank_of(one), [*PROMPTS[:2], " "], save=tmp_path / "s", **FAST)

@@ -10,7 +10,8 @@ def thresholds(
     control: Float[np.ndarray, "random prompt"], floor: float
 ) -> Float[np.ndarray, " prompt"]:
     """The effect that counts, prompt by prompt. A failed cell (NaN) of a control is left out."""
-    return np.maximum(floor, _quantile(np.sort(control, axis=0)))
+    found: np.ndarray = np.maximum(floor, _quantile(np.sort(control, axis=0)))
+    return found
 
 
 def without_itself(
@@ -25,12 +26,14 @@ def without_itself(
     at = _place(valid - own)
     moved = at + ((rank <= at) & (own == 1))
     found = np.take_along_axis(order, np.clip(moved, 0, len(order) - 1), axis=0)
-    return np.maximum(floor, np.where(valid - own > 0, found, -np.inf))
+    met: np.ndarray = np.maximum(floor, np.where(valid - own > 0, found, -np.inf))
+    return met
 
 
 def _place(valid: np.ndarray) -> np.ndarray:
     """Where the quantile stands among so many sorted values: at the larger neighbour."""
-    return np.ceil(QUANTILE * np.maximum(valid - 1, 0) - 1e-9).astype(int)
+    place: np.ndarray = np.ceil(QUANTILE * np.maximum(valid - 1, 0) - 1e-9).astype(int)
+    return place
 
 
 def _quantile(order: np.ndarray) -> np.ndarray:

@@ -34,7 +34,9 @@ def weighted_mean(
     """Mean of every resample; failed cells (NaN) are left out."""
     valid = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (weights @ np.where(valid, values, 0.0).T) / (weights @ valid.T.astype(np.float64))
+        total = weights @ np.where(valid, values, 0.0).T
+        means: np.ndarray = total / (weights @ valid.T.astype(np.float64))
+    return means
 
 
 def percentiles(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

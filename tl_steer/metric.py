@@ -70,7 +70,9 @@ def kl(reading: Reading) -> Float[Tensor, "vec batch"]:
     """KL(steered || unsteered) of the token after the prompt, in nats."""
     vec = len(reading.steered)
     base = reading.clean.repeat(vec, 1)
-    return divergence_from(base, reading.steered.flatten(0, 1)).unflatten(0, (vec, -1))
+    nats: Tensor = divergence_from(base, reading.steered.flatten(0, 1))
+    cells: Tensor = nats.unflatten(0, (vec, -1))
+    return cells
 
 
 def entropy(reading: Reading) -> Float[Tensor, "vec batch"]:

@@ -97,7 +97,7 @@ def sweep(
     edits, who = edits_of(bank, doses, n_random, seed)
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     check_fits(model, bank)
-    read = Reader(model, generate, truncate)
+    read = Reader(model, bank.provenance.measured, generate, truncate)
     total = sum(1 for _ in map(read, source)) if source.again else None
     if total == 0:
         raise PromptError("No prompts were given; expected at least one.")

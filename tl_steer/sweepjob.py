@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tl_steer.cells import Cells, Read
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.model import HookedModel
+from tl_steer.positions import Positions
 from tl_steer.promptsource import Asked
 from tl_steer.sweepfile import Folder, State, counted
 from tl_steer.sweepresult import SweepResult
@@ -24,13 +25,17 @@ from tl_steer.tokens import tokenize, whole_row
 class Reader:
     """Rows of a source to tokens.
 
+    Args:
+        measured: the tokens that the bank measured; a prompt must have as many.
+
     Raises:
         PromptError: too long, or nothing that can be tokenized, with the row's place.
     """
 
     model: HookedModel
-    generate: int
-    truncate: int | None
+    measured: Positions
+    generate: int = 0
+    truncate: int | None = None
 
     def __post_init__(self) -> None:
         if self.truncate is not None and self.truncate < 1:
@@ -53,6 +58,10 @@ class Reader:
                 f"{row.where} is {len(ids)} tokens long, and {room} fit into the model's context "
                 "before what is generated. Shorten it, or give truncate= to keep the last tokens."
             )
+        try:
+            self.measured.measure(torch.ones(1, len(ids), dtype=torch.bool), tokens.has_bos.cpu())
+        except PromptError as error:
+            raise PromptError(f"{row.where}: {error}") from error
         return Read(row.id, tokens.texts[0], ids)
 
 

@@ -87,7 +87,8 @@ class Directions:
 def consistency(directions: Directions) -> Float[np.ndarray, " vec"]:
     """Mean cosine over pairs of different prompts: $(\\|\\sum u\\|^2 - n)/(n(n-1))$."""
     ones = np.ones((1, len(directions.sums)))
-    return _pairs(directions, ones)[0]
+    found: np.ndarray = _pairs(directions, ones)[0]
+    return found
 
 
 def _pairs(directions: Directions, weights: np.ndarray) -> Float[np.ndarray, "resample vec"]:
@@ -110,7 +111,8 @@ def figure(exceeds: np.ndarray, directions: Directions, weights: np.ndarray) -> 
     hits, counts = np.where(valid, exceeds, 0.0) @ member, valid.astype(np.float64) @ member
     with np.errstate(invalid="ignore", divide="ignore"):
         prevalence = (weights @ hits.T) / (weights @ counts.T)
-    return prevalence * np.maximum(_pairs(directions, weights), 0.0)
+    found: np.ndarray = prevalence * np.maximum(_pairs(directions, weights), 0.0)
+    return found
 
 
 def evidence(

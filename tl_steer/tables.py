@@ -148,6 +148,7 @@ def sweep_table(
 ) -> Sheet:
     """One row per vector and dose, the most systematic first, and the random vectors' medians."""
     name = metric or found.metrics[0]
+    columns = ["#", "dose", name, "> random", "prevalence", "consistency", "systematic", "q"]
     rows, left_out = [], 0
     for dose in found.doses:
         ordered = sorted(found.evidence(name, dose=dose), key=lambda e: -_known(e.systematicness))
@@ -155,10 +156,10 @@ def sweep_table(
         for one in ordered[:most]:
             spans = (one.prevalence, one.consistency, one.systematicness)
             cells = (_span(one.effect), number(round(one.superiority.value, 3)), *map(_span, spans))
-            who = (f"{one.vector}", f"{dose:g}")
+            who = (str(one.vector), f"{dose:g}")
             rows.append((*who, *cells, number(one.q), one.verdict, one.label))
-        random = (number(round(value, 3)) for value in found.of_random(name, dose=dose))
         if any(who.kind == "random" for who in found.who):
+            random = (number(round(value, 3)) for value in found.of_random(name, dose=dose))
             rows.append(("", f"{abs(dose):g}", "", "", *random, "", "random", ""))
     failed = len(found.failures())
     note = (
@@ -168,8 +169,16 @@ def sweep_table(
         + (f" {failed} cells failed." if failed else "")
         + (f" {left_out} more rows not shown." if left_out else "")
     )
-    columns = ("#", "dose", name, "> random", "prevalence", "consistency", "systematic", "q")
-    return Sheet("Sweep", (*columns, "verdict", "label"), tuple(rows), note)
+    empty = {"dose"} if len(found.doses) == 1 else set()
+    empty |= set() if any(row[-1] for row in rows) else {"label"}
+    return _without(empty, Sheet("Sweep", (*columns, "verdict", "label"), tuple(rows), note))
+
+
+def _without(names: set[str], sheet: Sheet) -> Sheet:
+    """A table without columns that say nothing."""
+    kept = [i for i, column in enumerate(sheet.columns) if column not in names]
+    rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
+    return Sheet(sheet.title, tuple(sheet.columns[i] for i in kept), rows, sheet.note)
 
 
 def _known(interval: "Interval") -> float:

@@ -68,7 +68,7 @@ bank
 # what you want to claim something about.
 
 # %%
-topics = ["the sea", "bread", "Rome", "bicycles", "winter", "chess", "bees", "music"]
+topics = ["the sea", "bread", "Rome", "bicycles", "chess", "bees"]
 asks = ["Write one sentence about {}.", "What do children ask about {}?", "Why do people like {}?"]
 prompts = [ts.chat(ask.format(topic)) for topic in topics for ask in asks]
 len(prompts)
@@ -76,11 +76,11 @@ len(prompts)
 # %% [markdown]
 # ## The sweep
 #
-# Every vector on every prompt, 39 random vectors of the same length, and the unsteered model among
+# Every vector on every prompt, 29 random vectors of the same length, and the unsteered model among
 # them. Only the token after the prompt is looked at, so nothing is generated.
 
 # %%
-result = ts.sweep(model, bank, prompts, n_random=39, progress=False)
+result = ts.sweep(model, bank, prompts, n_random=29, progress=False)
 result
 
 # %% [markdown]
@@ -132,9 +132,9 @@ cells[cells.kind == "bank"].groupby("vector")[["kl", "entropy", "flip", "alignme
 
 # %%
 of_itself = ts.regex(r"\b(I|my|me|I'm)\b", name="of_itself", flags=0)
-few = prompts[::3] + prompts[1::3]
+few = prompts[:12]
 said = ts.sweep(
-    model, bank, few, metrics=[of_itself, "perplexity"], generate=16, n_random=19, progress=False
+    model, bank, few, metrics=[of_itself, "perplexity"], generate=12, n_random=9, progress=False
 )
 said
 
@@ -152,7 +152,7 @@ for _, row in texts[(texts.kind == "bank") & (texts.vector == top)].head(6).iter
 # %%
 with tempfile.TemporaryDirectory() as folder:
     kept = ts.sweep(
-        model, bank[:2], few, metrics=["kl"], n_random=4, save=f"{folder}/sea", progress=False
+        model, bank[:2], few, metrics=["kl"], n_random=2, save=f"{folder}/sea", progress=False
     )
     again = ts.load_sweep(f"{folder}/sea")
     print(again.prompts, again.finished, again.cells().num_rows)
