@@ -105,7 +105,12 @@ def test_along_the_continuation_only_the_banks_own_positions_are_steered(llama, 
 def test_texts_are_those_of_generate_and_are_judged_by_the_unsteered_model(llama):
     bank = bank_of(llama)
     words = ts.Scorer("words", lambda prompt, text: len(text.split()))
-    found = ts.sweep(llama, bank, PROMPTS, metrics=["perplexity", words], generate=4, **FAST)
+    metrics = [words, "perplexity", "kl"]
+    found = ts.sweep(llama, bank, PROMPTS, metrics=metrics, generate=4, **FAST)
+    assert found.metrics == ("words", "perplexity", "kl")
+    assert [e.effect.value for e in found.evidence()] == [
+        e.effect.value for e in found.evidence("words")
+    ]
     texts = ts.generate(llama, bank, PROMPTS, max_new_tokens=4)
     cells = found.to_pandas()
     mine = cells[cells.kind == "bank"].pivot(index="vector", columns="prompt", values="text")

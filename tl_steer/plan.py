@@ -27,17 +27,14 @@ class Plan:
         of_text: "perplexity" and "repetition", if wanted.
         scorers: of the continuations.
         generate: their length; 0 for none.
+        names: all of these in the order in which they were asked for; the columns.
     """
 
     metrics: Mapping[str, Metric]
     of_text: tuple[str, ...] = ()
     scorers: tuple[Scorer, ...] = ()
     generate: int = 0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns."""
-        return (*self.metrics, *self.of_text, *(s.name for s in self.scorers))
+    names: tuple[str, ...] = ()
 
 
 def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> Plan:
@@ -62,7 +59,6 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
             of_text.append(one)
         else:
             passes[name] = METRICS[one] if isinstance(one, str) else one
-    plan = Plan(passes, tuple(of_text), tuple(scorers), generate)
     names = [_name(one) for one in metrics]
     clash = sorted({n for n in names if names.count(n) > 1 or n in COLUMNS})
     if clash or not names:
@@ -71,7 +67,7 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
             if clash
             else "metrics is empty; expected at least one, or None for the usual ones."
         )
-    return plan
+    return Plan(passes, tuple(of_text), tuple(scorers), generate, tuple(names))
 
 
 def _name(metric: str | Metric | Scorer) -> str:

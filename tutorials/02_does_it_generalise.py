@@ -133,9 +133,7 @@ cells[cells.kind == "bank"].groupby("vector")[["kl", "entropy", "flip", "alignme
 # %%
 of_itself = ts.regex(r"\b(I|my|me|I'm)\b", name="of_itself", flags=0)
 few = prompts[:12]
-said = ts.sweep(
-    model, bank, few, metrics=[of_itself, "perplexity"], generate=12, n_random=9, progress=False
-)
+said = ts.sweep(model, bank, few, metrics=[of_itself], generate=12, n_random=9, progress=False)
 said
 
 # %%
