@@ -29,9 +29,11 @@ types: $(READY)
 
 tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
+	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/02_does_it_generalise.ipynb tutorials/02_does_it_generalise.py
 
 # What never meets the inside of TransformerLens is tested once.
-ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py views.py browser.py)
+ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py views.py browser.py \
+	systematic.py scorer.py promptsource.py)
 
 matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 	.venv-3.9.0/bin/python -m pytest $(MANY) $(ELSEWHERE) -m "not smollm2"
@@ -43,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/jacobian.py
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
+	$(BIN)/python tests/benchmarks/sweep.py
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0

@@ -6,10 +6,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "adapter penalty tables results band selection checkpoint inspection inspectionfile",
+    "adapter penalty tables results band selection checkpoint inspection inspectionfile "
+    "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl recording attribution",
-    2: "methods radius generate load rank dose start inspect views",
+    "linear_map output_kl recording attribution metric plan together cells sweepjob packed",
+    2: "methods radius generate load rank dose start inspect views sweep",
     3: "inband select run organisms report",
     4: "scan",
     5: "elicit",

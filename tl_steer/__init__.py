@@ -16,6 +16,7 @@ from tl_steer.controls import shuffled
 from tl_steer.divergence import Cosine, Displacement, Divergence
 from tl_steer.dose import dose_response
 from tl_steer.elicit import elicit
+from tl_steer.endpoint import judged
 from tl_steer.errors import SteerError
 from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
@@ -35,22 +36,27 @@ from tl_steer.methods import (
     ResponseSogi,
     Sogi,
 )
+from tl_steer.metric import Metric, Reading
 from tl_steer.model import HookedModel, adopt, frozen, resolve
 from tl_steer.objective import Evaluation, Objective
 from tl_steer.output_kl import OutputKL
 from tl_steer.penalty import Differential, OffManifold, Population, Weighted
 from tl_steer.perturbation import Additive, Perturbation
 from tl_steer.positions import Positions
+from tl_steer.promptsource import source_of
 from tl_steer.radius import Calibrated, ShareOfNorm
 from tl_steer.rank import Exponent, Score, Toward, rank
 from tl_steer.report import Report, report
 from tl_steer.results import Generations
 from tl_steer.scan import Scan, scan
+from tl_steer.scorer import Scorer, refusal, regex
 from tl_steer.segment import Segment
 from tl_steer.select import halve
 from tl_steer.selection import Selection
 from tl_steer.site import Site
 from tl_steer.start import Adapters, Start, Vectors
+from tl_steer.sweep import sweep
+from tl_steer.sweepresult import SweepResult, load_sweep
 from tl_steer.tokens import TokenBatch, chat, tokenize
 
 __version__ = "0.1.0"
@@ -77,6 +83,7 @@ __all__ = [
     "Jacobian",
     "Melbo",
     "Method",
+    "Metric",
     "Objective",
     "OffManifold",
     "OutputKL",
@@ -86,10 +93,12 @@ __all__ = [
     "Power",
     "Provenance",
     "Quadratic",
+    "Reading",
     "Report",
     "ResponseSogi",
     "Scan",
     "Score",
+    "Scorer",
     "Segment",
     "Selection",
     "ShareOfNorm",
@@ -97,6 +106,7 @@ __all__ = [
     "Sogi",
     "Start",
     "SteerError",
+    "SweepResult",
     "TokenBatch",
     "Toward",
     "Vectors",
@@ -110,16 +120,22 @@ __all__ = [
     "generate",
     "halve",
     "inspect",
+    "judged",
     "load_bank",
     "load_inspection",
     "load_model",
+    "load_sweep",
     "perturbing",
     "random_bank",
     "rank",
+    "refusal",
+    "regex",
     "report",
     "resolve",
     "scan",
     "shuffled",
+    "source_of",
+    "sweep",
     "tokenize",
     "views",
 ]

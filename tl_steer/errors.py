@@ -43,6 +43,10 @@ class InspectionFileError(SteerError):
     """An inspection file that is damaged, truncated or not an inspection at all."""
 
 
+class SweepFileError(SteerError):
+    """A sweep's folder that is damaged, of another sweep, or cannot be written."""
+
+
 class NotFiniteError(SteerError, ArithmeticError):
     """NaN or infinity in an objective, a gradient or an activation."""
 
