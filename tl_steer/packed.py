@@ -153,6 +153,6 @@ def packed_if_possible(
         if saves and packing.agrees(tokens.select(positions)):
             try:
                 return Packed(model, tokens, source, target)
-            except (ModelError, RuntimeError):
+            except (ModelError, RuntimeError, IndexError, TypeError, ValueError):
                 pass  # a block that takes other arguments; apart, it is called as it always is
     return Segment(model, tokens, source, target)
