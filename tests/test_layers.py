@@ -6,16 +6,19 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "adapter penalty tables results band selection checkpoint",
+    "adapter penalty tables results band selection checkpoint conformal drift gaussian scores "
+    "probes detector reader identity panel panelfile audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl",
+    "linear_map output_kl taps traffic evidence",
     2: "methods radius generate load rank dose start",
-    3: "inband select run organisms scan",
-    4: "elicit",
-    5: "cli __init__ __main__",
+    3: "inband select run organisms scan alert",
+    4: "elicit session",
+    5: "watch",
+    6: "monitor",
+    7: "cli __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-SIDEWAYS_ALLOWED = {0, 1, 5}
+SIDEWAYS_ALLOWED = {0, 1, 7}
 
 
 def module_of(path):

@@ -8,6 +8,7 @@ with ts.perturbing(model, bank[4]):
 """
 
 from tl_steer.adapter import Adapter
+from tl_steer.alert import Alert
 from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank, Provenance, random_bank
 from tl_steer.bankfile import load_bank
@@ -32,6 +33,7 @@ from tl_steer.methods import (
     Sogi,
 )
 from tl_steer.model import HookedModel, adopt, frozen, resolve
+from tl_steer.monitor import Monitor
 from tl_steer.objective import Evaluation, Objective
 from tl_steer.output_kl import OutputKL
 from tl_steer.penalty import Differential, OffManifold, Population, Weighted
@@ -47,6 +49,8 @@ from tl_steer.selection import Selection
 from tl_steer.site import Site
 from tl_steer.start import Adapters, Start, Vectors
 from tl_steer.tokens import TokenBatch, chat, tokenize
+from tl_steer.verdict import mark, marked
+from tl_steer.watch import watch
 
 __version__ = "0.1.0"
 
@@ -54,6 +58,7 @@ __all__ = [
     "Adapter",
     "Adapters",
     "Additive",
+    "Alert",
     "Bank",
     "Calibrated",
     "Cosine",
@@ -71,6 +76,7 @@ __all__ = [
     "Jacobian",
     "Melbo",
     "Method",
+    "Monitor",
     "Objective",
     "OffManifold",
     "OutputKL",
@@ -104,6 +110,8 @@ __all__ = [
     "halve",
     "load_bank",
     "load_model",
+    "mark",
+    "marked",
     "perturbing",
     "random_bank",
     "rank",
@@ -111,4 +119,5 @@ __all__ = [
     "scan",
     "shuffled",
     "tokenize",
+    "watch",
 ]
