@@ -146,8 +146,8 @@ def benjamini_hochberg(p: Float[Tensor, " request"], rate: float | int) -> Bool[
 def step_down(
     values: Float[Tensor, " top"],
     vectors: Int[Tensor, " top"],
-    clean_values: Float[Tensor, "n top"],
-    clean_vectors: Int[Tensor, "n top"],
+    clean_values: Float[Tensor, "n most"],
+    clean_vectors: Int[Tensor, "n most"],
 ) -> Float[Tensor, " top"]:
     r"""Adjusted p-values of the vectors that score highest on one request: which to name.
 

@@ -144,6 +144,8 @@ class Monitor(Panel):
         """
         if score is None and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
+        # In the order in which a forward pass reaches them: the last completes a token.
+        sites = sorted(sites, key=lambda site: site.order)
         names = [site.name for site in sites]
         fit, scale, rest = (traffic[rows] for rows in split)
         phases = []

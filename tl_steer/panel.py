@@ -167,7 +167,8 @@ class Panel:
         top = min(TOP, tokens.peaks.shape[1])
         values, vectors = tokens.peaks.topk(top, dim=1)
         named = [
-            step_down(v, k, kept.values, kept.vectors) for v, k in zip(values, vectors, strict=True)
+            step_down(v, k, kept.values, kept.vectors) if top else v.double()
+            for v, k in zip(values, vectors, strict=True)
         ]
         return Scores(
             statistic=statistic,
@@ -177,7 +178,7 @@ class Panel:
             known_p=p_values(kept.known, known),
             vectors=vectors,
             values=values,
-            vector_p=torch.stack(named) if top else values.double(),
+            vector_p=torch.stack(named),
             tokens=nats.amax(dim=0),
             explained=self._explained(activations, nats.amax(dim=0)),
         )

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,6 +26,7 @@ from tl_steer.model import HookedModel
 from tl_steer.site import Site
 
 
+@runtime_checkable
 class Listener(Protocol):
     """What hears; all of it is called from inside the model's forward pass."""
 

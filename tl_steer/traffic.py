@@ -126,7 +126,7 @@ class _Keeper:
 
     sites: int
     ids: list[Tensor] = field(default_factory=list)
-    seen: list[list[Tensor]] = field(default_factory=list)
+    seen: list[dict[int, Tensor]] = field(default_factory=list)
 
     def begin(self, ids: Tensor, mask: Tensor) -> None:
         if self.ids:
@@ -135,14 +135,14 @@ class _Keeper:
                 "told from prompts: its generate() changes rows or prompts on the way."
             )
         self.ids.append(ids[:, -1].cpu())
-        self.seen.append([])
+        self.seen.append({})
 
     def token(self, ids: Tensor) -> None:
         self.ids.append(ids.cpu())
-        self.seen.append([])
+        self.seen.append({})
 
     def activation(self, site: int, residual: Tensor) -> None:
-        self.seen[-1].append(residual.float().cpu())
+        self.seen[-1][site] = residual.float().cpu()
 
     def rows(self, end: int | None) -> list[_Kept]:
         if not self.seen or any(len(step) != self.sites for step in self.seen):
