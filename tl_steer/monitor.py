@@ -23,9 +23,7 @@ from tl_steer.identity import Identity, fixed_tokens, shared_ends
 from tl_steer.model import (
     HookedModel,
     check_fits,
-    device_of,
     fingerprint,
-    frozen,
     model_name,
     resolve,
     without_hooks,
@@ -249,8 +247,8 @@ def identity_of(model: HookedModel, tokens: TokenBatch, sites: Sequence[str]) ->
     """What a monitor on these prompts is tied to."""
     mark = fingerprint(model)
     host = host_of(model, [resolve(model, name, target=True) for name in sites])
-    with frozen(model), without_hooks(model):
-        seen = glance(host, fixed_tokens(mark.d_vocab).to(device_of(model)))
+    with without_hooks(model):
+        seen = glance(host, fixed_tokens(mark.d_vocab))
     prefix, suffix = _template(model, tokens)
     return Identity(
         model=model_name(model),
@@ -269,8 +267,8 @@ def _template(model: HookedModel, tokens: TokenBatch) -> tuple[tuple[int, ...], 
     bos = (int(rows[0][0]),) if bool(tokens.has_bos.all()) else ()
     if getattr(getattr(model, "tokenizer", None), "chat_template", None) is None:
         return bos, ()
-    # Two contents with nothing in common leave the template between them.
-    asked = tokenize(model, [chat("Why? 7"), chat("No, zebra.")])
+    # Two contents that differ, also in length, leave the template between them.
+    asked = tokenize(model, [chat("Why? 7"), chat("No, zebras please.")])
     prefix, suffix = shared_ends([row.cpu() for row in asked.rows()])
     m = len(suffix)
     ends = all(len(row) > m and tuple(row[len(row) - m :].tolist()) == suffix for row in rows)

@@ -49,6 +49,15 @@ class Host:
     embed: nn.Module
     points: tuple[tuple[nn.Module, bool], ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
 
 def host_of(model: HookedModel, sites: Sequence[Site]) -> Host:
     """Hook points of a TransformerLens model.
@@ -105,7 +114,7 @@ def listening(host: Host, listener: Listener) -> Iterator[None]:
 
 
 def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch pos d"]]:
-    """Activations at every point in one plain forward pass.
+    """Activations at every point in one plain forward pass, in eval mode and without gradients.
 
     Raises:
         HookPointError: a point did not fire.
@@ -114,8 +123,11 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     with ExitStack() as stack:
         for i, (module, before) in enumerate(host.points):
             stack.callback(_listen(module, before, functools.partial(seen.__setitem__, i)))
+        for module in host.model.modules():
+            stack.callback(setattr, module, "training", module.training)
+            module.training = False
         with torch.no_grad():
-            host.model(ids)
+            host.model(ids.to(host.device))
     missing = [i for i in range(len(host.points)) if i not in seen]
     if missing:
         raise HookPointError(

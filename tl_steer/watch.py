@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from tl_steer.audit import AuditLog
-from tl_steer.model import HookedModel, device_of, dtype_of, frozen, without_hooks
+from tl_steer.model import HookedModel, without_hooks
 from tl_steer.panel import Panel
 from tl_steer.session import OnAlert, Watch
 from tl_steer.taps import Host, glance, host_of, listening, torch_host
@@ -51,7 +51,7 @@ def watch(
     Wrong with beam search, whose rows change places.
     """
     host = host_of(model, monitor.sites)
-    with frozen(model), without_hooks(model):
+    with without_hooks(model):
         _refuse_other_model(host, monitor)
     tokenizer = getattr(model, "tokenizer", None)
     with _session(host, monitor, tokenizer, alpha, log, drift, on_alert) as session:
@@ -80,17 +80,13 @@ def watch_torch(
         layer norms, centred writing weights) is refused here as another model's.
     """
     host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
-    model: Any = module
-    with frozen(model):
-        _refuse_other_model(host, monitor)
+    _refuse_other_model(host, monitor)
     with _session(host, monitor, tokenizer, alpha, log, drift, on_alert) as session:
         yield session
 
 
 def _refuse_other_model(host: Host, monitor: Panel) -> None:
-    model: Any = host.model
-    device = device_of(model)
-    monitor.identity.refuse_other_model(dtype_of(model), lambda ids: glance(host, ids.to(device)))
+    monitor.identity.refuse_other_model(host.dtype, lambda ids: glance(host, ids))
 
 
 @contextmanager
@@ -104,7 +100,6 @@ def _session(
     on_alert: OnAlert | None,
 ) -> Iterator[Watch]:
     monitor.guarantee(alpha)  # refuses, before a log is made
-    model: Any = host.model
     with ExitStack() as stack:
         audit = None if log is None else stack.enter_context(AuditLog(log))
         session = Watch(
@@ -114,7 +109,7 @@ def _session(
             drift=drift,
             tokenizer=tokenizer,
             on_alert=on_alert,
-            device=device_of(model),
+            device=host.device,
         )
         stack.callback(session.flush)
         stack.enter_context(listening(host, session))
