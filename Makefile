@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 MANY := -n auto
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types tutorial matrix bench clean
+.PHONY: demo test lint types tutorial matrix bench bench-monitor clean
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -43,6 +43,10 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/jacobian.py
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
+
+bench-monitor: $(READY)
+	$(BIN)/python tests/benchmarks/monitor.py
+	$(BIN)/python tests/benchmarks/monitor.py --overhead
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0
