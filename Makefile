@@ -29,6 +29,7 @@ types: $(READY)
 
 tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
+	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/03_anomaly_detection.ipynb tutorials/03_anomaly_detection.py
 
 # What never meets the inside of TransformerLens is tested once.
 ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py)

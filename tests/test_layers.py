@@ -7,7 +7,7 @@ PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
     "adapter penalty tables results band selection checkpoint conformal drift gaussian scores "
-    "probes detector reader identity panel panelfile audit verdict",
+    "probes fitted detector reader identity panel panelfile audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
     "linear_map output_kl taps traffic evidence",
     2: "methods radius generate load rank dose start",

@@ -120,6 +120,7 @@ WAYS = {
     "matched": {"score": d.MatchedFilter()},
     "ratio, summed": {"score": d.LikelihoodRatio(), "pool": Cusum()},
     "probes": {"score": d.Probes()},
+    "search": {"score": d.Search(rank=8, candidates=3)},
     "bank alone": {"unknown": None},
     "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
     "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},

@@ -203,6 +203,19 @@ def test_fitted_detectors_give_what_the_pure_functions_give(world, score):
     torch.testing.assert_close(score(reference)(tokens), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_a_search_finds_the_best_of_very_many_vectors_where_their_responses_fill_few_directions():
+    spread = draw(3, 40, seed=1)
+    responses = (draw(500, 3, seed=2) @ spread).float()
+    clean = draw(300, 40, seed=3).float()
+    reference = d.Reference(clean, responses, responses[:, None], clean)
+    tokens = clean[:20] + 9 * responses[40:60]
+    exact = d.WhitenedCosine()(reference)(tokens)
+    found = d.Search(rank=4, candidates=8)(reference)(tokens)
+    assert torch.equal(found.argmax(dim=1), exact.argmax(dim=1))
+    torch.testing.assert_close(found.amax(dim=1), exact.amax(dim=1), rtol=1e-4, atol=1e-4)
+    assert bool((found.isfinite().sum(dim=1) == 8).all())
+
+
 def test_fitted_anomaly_detectors_give_what_the_pure_functions_give(world):
     reference, tokens = world
     clean = reference.gaussian

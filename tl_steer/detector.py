@@ -13,7 +13,7 @@ these from a function of your own and it can be saved too:
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
+from tl_steer.fitted import (
+    Affine,
+    Cosines,
+    Energy,
+    EnergyDifference,
+    Nearest,
+    Residual,
+    Searched,
+)
 from tl_steer.gaussian import Gaussian, fit_gaussian
 from tl_steer.probes import self_labelled
-from tl_steer.scores import neighbour_distance, subspace
+from tl_steer.scores import subspace
 
 Detector: TypeAlias = Callable[[Float[Tensor, "token d"]], Float[Tensor, "token m"]]
 
@@ -52,105 +61,6 @@ class Reference:
 Score: TypeAlias = Callable[[Reference], Detector]
 
 
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """h M + b: one column per vector."""
-
-    weights: Float[Tensor, "d m"]
-    bias: Float[Tensor, " m"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
-        return torch.addmm(self.bias, activations, self.weights)
-
-
-@dataclass(frozen=True, eq=False)
-class Cosines:
-    """Cosines with m directions after an affine map, both in one matrix product: the first m
-    columns are products with the directions, the other d the mapped activation itself."""
-
-    stacked: Float[Tensor, "d m_and_d"]
-    bias: Float[Tensor, " m_and_d"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
-        both = torch.addmm(self.bias, activations, self.stacked)
-        m = self.stacked.shape[1] - self.stacked.shape[0]
-        length = both[:, m:].norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return both[:, :m] / length
-
-    @classmethod
-    def of(cls, centre: Tensor, map_: Tensor, directions: Tensor) -> "Cosines":
-        """Of (h - centre) map_ with the rows of `directions`."""
-        unit = normalize(directions, dim=1)
-        stacked = torch.cat([map_ @ unit.T, map_], dim=1)
-        return cls(stacked, -centre @ stacked)
-
-
-@dataclass(frozen=True, eq=False)
-class Energy:
-    """|h M + b|², a single column."""
-
-    weights: Float[Tensor, "d r"]
-    bias: Float[Tensor, " r"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        mapped = torch.addmm(self.bias, activations, self.weights)
-        return mapped.square().sum(dim=1, keepdim=True)
-
-    @classmethod
-    def of(cls, clean: Gaussian) -> "Energy":
-        """In white coordinates."""
-        return cls(clean.whitener, -clean.mean @ clean.whitener)
-
-
-@dataclass(frozen=True, eq=False)
-class Residual:
-    """The energy behind the first `rank` columns of h M + b, a single column."""
-
-    weights: Float[Tensor, "d d"]
-    bias: Float[Tensor, " d"]
-    rank: int
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        mapped = torch.addmm(self.bias, activations, self.weights)
-        return mapped[:, self.rank :].square().sum(dim=1, keepdim=True)
-
-    def explained(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
-        """The share of the energy that lies in the first columns."""
-        energy = torch.addmm(self.bias, activations, self.weights).square()
-        return energy[:, : self.rank].sum(dim=1) / energy.sum(dim=1).clamp_min(1e-30)
-
-
-@dataclass(frozen=True, eq=False)
-class EnergyDifference:
-    """One energy less another."""
-
-    weights: Float[Tensor, "d r"]
-    bias: Float[Tensor, " r"]
-    minus_weights: Float[Tensor, "d r2"]
-    minus_bias: Float[Tensor, " r2"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        here = Energy(self.weights, self.bias)(activations)
-        return here - Energy(self.minus_weights, self.minus_bias)(activations)
-
-
-@dataclass(frozen=True, eq=False)
-class Nearest:
-    """Distance to the k-th nearest of some clean activations."""
-
-    reference: Float[Tensor, "n d"]
-    k: int
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        return neighbour_distance(activations, self.reference, k=self.k)[:, None]
-
-
-# What a monitor's file can hold, by name.
-FITTED: dict[str, Any] = {
-    cls.__name__: cls for cls in (Affine, Cosines, Energy, Residual, EnergyDifference, Nearest)
-}
-
-
 @dataclass(frozen=True)
 class MatchedFilter:
     """`tl_steer.scores.matched_filter`."""
@@ -169,6 +79,38 @@ class WhitenedCosine:
     def __call__(self, reference: Reference) -> Cosines:
         clean = reference.gaussian
         return Cosines.of(clean.mean, clean.whitener, clean.whiten_change(reference.responses))
+
+
+@dataclass(frozen=True)
+class Search:
+    """`WhitenedCosine` for banks too large to compare with one by one: most vectors are ruled out
+    in the few directions in which the bank's white responses vary most.
+
+    Args:
+        rank: of the sketch; `candidates` are compared exactly.
+
+    Approximate: a vector that the sketch rules out is not found. Thresholds are calibrated on the
+    same search, so false alarms are as promised all the same.
+    """
+
+    rank: int = 32
+    candidates: int = 64
+
+    def __call__(self, reference: Reference) -> Searched:
+        clean = reference.gaussian
+        unit = normalize(clean.whiten_change(reference.responses), dim=1)
+        vec, d = unit.shape
+        rank = min(self.rank, d)
+        # The second-moment matrix is d by d, however many vectors there are.
+        axes = torch.linalg.eigh((unit.T @ unit).double()).eigenvectors[:, -rank:].float()
+        return Searched(
+            weights=clean.whitener,
+            bias=-clean.mean @ clean.whitener,
+            axes=axes.contiguous(),
+            sketches=(unit @ axes).T.contiguous(),
+            directions=unit,
+            candidates=min(self.candidates, vec),
+        )
 
 
 @dataclass(frozen=True)

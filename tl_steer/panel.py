@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tl_steer.bank import Bank
 from tl_steer.conformal import Guarantee, p_values, step_down, threshold
-from tl_steer.detector import Residual
 from tl_steer.errors import SettingError, ShapeError
+from tl_steer.fitted import Residual
 from tl_steer.identity import Identity
 from tl_steer.reader import Reader
 from tl_steer.shapes import checked
@@ -23,7 +23,7 @@ from tl_steer.site import Site
 
 # How many vectors an alert can name, the nearest alternatives among them.
 TOP = 8
-_ROWS = 64  # requests scored at a time
+_NUMBERS = 1 << 24  # scores of tokens by vectors that are in memory at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,7 @@ class Panel:
         inside = torch.ones(given[0].shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
         parts = [
             self._score([at[rows] for at in given], inside[rows])
-            for rows in (slice(i, i + _ROWS) for i in range(0, len(inside), _ROWS))
+            for rows in batches(self.reader, inside)
         ]
         names = [each.name for each in dataclasses.fields(Scores)]
         return Scores(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
@@ -204,7 +204,17 @@ def calibrated(
     """
     if not len(mask):
         raise SettingError("No calibration requests; give more clean prompts.")
-    tokens = reader.tokens(activations, mask)
-    known, unknown = reader.nats(tokens, mask).amax(dim=2)
-    values, vectors = tokens.peaks.topk(min(TOP, tokens.peaks.shape[1]), dim=1)
-    return Calibration(torch.maximum(known, unknown), known, unknown, values, vectors)
+    parts = []
+    for rows in batches(reader, mask):
+        tokens = reader.tokens([at[rows] for at in activations], mask[rows])
+        known, unknown = reader.nats(tokens, mask[rows]).amax(dim=2)
+        top = tokens.peaks.topk(min(TOP, tokens.peaks.shape[1]), dim=1)
+        parts.append((torch.maximum(known, unknown), known, unknown, top.values, top.indices))
+    return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
+    """Requests in batches whose scores fit into memory."""
+    vec = max(len(phase.shift) for phases in reader.phases for phase in phases)
+    rows = max(1, _NUMBERS // (max(vec, 1) * mask.shape[1]))
+    return (slice(i, i + rows) for i in range(0, len(mask), rows))

@@ -22,9 +22,9 @@ from tl_steer.bankfile import (
     site_from_json,
     tensors_of_bank,
 )
-from tl_steer.detector import FITTED
 from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.files import write_beside
+from tl_steer.fitted import FITTED
 from tl_steer.identity import Identity
 from tl_steer.panel import Calibration, Panel
 from tl_steer.reader import Phase, Reader
@@ -37,7 +37,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
     """Write a monitor. An existing file stays whole until the new one is complete.
 
     Raises:
-        SettingError: a detector is not one of `tl_steer.detector.FITTED`.
+        SettingError: a detector is not one of `tl_steer.fitted.FITTED`.
     """
     meta, tensors = _pack(panel)
     meta["sha256"] = digest(meta, tensors)
@@ -121,7 +121,7 @@ def _pack_detector(
     if FITTED.get(kind) is not type(detector):
         raise SettingError(
             f"A {kind} cannot be saved: a score of your own has to return one of "
-            f"{', '.join(FITTED)} (tl_steer.detector)."
+            f"{', '.join(FITTED)} (tl_steer.fitted)."
         )
     numbers = {}
     for each in dataclasses.fields(detector):

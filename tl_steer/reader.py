@@ -82,7 +82,10 @@ class Phase:
         """With shift and scale from clean tokens."""
         if self.known is None:
             return self
-        scores = self.known(clean).double()
+        scores = self.known(clean)
+        if not bool(scores.isfinite().all()):
+            return self  # a search looks at few vectors per token; cosines are alike as they are
+        scores = scores.double()
         variance = scores.var(dim=0, correction=0)
         weight = len(clean) / (len(clean) + _PRIOR_TOKENS)
         drawn = weight * variance + (1 - weight) * variance.median()

@@ -105,7 +105,8 @@ def subspace(
             f"width {responses.shape[1]}."
         )
     unit = normalize(clean.whiten_change(responses).double(), dim=1)
-    return torch.linalg.svd(unit, full_matrices=False).Vh[:rank].float()
+    rows: Tensor = torch.linalg.svd(unit, full_matrices=False).Vh[:rank]
+    return rows.float()
 
 
 @checked

@@ -82,7 +82,8 @@ def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
         HookPointError: a site that is not between blocks.
     """
     lists = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
-    embed = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
+    find: Any = getattr(module, "get_input_embeddings", None)
+    embed = None if find is None else find()
     if len(lists) != 1 or not isinstance(embed, nn.Module):
         raise ModelError(
             f"{type(module).__name__} has {len(lists)} lists of {n_layers} modules and "

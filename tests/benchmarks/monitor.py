@@ -1,6 +1,6 @@
 """Does a bank detect a planted behaviour? Writes docs/monitoring.md.
 
-    python tests/benchmarks/monitor.py                       # all organisms that are on this machine
+    python tests/benchmarks/monitor.py                       # all organisms on this machine
     python tests/benchmarks/monitor.py --organisms NAME ...  # any organism
     python tests/benchmarks/monitor.py --overhead
 
@@ -414,11 +414,12 @@ def synthetic_monitor(model: Any, n: int) -> Monitor:
         texts=("",) * 100,
         answers=("",) * 100,
     )
+    how: Any = {"score": detector.Search()} if n > 10_000 else {}
     found = {site.name: Effects((rows, rows), (rows[:, None], rows[:, None]))}
     identity = dataclasses.replace(
         identity_of(model, ts.tokenize(model, [ts.chat("x")]), [site.name]), prefix=(), suffix=()
     )
-    made = Monitor.of(bank, clean, found, identity, split=split_of(100), sites=[site])
+    made = Monitor.of(bank, clean, found, identity, split=split_of(100), sites=[site], **how)
     return dataclasses.replace(made, horizon=32)
 
 
