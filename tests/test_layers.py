@@ -9,7 +9,7 @@ FLOORS = {
     "adapter penalty tables results band selection checkpoint conformal drift gaussian scores "
     "probes fitted detector reader identity panel panelfile audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl taps traffic evidence",
+    "linear_map output_kl taps traffic evidence identify",
     2: "methods radius generate load rank dose start",
     3: "inband select run organisms scan alert",
     4: "elicit session",

@@ -27,7 +27,8 @@ import tl_steer as ts
 from tl_steer import detector, organisms
 from tl_steer.conformal import Guarantee, p_values
 from tl_steer.evidence import Effects, effects
-from tl_steer.monitor import Monitor, identity_of, split_of
+from tl_steer.identify import identity_of
+from tl_steer.monitor import Monitor, split_of
 from tl_steer.organisms import data
 from tl_steer.organisms.prompts import NEAR_MISSES, NEW_NEAR_MISSES, TRIGGER, fires, insert
 from tl_steer.session import Watch
