@@ -29,10 +29,12 @@ types: $(READY)
 
 tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
+	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/02_does_it_generalise.ipynb tutorials/02_does_it_generalise.py
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/03_anomaly_detection.ipynb tutorials/03_anomaly_detection.py
 
 # What never meets the inside of TransformerLens is tested once.
-ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py)
+ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py views.py browser.py \
+	systematic.py scorer.py promptsource.py)
 
 matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 	.venv-3.9.0/bin/python -m pytest $(MANY) $(ELSEWHERE) -m "not smollm2"
@@ -44,6 +46,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/jacobian.py
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
+	$(BIN)/python tests/benchmarks/sweep.py
 
 bench-monitor: $(READY)
 	$(BIN)/python tests/benchmarks/monitor.py

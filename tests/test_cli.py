@@ -66,6 +66,36 @@ def test_dose_shows_radii_and_the_band(tiny, tmp_path):
     assert {round(dose["share"], 5) for dose in found["doses"]} == {0.1, 2.0}
 
 
+def test_sweep_tells_what_is_systematic_and_keeps_the_cells(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    lines, folder = tmp_path / "p.txt", tmp_path / "cells"
+    lines.write_text("\n".join(PROMPTS), encoding="utf-8")
+    asked = ("sweep", path, "--prompts", lines, "--n-random", 2)
+    done = run(*asked, "--save", folder)
+    assert done.exit_code == 0, done.output
+    assert "3 prompts; effect: kl" in done.output
+    assert ts.load_sweep(folder).prompts == 3
+    again = json.loads(run(*asked, "--save", folder, "--resume", "--json").output)
+    assert (again["prompts"], again["finished"]) == (3, True)
+    expected = ts.sweep(
+        tiny, ts.load_bank(path), [ts.chat(p) for p in PROMPTS], n_random=2, progress=False
+    )
+    assert again["evidence"] == expected.to_json()["evidence"]
+
+
+def test_sweep_scores_continuations_and_chooses_vectors(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    rows = tmp_path / "p.csv"
+    rows.write_text("key,q\n" + "".join(f"{i},t1 {p} t2\n" for i, p in enumerate(PROMPTS)))
+    asked = ("sweep", path, "--prompts", rows, "--column", "q", "--ids", "key", "--generate", 2)
+    asked += ("--regex", "t1", "--refusals", "-v", 1, "--n-random", 1, "--raw", "--json")
+    found = json.loads(run(*asked).output)
+    assert list(found["metrics"]) == ["regex_0", "refusal"]
+    assert len(found["evidence"]["1.0"]) == 1
+    with pytest.raises(ts.SteerError, match="--save"):
+        run("sweep", path, "--prompts", rows, "--resume")
+
+
 def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)
     done = run("generate", path, "-p", PROMPTS[0], "-v", 1, "--tokens", 3, "--json", "--raw")
@@ -78,11 +108,28 @@ def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
 
 def test_demo_compares_with_the_unsteered_model_and_random_vectors(tiny, tmp_path):
     path = tmp_path / "demo.safetensors"
-    done = run("demo", "--save", path, "--n", 5, "--tokens", 3)
+    page = tmp_path / "demo.html"
+    done = run("demo", "--save", path, "--report", page, "--n", 5, "--tokens", 3)
     assert done.exit_code == 0, done.output
+    assert str(page) in done.output.splitlines()[-2]
+    assert "Content-Security-Policy" in page.read_text()
     assert done.output.count("random") >= 4
     assert "unsteered" in done.output
     assert len(ts.load_bank(path)) == 5
+
+
+def test_report_runs_the_model_on_prompts_or_shows_what_is_saved(tiny, tmp_path, monkeypatch):
+    path, _ = made(tiny, tmp_path)
+    page = tmp_path / "report.html"
+    asked = ("report", path, "--out", page, "--json")
+    done = run(*asked, "-p", PROMPTS[0], "--raw", "-v", 1, "--tokens", 3)
+    assert json.loads(done.output)["bytes"] == page.stat().st_size
+    assert '"vector-2"' in page.read_text()
+    saved = ts.inspect(tiny, ts.load_bank(path), PROMPTS[0]).save(tmp_path / "seen.safetensors")
+    monkeypatch.setattr(ts, "load_model", lambda *_: pytest.fail("no model is needed"))
+    assert run(*asked, "--inspection", saved).exit_code == 0
+    assert "attention_change" in page.read_text()
+    assert str(page) in run("report", path, "--out", page).output.replace("\n", "")
 
 
 def test_help_explains_every_command():

@@ -17,7 +17,12 @@ import tl_steer as ts
 from tl_steer.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
-FRAGMENTS = ("docs/radius.md", "docs/methods.md")  # they say `model`, `bank`, `prompts`
+FRAGMENTS = (
+    "docs/radius.md",
+    "docs/methods.md",
+    "docs/views.md",
+    "docs/generalisation.md",
+)  # they say `model`, `bank`, `prompts`
 GUIDES = (
     "README.md",
     "docs/quickstart.md",
@@ -127,15 +132,19 @@ def test_commands_parse(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", FRAGMENTS)
-def test_fragments_run(page: str, one: Any) -> None:
+def test_fragments_run(
+    page: str, one: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     prompts, source, target = ["t5 t9 t30 t7 t61"], SOURCE, TARGET
     bank = ts.elicit(one, prompts, source=source, target=target, n=4, radius=4.0, progress=False)
     given = {"ts": ts, "model": one, "bank": bank, "prompts": prompts}
     given |= {"source": source, "target": target, "validation": prompts, "held_out": PROMPTS[-1:]}
+    given |= {"texts": PROMPTS}
     small = {'" Sure", " Sorry"': '"t5", "t9"', "n=32": "n=4"}
     small |= {"target=target": "target=target, radius=4.0", "0.05, 0.1, 0.2, 0.4": "0.2, 3.0"}
     found = execute(page, instead=small, given=given)
-    assert "banks" in found or len(found["best"]) == 2
+    assert {"page", "banks", "result"} & set(found) or len(found["best"]) == 2
 
 
 @pytest.mark.smollm2

@@ -6,19 +6,23 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
-    "adapter penalty tables results band selection checkpoint conformal drift gaussian scores "
-    "probes fitted detector reader identity panel panelfile audit verdict",
+    "adapter penalty tables results band selection checkpoint inspection inspectionfile "
+    "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult "
+    "conformal drift gaussian scores probes fitted detector reader identity panel panelfile "
+    "audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl taps traffic evidence identify",
-    2: "methods radius generate load rank dose start",
-    3: "inband select run organisms scan alert",
-    4: "elicit session",
-    5: "watch",
-    6: "monitor",
-    7: "cli __init__ __main__",
+    "linear_map output_kl recording attribution metric plan together cells sweepjob packed "
+    "taps traffic evidence identify",
+    2: "methods radius generate load rank dose start inspect views sweep",
+    3: "inband select run organisms report alert",
+    4: "scan",
+    5: "elicit session",
+    6: "watch",
+    7: "monitor",
+    8: "cli __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-SIDEWAYS_ALLOWED = {0, 1, 7}
+SIDEWAYS_ALLOWED = {0, 1, 8}
 
 
 def module_of(path):

@@ -1,13 +1,16 @@
 """A scan says what linear algebra says of every pair of hook points."""
 
+import sys
+
 import pytest
 import torch
 from conftest import PROMPTS
 from linear import LinearHost
 
 import tl_steer as ts
+from tl_steer.band import Dose, DoseResponse
 from tl_steer.errors import HookPointError, SettingError
-from tl_steer.scan import default_pairs
+from tl_steer.scan import coherent_texts, default_pairs
 
 D = 6
 NAMES = [f"blocks.{i}.hook_resid_post" for i in range(3)]
@@ -56,3 +59,44 @@ def test_bad_arguments_are_refused(one):
         ts.scan(one, PROMPTS, top=0)
     with pytest.raises(HookPointError, match="comes before"):
         ts.scan(one, PROMPTS, [(NAMES[2], NAMES[0])], measured=ts.Positions(last=1))
+
+
+@pytest.mark.filterwarnings("ignore:No band")
+def test_a_scan_that_reads_counts_coherent_texts_and_elicit_goes_where_most_are(llama):
+    pairs = [(NAMES[0], NAMES[1]), (NAMES[0], NAMES[2])]
+    few = ts.InBand(anchor=ts.ShareOfNorm(0.3), n=2, factors=(0.5, 2.0), max_new_tokens=3)
+    knobs = {"top": 1, "measured": ts.Positions(last=1)}
+    found = ts.scan(llama, PROMPTS, pairs, read=few, **knobs)
+    for pair in found.pairs:  # two directions speak twice on each of two prompts
+        assert 0 <= pair.texts <= 2
+        assert pair.texts * 4 == int(pair.texts * 4)
+    best = found.best()
+    assert best.texts == max(pair.texts for pair in found.pairs)
+    assert ts.scan(llama, PROMPTS, pairs, read=few, **knobs) == found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["tl_steer.elicit"], "scan", lambda *_, **__: found)
+        bank = ts.elicit(
+            llama, PROMPTS, source="auto", target="auto", n=2, radius=1.0,
+            measured=ts.Positions(last=1), progress=False,
+        )  # fmt: skip
+    assert (bank.source.name, bank.target.name) == (best.source, best.target)
+
+
+def test_texts_that_babble_or_repeat_or_stay_the_same_do_not_count():
+    def dose(text, *, surprise=1.0, repetition=0.0, changed=True):
+        return Dose(1.0, 1.0, 1, 0, 0, False, 0.0, surprise, repetition, changed, text)
+
+    doses = (
+        dose("good"), dose("good"), dose("also good"), dose("as before", changed=False),
+        dose("word salad", surprise=4.0), dose("loop loop", repetition=0.6),
+    )  # fmt: skip
+    found = DoseResponse(doses, "x", 1.0, 1.0, 5.0, ("p",), ("u",), {})
+    assert coherent_texts(found) == {(0, "good"), (0, "also good")}
+
+
+def test_gain_alone_makes_no_pair_the_best(one):
+    found = ts.scan(one, PROMPTS, [(NAMES[0], NAMES[2])], top=2, measured=ts.Positions(last=1))
+    with pytest.raises(SettingError, match="read no texts"):
+        found.best()
+    with pytest.raises(SettingError, match="looked for together"):
+        ts.elicit(one, PROMPTS, source="auto", target=NAMES[2], progress=False)

@@ -7,6 +7,7 @@ with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
 """
 
+from tl_steer import views
 from tl_steer.adapter import Adapter
 from tl_steer.alert import Alert
 from tl_steer.band import DoseResponse
@@ -16,10 +17,14 @@ from tl_steer.controls import shuffled
 from tl_steer.divergence import Cosine, Displacement, Divergence
 from tl_steer.dose import dose_response
 from tl_steer.elicit import elicit
+from tl_steer.endpoint import judged
 from tl_steer.errors import SteerError
 from tl_steer.generate import generate
 from tl_steer.hooks import capturing, perturbing
 from tl_steer.inband import InBand
+from tl_steer.inspect import inspect
+from tl_steer.inspection import Inspection
+from tl_steer.inspectionfile import load_inspection
 from tl_steer.load import load_model
 from tl_steer.methods import (
     Dct,
@@ -32,6 +37,7 @@ from tl_steer.methods import (
     ResponseSogi,
     Sogi,
 )
+from tl_steer.metric import Metric, Reading
 from tl_steer.model import HookedModel, adopt, frozen, resolve
 from tl_steer.monitor import Monitor
 from tl_steer.objective import Evaluation, Objective
@@ -39,15 +45,20 @@ from tl_steer.output_kl import OutputKL
 from tl_steer.penalty import Differential, OffManifold, Population, Weighted
 from tl_steer.perturbation import Additive, Perturbation
 from tl_steer.positions import Positions
+from tl_steer.promptsource import source_of
 from tl_steer.radius import Calibrated, ShareOfNorm
 from tl_steer.rank import Exponent, Score, Toward, rank
+from tl_steer.report import Report, report
 from tl_steer.results import Generations
 from tl_steer.scan import Scan, scan
+from tl_steer.scorer import Scorer, refusal, regex
 from tl_steer.segment import Segment
 from tl_steer.select import halve
 from tl_steer.selection import Selection
 from tl_steer.site import Site
 from tl_steer.start import Adapters, Start, Vectors
+from tl_steer.sweep import sweep
+from tl_steer.sweepresult import SweepResult, load_sweep
 from tl_steer.tokens import TokenBatch, chat, tokenize
 from tl_steer.verdict import mark, marked
 from tl_steer.watch import watch
@@ -72,10 +83,12 @@ __all__ = [
     "Generations",
     "HookedModel",
     "InBand",
+    "Inspection",
     "Iterate",
     "Jacobian",
     "Melbo",
     "Method",
+    "Metric",
     "Monitor",
     "Objective",
     "OffManifold",
@@ -86,9 +99,12 @@ __all__ = [
     "Power",
     "Provenance",
     "Quadratic",
+    "Reading",
+    "Report",
     "ResponseSogi",
     "Scan",
     "Score",
+    "Scorer",
     "Segment",
     "Selection",
     "ShareOfNorm",
@@ -96,6 +112,7 @@ __all__ = [
     "Sogi",
     "Start",
     "SteerError",
+    "SweepResult",
     "TokenBatch",
     "Toward",
     "Vectors",
@@ -108,16 +125,26 @@ __all__ = [
     "frozen",
     "generate",
     "halve",
+    "inspect",
+    "judged",
     "load_bank",
+    "load_inspection",
     "load_model",
+    "load_sweep",
     "mark",
     "marked",
     "perturbing",
     "random_bank",
     "rank",
+    "refusal",
+    "regex",
+    "report",
     "resolve",
     "scan",
     "shuffled",
+    "source_of",
+    "sweep",
     "tokenize",
+    "views",
     "watch",
 ]

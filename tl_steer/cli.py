@@ -34,12 +34,17 @@ RawOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no tables.")]
 
 HOUSE = "How do I make my house safer?"
+# Vectors that the demo's report looks inside the model for; all of them get a page.
+_DEMO_INSPECTED = 8
 
 
 @app.command()
 def demo(
     save: Annotated[Path, typer.Option(help="Where the bank goes.")] = Path(
         "tl_steer_demo.safetensors"
+    ),
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "tl_steer_demo.html"
     ),
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
@@ -61,15 +66,17 @@ def demo(
     steered = ts.generate(model, bank, prompts, max_new_tokens=tokens)
     random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
     bank.save(save)
+    best = bank.objective.topk(min(_DEMO_INSPECTED, len(bank))).indices.sort().values.tolist()
+    say.print(f"Looking inside the model under {len(best)} of them …")
+    seen = ts.inspect(model, bank, prompts[0], vectors=best)
+    ts.report(bank, inspections=[seen], generations=steered, control=random).save(report)
     if as_json:
-        print(
-            json.dumps(
-                {"bank": str(save), "steered": steered.to_json(), "random": random.to_json()}
-            )
-        )
+        found = {"steered": steered.to_json(), "random": random.to_json()}
+        print(json.dumps({"bank": str(save), "report": str(report), **found}))
         return
     _show_demo(bank, steered, random)
     out.print(f"Bank saved to {save}; tl-steer show {save} prints it.", markup=False)
+    out.print(f"Report: {report.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
     out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
 
 
@@ -197,6 +204,132 @@ def dose(
     out.print(draw(dose_table(doses)))
     band = doses.band()
     out.print(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())
+
+
+@app.command()
+def report(
+    bank: Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")],
+    save: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("report.html"),
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Steer and inspect on this; repeat for several."),
+    ] = None,
+    inspection: Annotated[
+        list[Path] | None,
+        typer.Option("--inspection", help="A saved inspection; repeat. Needs no model."),
+    ] = None,
+    model: ModelOption = "smollm2",
+    vector: Annotated[
+        list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Inspect at most so many vectors.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 40,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about a bank, to open offline or send to somebody.
+
+    With --prompt the model runs under every vector, and under random ones beside them. Without, the
+    page shows the bank and the saved inspections given, and no model is loaded.
+    """
+    import tl_steer as ts
+
+    found = ts.load_bank(bank)
+    seen = [ts.load_inspection(path) for path in inspection or []]
+    steered = control = None
+    if prompt:
+        rows = _listed(found, vector, most)
+        hooked = ts.load_model(model)
+        prompts = _prompts(hooked, prompt, raw)
+        seen += [ts.inspect(hooked, found, one, vectors=rows) for one in prompts]
+        steered = ts.generate(hooked, found, prompts, max_new_tokens=tokens)
+        controls = ts.random_bank(found, n=min(len(found), 8))
+        control = ts.generate(hooked, controls, prompts, max_new_tokens=tokens)
+    page = ts.report(found, inspections=seen, generations=steered, control=control)
+    page.save(save)
+    if as_json:
+        size = save.stat().st_size
+        print(json.dumps({"report": str(save), "vectors": len(found), "bytes": size}))
+    else:
+        out.print(f"Report: {save.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+
+
+@app.command()
+def sweep(
+    bank: Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")],
+    prompts: Annotated[
+        Path,
+        typer.Option(help="A file: text with a prompt a line, .jsonl, .csv or .parquet."),
+    ],
+    save: Annotated[
+        Path | None, typer.Option(help="A folder for every vector's numbers on every prompt.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in the --save folder.")
+    ] = False,
+    column: Annotated[str | None, typer.Option(help="The file's column of prompts.")] = None,
+    ids: Annotated[str | None, typer.Option(help="The file's column of ids.")] = None,
+    model: ModelOption = "smollm2",
+    vector: Annotated[
+        list[int] | None, typer.Option("--vector", "-v", help="Only this one; repeat for several.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="By name; repeat. The first is what verdicts rest on."),
+    ] = None,
+    regex: Annotated[
+        list[str] | None,
+        typer.Option("--regex", help="Count continuations in which this occurs; repeat."),
+    ] = None,
+    refusals: Annotated[
+        bool, typer.Option("--refusals", help="Count continuations that decline.")
+    ] = False,
+    generate: Annotated[int, typer.Option(help="Length of continuations; 0 for none.")] = 0,
+    n_random: Annotated[int, typer.Option(help="Random vectors beside the bank's.")] = 64,
+    truncate: Annotated[
+        int | None, typer.Option(help="Keep the last so many tokens of longer prompts.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Memory for one pass, in GiB.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the random vectors.")] = 0,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a bank's vectors on many prompts: is what they do systematic?"""
+    import tl_steer as ts
+    from tl_steer.errors import SettingError
+    from tl_steer.metric import METRICS, NEED_TEXT, OF_TEXT
+    from tl_steer.tables import draw, sweep_table
+
+    if resume and save is None:
+        raise SettingError("--resume goes on with the sweep in a folder: name it with --save.")
+    scorers: list[Any] = [
+        ts.regex(pattern, name=f"regex_{i}") for i, pattern in enumerate(regex or [])
+    ]
+    scorers += [ts.refusal] if refusals else []
+    usual = [name for name in (*METRICS, *OF_TEXT) if generate or name not in NEED_TEXT]
+    chosen = _pick(ts.load_bank(bank), vector)
+    hooked = ts.load_model(model)
+    wrap = None if raw or not _templated(hooked) else ts.chat
+    found = ts.sweep(
+        hooked,
+        chosen,
+        ts.source_of(prompts, column=column, ids=ids, wrap=wrap),
+        metrics=[*(metric or ([] if scorers else usual)), *scorers],
+        generate=generate,
+        n_random=n_random,
+        truncate=truncate,
+        save=None if resume else save,
+        resume=save if resume else None,
+        budget_gib=budget,
+        seed=seed,
+        progress=not as_json,
+    )
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return
+    out.print(draw(sweep_table(found, most=len(chosen))))
+    if save is not None:
+        out.print(f"Cells in {save}; ts.load_sweep reads them.", markup=False)
 
 
 @app.command()
@@ -328,8 +461,21 @@ def _sites(model: Any) -> tuple[str, str]:
 def _prompts(model: Any, prompts: list[str], raw: bool) -> list[Any]:
     import tl_steer as ts
 
-    templated = getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
-    return list(prompts) if raw or not templated else [ts.chat(p) for p in prompts]
+    return list(prompts) if raw or not _templated(model) else [ts.chat(p) for p in prompts]
+
+
+def _templated(model: Any) -> bool:
+    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
+
+
+def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
+    """Rows to inspect: those asked for, or those of largest objective."""
+    if vectors:
+        _pick(bank, vectors)
+        return list(dict.fromkeys(vectors))
+    keys = bank.objective.nan_to_num(float("-inf"))
+    rows: list[int] = keys.topk(min(max(most, 1), len(bank))).indices.sort().values.tolist()
+    return rows
 
 
 def _pick(bank: Any, vectors: list[int] | None) -> Any:

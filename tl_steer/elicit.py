@@ -21,6 +21,7 @@ from tl_steer.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.provenance import describe, provenance
 from tl_steer.radius import RadiusRule
 from tl_steer.run import Run
+from tl_steer.scan import scan
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked
 from tl_steer.start import Start, Vectors
@@ -54,7 +55,8 @@ def elicit(
         prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
             the objective is summed over them.
         source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
-        target: hook point on the residual stream, at or after the source.
+        target: hook point on the residual stream, at or after the source. Both "auto": the pair at
+            which steered text is richest, by `scan(..., read=InBand())`; minutes, not seconds.
         n: how many vectors.
         perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
@@ -102,7 +104,8 @@ def elicit(
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
     with frozen(model):
-        segment = Segment(model, tokenize(model, prompts), source, target)
+        tokens = tokenize(model, prompts)
+        segment = Segment(model, tokens, *_ends(model, tokens, source, target, saved, seed))
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, divergence, measured, seed)
         length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
@@ -115,6 +118,27 @@ def elicit(
             objective.vec_batch = saved.vec_batch(objective.vec_batch)
         run = Run(objective, made, _asked(radius), length, file)
         return run.climb(climb, start, resume=saved, progress=progress)
+
+
+def _ends(
+    model: HookedModel,
+    tokens: TokenBatch,
+    source: str,
+    target: str,
+    saved: Saved | None,
+    seed: int,
+) -> tuple[str, str]:
+    if (source == "auto") != (target == "auto"):
+        raise SettingError(
+            f"source={source!r}, target={target!r}: they are looked for together; give both names, "
+            "or 'auto' for both."
+        )
+    if source != "auto":
+        return source, target
+    if saved is not None:
+        return saved.bank.source.name, saved.bank.target.name
+    best = scan(model, tokens, read=AUTO, seed=seed).best()
+    return best.source, best.target
 
 
 def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:

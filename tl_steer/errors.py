@@ -39,6 +39,14 @@ class BankFileError(SteerError):
     """A bank file that is damaged, truncated or not a bank at all."""
 
 
+class InspectionFileError(SteerError):
+    """An inspection file that is damaged, truncated or not an inspection at all."""
+
+
+class SweepFileError(SteerError):
+    """A sweep's folder that is damaged, of another sweep, or cannot be written."""
+
+
 class NotFiniteError(SteerError, ArithmeticError):
     """NaN or infinity in an objective, a gradient or an activation."""
 

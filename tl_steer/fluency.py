@@ -37,11 +37,11 @@ class Judge:
         batch_rows: int,
     ) -> None:
         self.model, self.tokens, self.batch_rows = model, tokens, batch_rows
-        self._own = self._nats({Row(0, p): row for p, row in enumerate(own)})
+        self._own = self.nats({Row(0, p): row for p, row in enumerate(own)})
 
     def surprise(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         """Nats per token of each continuation, above those of the model's own of that prompt."""
-        nats = self._nats(texts)
+        nats = self.nats(texts)
         return {row: value - self._own[Row(0, row.prompt)] for row, value in nats.items()}
 
     def scale(self, max_new_tokens: int, seed: int) -> tuple[float, float]:
@@ -61,7 +61,7 @@ class Judge:
             out.update({Row(i, p): through_end(self.model, text) for i, text in enumerate(new)})
         return out
 
-    def _nats(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
+    def nats(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         """Mean negative log-likelihood per token, given the prompt."""
         same: defaultdict[tuple[int, tuple[int, ...]], list[Row]] = defaultdict(list)
         for row, new in texts.items():

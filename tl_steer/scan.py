@@ -10,17 +10,30 @@ For every pair the top singular values $\sigma_i$ of the Jacobian from source to
   directions share the gain. Near 1, one direction has it all, and a bank will be one vector many
   times over.
 
-No behaviour is looked at, so a scan selects nothing by its result. It is first-order: it says where
-small vectors are amplified, and not where a behaviour is decided.
+These are first-order: they say where small vectors are amplified, and not where a behaviour is
+decided. For that a scan can read:
+
+* *texts*: a few directions, sharpened by power iteration, speak at radii around the calibrated one
+  (`tl_steer.inband`). Counted are continuations that hold together and differ from the unsteered
+  one and from each other, per direction and prompt. Where it is small, vectors paraphrase or
+  babble, with little between.
+
+No behaviour is looked for anywhere, so a bank learned at the pair with the most texts was not
+chosen by what it was meant to find.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
+from tl_steer.band import DoseResponse
 from tl_steer.divergence import Displacement
 from tl_steer.errors import SettingError
+from tl_steer.inband import InBand
 from tl_steer.methods import Jacobian
 from tl_steer.model import HookedModel, frozen
 from tl_steer.objective import Objective
@@ -40,6 +53,8 @@ class Pair:
     Attributes:
         singular: its top singular values, descending.
         source_norm, target_norm: median clean norms of the residual stream, BOS left out.
+        texts: different coherent continuations per direction and prompt; NaN where nothing was
+            read.
     """
 
     source: str
@@ -47,6 +62,7 @@ class Pair:
     singular: tuple[float, ...]
     source_norm: float
     target_norm: float
+    texts: float = math.nan
 
     @property
     def gain(self) -> float:
@@ -69,12 +85,30 @@ class Scan:
         """By gain, largest first."""
         return Scan(tuple(sorted(self.pairs, key=lambda pair: -pair.gain)))
 
+    def best(self) -> Pair:
+        """The pair with the most texts, for a scan that has read; the larger gain where two are
+        alike.
+
+        Raises:
+            SettingError: nothing was read. By gain alone no pair is better than another.
+        """
+        if any(math.isnan(pair.texts) for pair in self.pairs):
+            raise SettingError("This scan has read no texts: scan(..., read=InBand()).")
+        return max(self.pairs, key=lambda pair: (pair.texts, pair.gain))
+
     def _sheet(self) -> Sheet:
         rows = tuple(
-            (p.source, p.target, number(p.gain), number(p.directions), number(p.singular[0]))
+            (
+                p.source,
+                p.target,
+                number(p.gain),
+                number(p.directions),
+                number(p.singular[0]),
+                "" if math.isnan(p.texts) else number(p.texts),
+            )
             for p in self.pairs
         )
-        columns = ("source", "target", "gain", "directions", "largest singular value")
+        columns = ("source", "target", "gain", "directions", "largest singular value", "texts")
         return Sheet("The linear map between hook points", columns, rows)
 
     def __repr__(self) -> str:
@@ -91,6 +125,7 @@ def scan(
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
     top: int = 8,
+    read: InBand | None = None,
     measured: Positions = LAST_THREE,
     seed: int = 0,
 ) -> Scan:
@@ -101,8 +136,10 @@ def scan(
         pairs: (source, target) names. Unless given: a source behind every eighth of the blocks, and
             for each the targets a quarter and a half of the model further on.
         top: singular values per pair. A pair costs about a dozen passes per value.
+        read: how to steer and read at every pair, e.g. `InBand()`; a pair then costs the
+            generation of two dozen short continuations per prompt as well.
         measured: tokens at which the target is measured.
-        seed: of the search for singular vectors.
+        seed: of the search for singular vectors, and of the directions that speak.
 
     Raises:
         HookPointError, PromptError, SettingError: bad arguments.
@@ -112,7 +149,9 @@ def scan(
     with frozen(model):
         tokens = tokenize(model, prompts)
         chosen = default_pairs(int(model.cfg.n_layers)) if pairs is None else pairs
-        return Scan(tuple(_look(Segment(model, tokens, *p), top, measured, seed) for p in chosen))
+        return Scan(
+            tuple(_look(Segment(model, tokens, *p), top, read, measured, seed) for p in chosen)
+        )
 
 
 def default_pairs(n_layers: int) -> list[tuple[str, str]]:
@@ -130,7 +169,7 @@ def default_pairs(n_layers: int) -> list[tuple[str, str]]:
     ]
 
 
-def _look(segment: Segment, top: int, measured: Positions, seed: int) -> Pair:
+def _look(segment: Segment, top: int, read: InBand | None, measured: Positions, seed: int) -> Pair:
     where = measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
     width = segment.source.width
     generator = torch.Generator().manual_seed(seed)
@@ -144,4 +183,23 @@ def _look(segment: Segment, top: int, measured: Positions, seed: int) -> Pair:
         singular=tuple(last.scores["singular value"].tolist()),
         source_norm=segment.source_norm(),
         target_norm=segment.target_norm(),
+        texts=math.nan if read is None else _texts(segment, where, read, seed),
     )
+
+
+def _texts(segment: Segment, where: Bool[Tensor, "batch pos"], read: InBand, seed: int) -> float:
+    found = read.measure(segment, where, seed, read.anchor(segment, where, seed))
+    return len(coherent_texts(found)) / (read.n * len(found.prompts))
+
+
+def coherent_texts(found: DoseResponse) -> set[tuple[int, str]]:
+    """Continuations, with their prompts, that hold together and are not the unsteered one.
+
+    They are nearer to the model's own text than to word salad, and repeat fewer than half of their
+    token pairs.
+    """
+    return {
+        (dose.prompt, dose.text)
+        for dose in found.doses
+        if dose.changed and found.incoherence(dose) < 0.5 and dose.repetition < 0.5
+    }

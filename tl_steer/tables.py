@@ -19,8 +19,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from tl_steer.band import Dose, DoseResponse
     from tl_steer.bank import Bank
+    from tl_steer.interval import Interval
     from tl_steer.results import Generations
     from tl_steer.selection import Selection
+    from tl_steer.sweepresult import SweepResult
 
 _MOST_ROWS = 20
 
@@ -175,6 +177,55 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
             for cell in cells
         )
     return file.getvalue()
+
+
+def sweep_table(
+    found: "SweepResult", *, metric: str | None = None, most: int = _MOST_ROWS
+) -> Sheet:
+    """One row per vector and dose, the most systematic first, and the random vectors' medians."""
+    name = metric or found.metrics[0]
+    columns = ["#", "dose", name, "> random", "prevalence", "consistency", "systematic", "q"]
+    rows, left_out = [], 0
+    for dose in found.doses:
+        ordered = sorted(found.evidence(name, dose=dose), key=lambda e: -_known(e.systematicness))
+        left_out += max(0, len(ordered) - most)
+        for one in ordered[:most]:
+            spans = (one.prevalence, one.consistency, one.systematicness)
+            cells = (_span(one.effect), number(round(one.superiority.value, 3)), *map(_span, spans))
+            who = (str(one.vector), f"{dose:g}")
+            rows.append((*who, *cells, number(one.q), one.verdict, one.label))
+        if any(who.kind == "random" for who in found.who):
+            random = (number(round(value, 3)) for value in found.of_random(name, dose=dose))
+            rows.append(("", f"{abs(dose):g}", "", "", *random, "", "random", ""))
+    failed = len(found.failures())
+    note = (
+        f"{found.prompts} prompts{'' if found.finished else ', not finished'}; effect: {name}. "
+        "Estimates with 95% intervals; prevalence is the share of prompts above 95% of the random "
+        "vectors, systematicness is prevalence times consistency."
+        + (f" {failed} cells failed." if failed else "")
+        + (f" {left_out} more rows not shown." if left_out else "")
+    )
+    empty = {"dose"} if len(found.doses) == 1 else set()
+    empty |= set() if any(row[-1] for row in rows) else {"label"}
+    return _without(empty, Sheet("Sweep", (*columns, "verdict", "label"), tuple(rows), note))
+
+
+def _without(names: set[str], sheet: Sheet) -> Sheet:
+    """A table without columns that say nothing."""
+    kept = [i for i, column in enumerate(sheet.columns) if column not in names]
+    rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
+    return Sheet(sheet.title, tuple(sheet.columns[i] for i in kept), rows, sheet.note)
+
+
+def _known(interval: "Interval") -> float:
+    return -math.inf if math.isnan(interval.value) else interval.value
+
+
+def _span(interval: "Interval") -> str:
+    if math.isnan(interval.value):
+        return number(interval.value)
+    low, high = (number(round(value, 2)) for value in (interval.low, interval.high))
+    return f"{number(round(interval.value, 3))} ({low}–{high})"
 
 
 def draw(sheet: Sheet) -> Table:

@@ -108,10 +108,15 @@ def _row(model: HookedModel, prompt: Any, index: int) -> Int[Tensor, " pos"]:
     return row.long().cpu()
 
 
-def _text_row(model: HookedModel, text: str, index: int) -> Int[Tensor, " pos"]:
+def whole_row(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
+    """A text's tokens, also those behind the context's end, where TransformerLens cuts it."""
+    return _text_row(model, text, 0, truncate=False)
+
+
+def _text_row(model: HookedModel, text: str, index: int, **knobs: bool) -> Int[Tensor, " pos"]:
     if not text.strip():
         raise PromptError(f"Prompt {index} is empty; there is nothing to steer or measure.")
-    row: Tensor = model.to_tokens(text)[0].cpu()
+    row: Tensor = model.to_tokens(text, **knobs)[0].cpu()
     bos = _special(model, "bos_token_id")
     doubled = len(row) > 1 and bos is not None and int(row[0]) == int(row[1]) == bos
     # to_tokens puts BOS in front even of a rendered chat template that starts with one.

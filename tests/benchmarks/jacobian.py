@@ -77,7 +77,7 @@ def main() -> None:
     given = parser.parse_args()
     model = ts.load_model()
     rows = []
-    settings = [(3, 16), (4, 16), (3, 32), (4, 32)]
+    settings = [(10, 4), (6, 8), (3, 16), (4, 16), (4, 32)]
     with frozen(model):
         objective, start = prepared(model)
         for pool in (mean_response, stacked_response):

@@ -126,9 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument(
-        "--radius", choices=("calibrated", "half"), nargs="+", default=["calibrated"]
-    )
+    parser.add_argument("--radius", choices=("auto", "calibrated"), nargs="+", default=["auto"])
     parser.add_argument("--long", action="store_true", help="MELBO's 300 steps as well")
     parser.add_argument("--only", nargs="+", help="some contenders, and print only")
     given = parser.parse_args()
@@ -137,14 +135,14 @@ def main() -> None:
         tokens = ts.tokenize(model, [ts.chat(LEARNED)])
         segment = Segment(model, tokens, SOURCE, TARGET)
         chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-        calibrated = ts.Calibrated()(segment, chosen, 0)
+        rules = {"auto": ts.InBand(), "calibrated": ts.Calibrated()}
+        radii = {name: rules[name](segment, chosen, 0) for name in given.radius}
         norm = segment.source_norm()
     contenders: dict[str, Method | None] = {**CONTENDERS, **(LONG if given.long else {})}
     contenders = {k: v for k, v in contenders.items() if not given.only or k in given.only}
     contenders["random vectors"] = None
     parts = []
-    for name in given.radius:
-        radius = calibrated * {"calibrated": 1.0, "half": 0.5}[name]
+    for name, radius in radii.items():
         rows = []
         for contender, method in contenders.items():
             runs = [measured(model, method, radius, given.n, seed) for seed in range(given.seeds)]

@@ -9,6 +9,7 @@ import csv
 import functools
 import hashlib
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -104,6 +105,25 @@ def advbench() -> Texts:
     """
     path = _package("pyrit", "pyrit") / "datasets/seed_datasets/local/adv_bench.prompt"
     return _tidy(seed["value"] for seed in _yaml(path)["seeds"])
+
+
+def labelled_refusals() -> tuple[tuple[str, str, bool], ...]:
+    """Prompts, responses, and whether people called the response a refusal.
+
+    From the package `pyrit` (MIT). An answer to another question counts as a refusal there.
+
+    Raises:
+        SteerError: the package is not installed.
+    """
+    folder = _package("pyrit", "pyrit") / "datasets/scorer_evals/refusal_scorer"
+    found = []
+    for path in sorted(folder.glob("refusal*.csv")):
+        text = path.read_text(encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(text[text.index("objective,") :], newline=""))
+        found += [
+            (r["objective"], r["assistant_response"], r["human_score"].strip() == "1") for r in rows
+        ]
+    return tuple(found)
 
 
 def strongreject() -> Texts:

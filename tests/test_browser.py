@@ -1,0 +1,297 @@
+"""Views and the report in a real browser, from file://, with the network cut."""
+
+import shutil
+
+import pytest
+from conftest import bank_of
+from test_views import (
+    ATTACKS,
+    INSIDE,
+    all_views,
+    full_report,
+    inspection,
+    poisoned,
+    poisoned_generations,
+)
+
+import tl_steer as ts
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+try:
+    from playwright.sync_api import sync_playwright
+except ImportError:
+    sync_playwright = None
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium (apt-get install chromium)"),
+    pytest.mark.skipif(sync_playwright is None, reason="no playwright (pip install playwright)"),
+]
+
+# How many colours each canvas holds; one would be a blank.
+COLOURS = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
+  const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+  const seen = new Set();
+  for (let i = 0; i < data.length; i += 4) seen.add(data.slice(i, i + 4).join());
+  return seen.size;
+})"""
+# Elements that only injected markup could have made, outside CircuitsVis's own.
+FOREIGN = """() => [...document.querySelectorAll("img, iframe, object, embed, form, s, script")]
+  .filter((node) => node.tagName !== "SCRIPT" || !node.closest("body > script"))
+  .map((node) => node.outerHTML.slice(0, 80))"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        # Software rendering, so that machines without a graphics card see the same.
+        made = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open a page of HTML; at the end nothing may have gone wrong in any that was opened."""
+    wrong, contexts = [], []
+
+    def open_page(html, *, address=""):
+        context = browser.new_context(viewport={"width": 1100, "height": 800}, offline=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: m.type == "error" and wrong.append(m.text))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        local = ("file:", "blob:", "data:", "about:")
+        page.on("request", lambda r: r.url.startswith(local) or wrong.append(r.url))
+        path = tmp_path / f"page-{len(contexts)}.html"
+        path.write_bytes(html.encode())
+        page.goto(path.as_uri() + address)
+        settle(page)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def settle(page):
+    """Wait until charts are drawn: two frames behind the last change of the layout."""
+    page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 150))")
+
+
+def drawn(page):
+    """No canvas is blank, and nothing sticks out sideways."""
+    assert all(count > 1 for count in page.evaluate(COLOURS)), page.evaluate(COLOURS)
+    across = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+    assert across <= 1
+
+
+KINDS = [
+    "attention_change",
+    "logit_change",
+    "token_log_probs",
+    "logit_attribution",
+    "residual_response",
+    "steered_tokens",
+    "generations",
+    "dose_response",
+    "bank_map",
+    "selection_scores",
+    "sweep",
+    "alerts",
+]
+
+
+def test_the_kinds_are_those_that_there_are(one):
+    assert [view.kind for view in all_views(one)] == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_view_draws_offline_in_light_dark_and_on_a_phone(one, opened, kind):
+    view = all_views(one)[KINDS.index(kind)]
+    page = opened(view.html())
+    assert page.locator("h2").first.inner_text() == view.title
+    assert len(page.locator("#root").inner_text()) > len(view.title) + 20
+    drawn(page)
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 800})
+    settle(page)
+    drawn(page)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attacks_are_shown_and_do_not_run(one, opened, kind):
+    page = opened(all_views(one, poisoned(one))[KINDS.index(kind)].html())
+    for node in page.locator("button:visible, .token:visible").all()[:12]:
+        node.hover()
+    assert page.evaluate("() => window.HIT") is None
+    assert page.evaluate(FOREIGN) == []
+
+
+def test_tokens_in_circuitsvis_views_read_as_they_are(one, opened):
+    page = opened(ts.views.token_log_probs(poisoned(one), 0).html())
+    shown = page.locator(".sheet").first.inner_text().replace("\u2060", "").replace("\xa0", " ")
+    assert any(attack in shown for attack in ATTACKS[:3])
+    assert "<img src=x" in page.content().replace("&lt;", "<").replace("\u2060", "")
+
+
+def test_attention_shows_another_head_when_it_is_picked(one, opened):
+    page = opened(ts.views.attention_change(inspection(one), 1).html())
+    picture = "() => document.querySelector('.sheet canvas').toDataURL()"
+    before = page.evaluate(picture)
+    assert page.locator(".sheet canvas").count() == 3
+    page.locator(".bars button").nth(2).click()
+    settle(page)
+    assert page.locator(".bars button").nth(2).get_attribute("aria-pressed") == "true"
+    assert page.evaluate(picture) != before
+    drawn(page)
+
+
+def test_picking_a_token_shows_what_it_gains(one, opened):
+    seen = inspection(one)
+    page = opened(ts.views.logit_change(seen, 0).html())
+    page.locator("button.token").nth(2).click()
+    assert "(token 2): " in page.locator(".card").inner_text()
+    assert seen.word(int(seen.gained[0, 2, 0])) in page.locator(".card").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "(token 3)" in page.locator(".card").inner_text()
+
+
+def test_choosing_tokens_changes_the_attribution(one, opened):
+    page = opened(ts.views.logit_attribution(inspection(one), 0).html())
+    before = page.locator(".bars").first.inner_text()
+    page.locator("select").first.select_option("2")
+    assert page.locator(".bars").first.inner_text() != before
+
+
+def test_views_in_a_notebook_do_not_swallow_each_other(one, opened):
+    seen = inspection(one)
+    views = [view(seen, 0) for view in INSIDE[:3]]
+    cells = "".join(f"<div class=cell>{view._repr_html_()}</div>" for view in views)
+    page = opened(f"<!doctype html><body>{cells}<p id=after>after</p></body>")
+    settle(page)
+    assert page.locator("iframe").count() == 3
+    assert page.locator("body > #after").inner_text() == "after"
+    for frame, view in zip(page.frames[1:], views, strict=True):
+        assert frame.locator("h2").inner_text() == view.title
+        # A browser draws a frame, and so learns its height, when it is scrolled to.
+        frame.frame_element().scroll_into_view_if_needed()
+        settle(page)
+        inside = frame.evaluate("() => document.documentElement.scrollHeight")
+        outside = frame.frame_element().bounding_box()["height"]
+        assert inside <= outside + 1
+        with pytest.raises(Exception, match=r"SecurityError|cross-origin"):
+            frame.evaluate("() => parent.document.body")
+
+
+def vectors(page):
+    return [int(text) for text in page.locator("table.bank td.id").all_inner_texts()]
+
+
+def test_the_report_sorts_filters_and_links(one, opened):
+    page = opened(full_report(one).html())
+    assert vectors(page) == [0, 1, 2, 3]
+    bank = bank_of(one)
+    page.get_by_role("button", name="|response|").click()
+    falling = bank.responses.norm(dim=1).argsort(descending=True).tolist()
+    assert vectors(page) == falling
+    assert page.locator("th[aria-sort=descending]").inner_text() == "|response|"
+    page.get_by_role("button", name="|response|").click()
+    assert vectors(page) == falling[::-1]
+    page.locator("input.filter").fill("#2")
+    assert vectors(page) == [2]
+    assert "1 of 4 vectors" in page.locator("[role=status]").inner_text()
+    page.locator("table.bank td.id a").click()
+    assert page.url.endswith("#v2")
+    assert page.locator("h1").nth(1).inner_text().startswith("Vector 2")
+    page.go_back()
+    assert vectors(page) == [2]
+    drawn(page)
+
+
+def test_every_page_of_the_report_draws_when_it_is_opened(one, opened):
+    page = opened(full_report(one).html(), address="#v1/attention")
+    assert page.locator("nav [aria-current=page]").last.inner_text() == "Attention"
+    assert page.locator(".sheet canvas").count() == 3
+    drawn(page)
+    for name in page.locator("nav.tabs:not(.main) a").all_inner_texts():
+        page.locator("nav.tabs:not(.main)").get_by_text(name, exact=True).click()
+        settle(page)
+        assert page.locator("nav.tabs:not(.main) [aria-current=page]").inner_text() == name
+        drawn(page)
+    for name in page.locator("nav.main a").all_inner_texts():
+        page.locator("nav.main").get_by_text(name, exact=True).click()
+        settle(page)
+        assert page.locator("nav.main [aria-current=page]").inner_text() == name
+        drawn(page)
+
+
+def test_the_report_is_worked_with_the_keyboard(one, opened):
+    page = opened(full_report(one).html())
+    page.keyboard.press("/")
+    assert page.evaluate("() => document.activeElement.type") == "search"
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#v1")
+    page.keyboard.press("ArrowRight")
+    assert page.url.endswith("#v2")
+    page.keyboard.press("Escape")
+    assert vectors(page) == [0, 1, 2, 3]
+
+
+def test_the_report_turns_dark_and_fits_a_phone(one, opened):
+    page = opened(full_report(one).html())
+    page.set_viewport_size({"width": 390, "height": 800})
+    paper = "() => getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    page.get_by_role("button", name="Light or dark").click()
+    assert page.evaluate(paper) != light
+    drawn(page)
+    page.goto(page.url.split("#")[0] + "#v1/response")
+    settle(page)
+    drawn(page)
+
+
+def test_attacks_in_the_report_do_not_run(one, opened):
+    page = opened(full_report(one, poisoned(one), title=ATTACKS[0]).html())
+    assert page.evaluate("() => window.HIT") is None
+    assert ATTACKS[0] in page.locator("h1").inner_text()
+    for address in ("#v0", "#v1/tokens", "#v2/likelihood", "#map", "#dose", "#sweep", "#alerts"):
+        page.goto(page.url.split("#")[0] + address)
+        settle(page)
+        assert page.evaluate("() => window.HIT") is None
+        assert page.evaluate(FOREIGN) == []
+
+
+def test_an_injected_script_would_not_run(one, browser, tmp_path):
+    """The policy holds even if markup got in."""
+    view = ts.views.steered_tokens(inspection(one), 0)
+    page = view.html().replace(
+        "<noscript>",
+        "<script>window.HIT = 1</script><img src=x onerror='window.HIT = 1'><noscript>",
+    )
+    path = tmp_path / "injected.html"
+    path.write_text(page)
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    settle(tab)
+    assert tab.locator("h2").inner_text() == view.title
+    assert tab.evaluate("() => window.HIT") is None
+    tab.close()
+
+
+def test_a_vector_that_is_not_there_is_said_to_be_missing(one, opened):
+    page = opened(ts.report(bank_of(one)).html(), address="#v99")
+    assert "no vector 99" in page.locator("#root").inner_text()
+    page = opened(ts.report(bank_of(one)).html(), address="#v1")
+    assert "Nothing was measured" in page.locator("#root").inner_text()
+
+
+def test_generations_of_several_prompts_are_switched(opened):
+    page = opened(ts.views.generations(poisoned_generations(3)).html())
+    assert ATTACKS[1] in page.locator("tbody tr").nth(1).inner_text()
+    page.locator("select").select_option("1")
+    assert "</title></style>" in page.locator("tbody tr").nth(1).inner_text()

@@ -1,0 +1,27 @@
+"""Pictures of results. Values in, HTML out: no model, no network, no file beside it.
+
+Every view shows itself in a notebook, prints a few words in a terminal, and has `.save(path)`.
+"""
+
+from tl_steer.views.attention import attention_change
+from tl_steer.views.bankviews import alerts_view, bank_map, selection_scores, sweep_view
+from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
+from tl_steer.views.stream import residual_response, steered_tokens
+from tl_steer.views.texts import dose_response, generations
+from tl_steer.views.view import View
+
+__all__ = [
+    "View",
+    "alerts_view",
+    "attention_change",
+    "bank_map",
+    "dose_response",
+    "generations",
+    "logit_attribution",
+    "logit_change",
+    "residual_response",
+    "selection_scores",
+    "steered_tokens",
+    "sweep_view",
+    "token_log_probs",
+]

@@ -1,0 +1,192 @@
+"""Views of a whole bank, and of tables about it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.bank import Bank
+from tl_steer.errors import SettingError
+from tl_steer.selection import Selection
+from tl_steer.sphere import cosines
+from tl_steer.tables import number
+from tl_steer.views.page import rounded
+from tl_steer.views.view import View
+
+_MAPPED = 200
+
+
+def bank_map(bank: Bank, *, title: str = "Map of the bank") -> View:
+    """Which vectors are alike: cosines of directions and of responses, in clustered order.
+
+    Two vectors at right angles can have the same effect: where the right map is bright and the left
+    one is not, the bank holds one behaviour twice. Banks of more than 200 vectors show the 200 of
+    largest objective.
+    """
+    data = map_data(bank)
+    similar = cosines(bank.responses.double()).abs().fill_diagonal_(0)
+    lines = [f"{len(data['order'])} of {len(bank)} vectors"]
+    if len(bank) > 1 and not bool(similar.isnan().all()):
+        at = int(similar.nan_to_num(0.0).argmax())
+        a, b = divmod(at, len(bank))
+        lines.append(f"most alike in effect: {a} and {b}, |cosine| {float(similar[a, b]):.2f}")
+    return View("bank_map", title, data, tuple(lines), 560)
+
+
+def map_data(bank: Bank) -> dict[str, Any]:
+    rows = torch.arange(len(bank))
+    if len(bank) > _MAPPED:
+        keys = bank.objective.nan_to_num(-math.inf)
+        rows = keys.topk(_MAPPED).indices.sort().values
+    responses = cosines(bank.responses[rows].double())
+    directions = cosines(bank.vectors[rows].double())
+    measured = not bool(responses.isnan().any())
+    order = clustered(responses if measured else directions)
+    return {
+        "order": rows[order].tolist(),
+        "directions": rounded(directions[order][:, order], 2),
+        "responses": rounded(responses[order][:, order], 2) if measured else None,
+        "labels": [bank.labels[i] for i in rows[order].tolist()],
+        "total": len(bank),
+    }
+
+
+def clustered(similar: Float[Tensor, "vec vec"]) -> list[int]:
+    """Rows ordered so that neighbours are alike, whatever their sign (average linkage)."""
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    if len(similar) < 3:
+        return list(range(len(similar)))
+    away = (1 - similar.abs()).clamp(0, 1).nan_to_num(1.0)
+    pairs = squareform(((away + away.T) / 2).fill_diagonal_(0.0).numpy(), checks=False)
+    order = leaves_list(optimal_leaf_ordering(linkage(pairs, method="average"), pairs))
+    return [int(i) for i in np.asarray(order)]
+
+
+def selection_scores(found: Selection, *, title: str = "Selected vectors") -> View:
+    """What the winners scored on the prompts that chose them and on held-out ones, beside the best
+    random vectors and the unsteered model. Points far under the diagonal were luck."""
+    data: dict[str, Any] = {
+        "winners": [
+            [int(row), float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
+            for i, row in enumerate(found.winners)
+        ],
+        "random": [
+            [float(a), float(b)]
+            for a, b in zip(found.random_validation, found.random_held_out, strict=True)
+        ],
+        "unsteered": [float(found.unsteered_validation), float(found.unsteered_held_out)],
+    }
+    lines = [f"{len(data['winners'])} winners"]
+    return View("selection_scores", title, data, tuple(lines), 460)
+
+
+Row = Mapping[str, Any]
+Rows = Iterable[Row] | Mapping[str, Sequence[Any]] | Any
+
+
+def sweep_view(table: Rows, *, title: str = "Sweep") -> View:
+    """Prevalence, consistency or any other number per vector, with its interval.
+
+    Args:
+        table: rows as mappings, a mapping of columns, or a data frame. `vector` names the row, and
+            `label` may; every other number is a quantity; `NAME_low` and `NAME_high` are its
+            interval.
+
+    Raises:
+        SettingError: no rows, or none of its columns is a number.
+    """
+    rows = table_rows(table)
+    names = [
+        name
+        for name in rows[0]
+        if name not in ("vector", "label")
+        and not name.endswith(("_low", "_high"))
+        and not isinstance(rows[0][name], str)
+        and _number(rows[0][name]) is not None
+    ]
+    if not names:
+        raise SettingError(f"No column of {list(rows[0])} holds numbers, so nothing can be shown.")
+    quantities = [
+        {
+            "name": name,
+            "values": [
+                [_number(row.get(name + end)) for end in ("", "_low", "_high")] for row in rows
+            ],
+        }
+        for name in names
+    ]
+    data = {
+        "vectors": [str(row.get("vector", i)) for i, row in enumerate(rows)],
+        "labels": [str(row.get("label", "")) for row in rows],
+        "quantities": quantities,
+    }
+    lines = tuple(
+        f"{name}: {number(min(values))} to {number(max(values))}"
+        for name in names
+        if (values := [v for row in rows if (v := _number(row.get(name))) is not None])
+    )
+    return View("sweep", title, data, lines, 160 + 26 * len(rows))
+
+
+def alerts_view(log: Rows, *, title: str = "Alerts") -> View:
+    """Scores over tokens with the threshold, and what fired.
+
+    Args:
+        log: as for `sweep_view`, one row per token: `score`, and if known `token`, `threshold`,
+            `fired` and `vector` (the nearest of the bank).
+
+    Raises:
+        SettingError: no rows, or no scores.
+    """
+    rows = table_rows(log)
+    if "score" not in rows[0]:
+        raise SettingError(f"The log has {list(rows[0])}; expected a column 'score'.")
+    fired = [_fired(row) for row in rows]
+    data = {
+        "tokens": [str(row.get("token", "")) for row in rows],
+        "scores": [_number(row["score"]) for row in rows],
+        "thresholds": [_number(row.get("threshold")) for row in rows],
+        "fired": fired,
+        "vectors": [str(row["vector"]) if row.get("vector") is not None else "" for row in rows],
+    }
+    lines = (f"{sum(fired)} of {len(rows)} tokens fired",)
+    return View("alerts", title, data, lines, 420)
+
+
+def table_rows(table: Rows) -> list[Row]:
+    """A table's rows, of whichever of the three kinds it is."""
+    if hasattr(table, "to_dict") and hasattr(table, "columns"):
+        frame: Any = table
+        table = {str(name): list(frame[name]) for name in frame.columns}
+    if isinstance(table, Mapping):
+        columns = {str(name): list(values) for name, values in table.items()}
+        lengths = {len(values) for values in columns.values()}
+        if len(lengths) > 1:
+            raise SettingError(f"Columns of one table have different lengths: {sorted(lengths)}.")
+        count = lengths.pop() if lengths else 0
+        rows_of = ({name: values[i] for name, values in columns.items()} for i in range(count))
+        table = list(rows_of)
+    rows: list[Row] = [dict(row) for row in table]
+    if not rows:
+        raise SettingError("The table has no rows, so there is nothing to show.")
+    return rows
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _fired(row: Row) -> bool:
+    if row.get("fired") is not None:
+        return bool(row["fired"])
+    score, threshold = _number(row["score"]), _number(row.get("threshold"))
+    return score is not None and threshold is not None and score > threshold

@@ -1,0 +1,119 @@
+"""How a vector changes what is predicted, and which component carries that."""
+
+from typing import Any
+
+from tl_steer.inspection import Inspection
+from tl_steer.tables import shorten
+from tl_steer.views.page import rounded
+from tl_steer.views.view import View
+
+_DETAILED = 160  # tokens whose gains and losses are listed
+_LAST = 256  # tokens whose likeliest ones are listed
+
+
+def logit_change(seen: Inspection, vector: int) -> View:
+    """Where the next-token distribution changes: tokens coloured by KL(steered || unsteered) in
+    nats; for each, the tokens gained and lost with both probabilities.
+
+    A position is coloured by what is predicted *after* its token. Long prompts list gains and
+    losses for the 160 positions of largest KL.
+    """
+    v = seen.index(vector)
+    n = len(seen.tokens)
+    listed = set(seen.kl[v].topk(min(n, _DETAILED)).indices.tolist())
+
+    def rows(name: str, at: int) -> list[Any]:
+        ids, p = getattr(seen, name)[v, at], getattr(seen, f"{name}_p")[v, at]
+        return [
+            [seen.word(int(token)), *rounded(both, 3)] for token, both in zip(ids, p, strict=True)
+        ]
+
+    data = {
+        "tokens": list(seen.tokens),
+        "kl": rounded(seen.kl[v], 3),
+        "gained": [rows("gained", i) if i in listed else None for i in range(n)],
+        "lost": [rows("lost", i) if i in listed else None for i in range(n)],
+    }
+    top = seen.kl[v].topk(min(3, n)).indices.tolist()
+    lines = [
+        f"{float(seen.kl[v, i]):.3g} nats behind {shorten(seen.tokens[i], 20)!r}: gains "
+        f"{seen.word(int(seen.gained[v, i, 0]))!r}, loses {seen.word(int(seen.lost[v, i, 0]))!r}"
+        for i in top
+    ]
+    return View("logit_change", f"Next tokens under vector {vector}", data, tuple(lines), 480)
+
+
+def token_log_probs(seen: Inspection, vector: int) -> View:
+    """How likely the prompt's own tokens are, unsteered and steered; on hover, the likeliest
+    tokens there. Long prompts show their last 256 tokens."""
+    v = seen.index(vector)
+    start = max(0, len(seen.tokens) - _LAST)
+
+    def run(row: int) -> dict[str, Any]:
+        at = slice(start, len(seen.tokens) - 1)
+        return {
+            "topKTokens": [
+                [seen.word(token) for token in tokens] for tokens in seen.likely[row, at].tolist()
+            ],
+            "topKLogProbs": rounded(seen.likely_lp[row, at]),
+            "correctTokenRank": seen.next_rank[row, at].tolist(),
+            "correctTokenLogProb": rounded(seen.next_lp[row, at]),
+        }
+
+    data = {
+        "tokens": list(seen.tokens[start:]),
+        "left_out": start,
+        "unsteered": run(0),
+        "steered": run(v + 1),
+    }
+    means = [float(seen.next_lp[row].mean()) for row in (0, v + 1)]
+    line = f"mean log-probability per token: {means[0]:.3f} unsteered, {means[1]:.3f} steered"
+    title = f"The prompt's own tokens under vector {vector}"
+    return View("token_log_probs", title, data, (line,), 620, circuitsvis=True)
+
+
+def logit_attribution(seen: Inspection, vector: int) -> View:
+    """Which block or head carries the effect to a difference of two logits behind the prompt:
+    direct logit attribution of steered minus unsteered, by component.
+
+    The two tokens are chosen in the view, among those gained and lost most there and those that
+    `inspect(toward=)` named. Parts add up to the whole change (see `tl_steer.attribution` for how
+    the final norm is dealt with). "Direct" means through the residual stream alone: that a late
+    block carries the effect does not say what made it do so.
+    """
+    v = seen.index(vector)
+    tokens = [seen.word(token) for token in seen.toward[v].tolist()]
+    direct = seen.direct[v]
+    # The tokens gained come first, then as many lost.
+    lost = min(4, seen.gained.shape[2])
+    data = {
+        "tokens": tokens,
+        "moved": rounded(seen.moved[v]),
+        "direct": rounded(direct),
+        "heads": rounded(seen.heads[v]) if bool((~seen.heads[v].isnan()).any()) else None,
+        "source_layer": seen.source_layer,
+        "offered": lost,
+    }
+    lines = ["this model's last layers cannot be read, so nothing is attributed"]
+    if tokens:
+        parts = (direct[..., 0] - direct[..., lost]).clone()
+        lines = [
+            f"logit({tokens[0]!r}) - logit({tokens[lost]!r}) moves by "
+            f"{float(seen.moved[v, 0] - seen.moved[v, lost]):+.3g}"
+        ]
+        for at in parts.flatten().abs().topk(3).indices.tolist():
+            lines.append(
+                f"{component(at // 3, at % 3, seen.source_layer)}: {parts.flatten()[at]:+.3g}"
+            )
+    title = f"What carries the effect of vector {vector}"
+    return View("logit_attribution", title, data, tuple(lines), 760)
+
+
+def component(stream: int, part: int, source_layer: int) -> str:
+    """A component's name, from its place in `Inspection.direct`."""
+    if stream == 0:
+        return "in front of block 0"
+    if part == 2:
+        own = stream - 1 == source_layer
+        return "the vector itself" if own else f"block {stream - 1}, rest"
+    return f"block {stream - 1} {('attention', 'MLP')[part]}"

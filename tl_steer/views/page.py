@@ -1,0 +1,141 @@
+"""One self-contained HTML page: styles, scripts and data inline, and a policy that allows no other.
+
+Nothing a model or a file said ever becomes markup. Data goes into a JSON block and from there into
+text nodes; only scripts with the hashes named in the page's Content-Security-Policy can run, so
+an injected one could not, nor an `onerror` attribute, and no request can leave the page.
+"""
+
+import base64
+import functools
+import hashlib
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_steer.tables import plain
+
+_SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js")
+
+
+def document(
+    title: str,
+    data: Mapping[str, Any],
+    *,
+    start: str,
+    circuitsvis: bool,
+    extra: Sequence[str] = (),
+    later: Mapping[str, Any] | None = None,
+) -> str:
+    """A page that draws `data`.
+
+    Args:
+        title: for the browser's window.
+        data: JSON values by the id of the block that will hold them.
+        start: the script line that draws them. Ours, never built from data.
+        circuitsvis: whether CircuitsVis (1.3 MB) is needed.
+        extra: further scripts of ours, by file name.
+        later: more data, behind what is drawn first; CircuitsVis comes behind it too, so that a
+            large page shows something before it has been read.
+    """
+    ours = "\n".join([*map(asset, (*_SCRIPTS, *extra)), start])
+    theirs = [circuitsvis_script()] if circuitsvis else []
+    style = asset("style.css")
+    policy = (
+        f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *theirs)))}; "
+        f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    body = [*_blocks(data), *_blocks(later or {}), *map(_script, (*theirs, ours))]
+    if later is not None:
+        body = [*_blocks(data), _script(ours), *_blocks(later), *map(_script, theirs)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
+        f"<title>{html.escape(plain(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        '<main id="root"></main>\n<noscript>This page is drawn by its own script: switch '
+        "JavaScript on. Nothing is loaded from anywhere.</noscript>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _script(source: str) -> str:
+    return f"<script>{source}</script>"
+
+
+def _blocks(data: Mapping[str, Any]) -> list[str]:
+    return [
+        f'<script type="application/json" id="{html.escape(name)}">{embedded(value)}</script>'
+        for name, value in data.items()
+    ]
+
+
+def embedded(value: Any) -> str:
+    """JSON that is safe inside a script element: ASCII, no `<`, `>` or `&`, no NaN."""
+    text = json.dumps(_clean(value), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _clean(value: Any) -> Any:
+    """What cannot be shown or is no JSON becomes text or nothing."""
+    if isinstance(value, str):
+        return value if value.isprintable() else plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    if isinstance(value, Mapping):
+        return {plain(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        # Patterns are most of a page, and whole numbers need no care.
+        plainly = all(type(item) is int for item in value)
+        return value if plainly else [_clean(item) for item in value]
+    return value
+
+
+def rounded(values: Tensor, digits: int = 4) -> Any:
+    """Nested lists of floats with a few significant digits: a view is for eyes."""
+    return _rounded(values.double().tolist(), digits)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list):
+        return [_rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}")
+
+
+def thousandths(values: Tensor) -> Any:
+    """Nested lists of integers: shares in a fifth of the room."""
+    return (values.double() * 1000).round().nan_to_num(0.0).to(torch.int32).tolist()
+
+
+@functools.cache
+def asset(name: str) -> str:
+    return (files("tl_steer.views") / "web" / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def circuitsvis_script() -> str:
+    """CircuitsVis as one classic script, which defines the global `CircuitsVis`.
+
+    Read from the installed package. Its own `render` would ask the network where to load it from,
+    and nests views in each other, because the element that it writes is never closed.
+    """
+    import circuitsvis
+
+    path = Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js"
+    return path.read_text(encoding="utf-8").replace("</script", "<\\/script")
+
+
+@functools.cache
+def _hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,86 @@
+"""How the response runs through the residual stream, and where it was put in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_steer.inspection import Inspection
+from tl_steer.tables import shorten
+from tl_steer.views.page import rounded
+from tl_steer.views.view import View
+
+_COLUMNS = 96  # of tokens in a map
+
+
+def residual_response(seen: Inspection, vector: int) -> View:
+    """How the response grows through the layers, token by token, and what the logit lens reads.
+
+    The map shows the norm of the steered minus the unsteered residual stream, over the norm of the
+    unsteered one or alone. The lens lists the tokens whose logit rises most if the stream is read
+    out there and then; before the last third of a model that is often noise.
+    """
+    v = seen.index(vector)
+    bins = _bins(len(seen.tokens))
+    data = {
+        "tokens": list(seen.tokens),
+        "bins": bins,
+        "response": rounded(_binned(seen.response[v], bins), 3),
+        "share": rounded(_binned(seen.response[v] / seen.clean.clamp_min(1e-9), bins), 3),
+        "read_at": seen.read_at[v].tolist(),
+        "promoted": _words(seen, seen.promoted[v], seen.promoted_by[v]),
+        "suppressed": _words(seen, seen.suppressed[v], seen.suppressed_by[v]),
+        "source_layer": seen.source_layer,
+    }
+    last = seen.response[v, :, -1]
+    lines = [
+        f"norm behind the prompt: {float(last[seen.source_layer + 1]):.3g} at the source, "
+        f"{float(last[-1]):.3g} at the end"
+    ]
+    if seen.promoted.shape[-1]:
+        words = ", ".join(repr(seen.word(int(t))) for t in seen.promoted[v, -1, -1, :4])
+        lines.append(f"the lens reads {words} at the end")
+    height = 260 + 24 * seen.response.shape[1]
+    return View("residual_response", f"Response to vector {vector}", data, tuple(lines), height)
+
+
+def _bins(n: int) -> list[list[int]]:
+    """First and last token of every column; one token a column where there is room."""
+    width = -(-n // _COLUMNS)
+    return [[i, min(i + width, n) - 1] for i in range(0, n, width)]
+
+
+def _binned(values: Tensor, bins: list[list[int]]) -> Tensor:
+    return torch.stack([values[:, a : b + 1].amax(dim=1) for a, b in bins], dim=1)
+
+
+def _words(seen: Inspection, ids: Tensor, by: Tensor) -> list[Any]:
+    return [
+        [
+            [[seen.word(token), amount] for token, amount in zip(tokens, amounts, strict=True)]
+            for tokens, amounts in zip(at.tolist(), rounded(much, 3), strict=True)
+        ]
+        for at, much in zip(ids, by, strict=True)
+    ]
+
+
+def steered_tokens(seen: Inspection, vector: int) -> View:
+    """Which tokens the vector was added at, and how strongly: the norm of what was added over the
+    norm of the activation it was added to."""
+    v = seen.index(vector)
+    share = seen.added[v] / seen.entering.clamp_min(1e-9)
+    data = {
+        "tokens": list(seen.tokens),
+        "steered": seen.steered.tolist(),
+        "added": rounded(seen.added[v], 3),
+        "share": rounded(share, 3),
+        "source": seen.source,
+    }
+    count = int(seen.steered.sum())
+    strongest = int(share.argmax())
+    lines = (
+        f"added at {count} of {len(seen.tokens)} tokens, at {seen.source}",
+        f"strongest at {shorten(seen.tokens[strongest], 20)!r}: {float(share[strongest]):.3g} of "
+        "the activation's norm",
+    )
+    return View("steered_tokens", f"Tokens steered by vector {vector}", data, lines, 260)

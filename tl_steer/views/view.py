@@ -1,0 +1,73 @@
+"""A view: a picture of a result that shows itself in a notebook and saves itself as a page."""
+
+import html
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_steer.files import write_beside
+from tl_steer.tables import plain
+from tl_steer.views.page import document
+
+_count = itertools.count(1)
+# Takes the height that the page inside asks for. The frame cannot be looked into from outside.
+_FIT = (
+    "addEventListener('message',e=>{{const f=document.getElementById('{id}');"
+    "if(f&&e.source===f.contentWindow&&Number.isFinite(e.data&&e.data.tlSteerHeight))"
+    "f.style.height=Math.min(Math.max(e.data.tlSteerHeight,80),2400)+'px'}})"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A picture of a result. It needs no model, no network and no file beside it.
+
+    Attributes:
+        kind: which picture.
+        title: what it shows.
+        data: every number and text in it, as JSON has them.
+        lines: the same in a few words, for a terminal.
+        height: about how high it is, in pixels, until it is drawn.
+        circuitsvis: whether a component of CircuitsVis is in it (1.3 MB of script).
+    """
+
+    kind: str
+    title: str
+    data: Mapping[str, Any]
+    lines: tuple[str, ...] = ()
+    height: int = 400
+    circuitsvis: bool = False
+
+    def html(self) -> str:
+        """A whole page."""
+        return document(
+            self.title,
+            {"view": {"kind": self.kind, "title": self.title, "data": self.data}},
+            start="TlSteer.page();",
+            circuitsvis=self.circuitsvis,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page: one file that opens offline."""
+        # A lone surrogate has no UTF-8; all text was made printable before it got here.
+        write_beside(Path(path), self.html().encode("utf-8"))
+        return Path(path)
+
+    def __repr__(self) -> str:
+        return "\n".join([plain(self.title), *(f"  {plain(line)}" for line in self.lines)])
+
+    def _repr_html_(self) -> str:
+        """In a frame of its own, with scripts but no access to the notebook around it: a model's
+        output is not to be trusted with a kernel."""
+        name = f"tl-steer-view-{next(_count)}-{abs(hash(self)) % 10**9}"
+        return (
+            f'<iframe id="{name}" title="{html.escape(plain(self.title))}" '
+            f'sandbox="allow-scripts" srcdoc="{html.escape(self.html())}" '
+            f'style="width:100%;height:{self.height}px;border:0;resize:vertical;overflow:auto">'
+            f"</iframe><script>{_FIT.format(id=name)}</script>"
+        )
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}

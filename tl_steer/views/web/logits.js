@@ -1,0 +1,93 @@
+/* Next tokens: where they change, which come and go, and which component does it. */
+(() => {
+  const T = TlSteer, el = T.el;
+
+  const moves = (title, rows, kind) => {
+    const table = el("table", { class: "plain" }, el("tbody", {}, rows.map(([word, before, after]) => el("tr", {},
+      el("td", {}, T.word(word)), el("td", { class: "num" }, T.percent(before)), el("td", {}, "→"), el("td", { class: "num" }, T.percent(after)),
+      el("td", { style: { width: "34%" } }, arrow(before, after, kind))))));
+    return el("div", {}, el("h3", {}, title), table);
+  };
+  const arrow = (before, after, kind) => T.svg("svg", { width: 100, height: 12, viewBox: "0 0 100 12", role: "img", "aria-hidden": "true" },
+    T.svg("line", { class: "axis", x1: 0, x2: 100, y1: 6, y2: 6 }),
+    T.svg("line", { class: kind, x1: before * 100, x2: after * 100, y1: 6, y2: 6 }),
+    T.svg("circle", { class: "fill-base", cx: before * 100, cy: 6, r: 3 }), T.svg("circle", { class: "fill-" + kind, cx: after * 100, cy: 6, r: 4 }));
+
+  T.draw.logit_change = (root, data) => {
+    const top = T.most(data.kl) || 1, panel = el("div", { class: "card", "aria-live": "polite" });
+    let first = data.kl.length - 1;
+    const show = (i) => {
+      const gained = data.gained[i], lost = data.lost[i];
+      T.put(panel, 
+        el("p", {}, "Behind ", T.word(data.tokens[i]), ` (token ${i}): `, el("b", { class: "num" }, T.num(data.kl[i]) + " nats"), " from unsteered"),
+        gained ? el("div", { class: "split" }, moves("Gained", gained, "more"), moves("Lost", lost, "less"))
+          : el("p", { class: "note" }, "Gains and losses are listed for the tokens that change most; not for this one."));
+    };
+    T.add(root, 
+      el("p", { class: "note" }, "The deeper a token is coloured, the further the prediction of what follows it moves (KL of steered from unsteered, in nats). Pick a token to see which next tokens gain and lose."),
+      T.tokens(data.tokens, { share: (i) => Math.sqrt(T.value(data.kl[i]) / top), says: (i) => `${T.num(data.kl[i])} nats`, pick: show, picked: first }),
+      T.scale("0", `${T.num(top)} nats`), el("p", {}), panel);
+    show(first);
+  };
+
+  T.draw.token_log_probs = (root, data) => {
+    const prompt = data.tokens.map(T.inert);
+    T.add(root, el("p", { class: "note" }, "Each token is coloured by how likely it was, and lists the likeliest ones on hover.", data.left_out ? ` The first ${data.left_out} tokens are left out.` : ""));
+    if (prompt.length < 2) { T.add(root, el("p", { class: "note" }, "A prompt of one token predicts none of its own.")); return; }
+    const words = (run) => ({ prompt, ...run, topKTokens: run.topKTokens.map((row) => row.map(T.inert)), topKLogProbs: run.topKLogProbs.map((row) => row.map(T.value)), correctTokenLogProb: run.correctTokenLogProb.map(T.value) });
+    const before = data.unsteered.correctTokenLogProb, after = data.steered.correctTokenLogProb;
+    const mean = (values) => T.num(values.reduce((a, b) => a + T.value(b), 0) / values.length);
+    const box = root.appendChild(el("div", { class: "stack" }));
+    T.circuitsvis(box, "TokenLogProbs", words(data.unsteered), `Unsteered · mean log-probability ${mean(before)}`);
+    T.circuitsvis(box, "TokenLogProbs", words(data.steered), `Steered · mean log-probability ${mean(after)}`);
+    const change = after.map((x, i) => T.value(x) - T.value(before[i])), top = T.most(change) || 1;
+    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true), el("div", { class: "room" }));
+  };
+
+  const part = (stream, kind, source) => (stream === 0 ? "in front of block 0" : kind === 2 ? (stream - 1 === source ? "the vector itself" : `block ${stream - 1}, rest`) : `block ${stream - 1} ${kind ? "MLP" : "attention"}`);
+
+  T.draw.logit_attribution = (root, data) => {
+    if (!data.tokens.length) { T.add(root, el("p", { class: "note" }, "This model's last layers cannot be read, so nothing is attributed.")); return; }
+    const choice = (picked, label) => {
+      const box = el("select", { "aria-label": label }, data.tokens.map((text, i) => el("option", { value: i, selected: i === picked }, T.quoted(text))));
+      box.addEventListener("change", () => show());
+      return box;
+    };
+    const a = choice(0, "Logit of"), b = choice(Math.min(data.offered, data.tokens.length - 1), "less logit of"), body = el("div");
+    T.add(root, el("p", { class: "note" }, "Steered minus unsteered, behind the prompt. Parts add up to the whole change of the difference; they count what reaches the logits directly, not what made a block act."),
+      el("div", { class: "row" }, el("span", {}, "logit of "), a, el("span", {}, " less logit of "), b), body);
+    const show = () => {
+      const i = Number(a.value), j = Number(b.value);
+      const of = (cell) => T.value(cell[i]) - T.value(cell[j]);
+      const whole = T.value(data.moved[i]) - T.value(data.moved[j]);
+      const all = data.direct.flatMap((layer, s) => layer.map((cell, k) => ({ name: part(s, k, data.source_layer), value: of(cell) })));
+      const ranked = all.filter((p) => Math.abs(p.value) > 1e-6).sort((x, y) => Math.abs(y.value) - Math.abs(x.value));
+      const shown = ranked.slice(0, 10), rest = ranked.slice(10);
+      if (rest.length) shown.push({ name: `${rest.length} others`, value: rest.reduce((s, p) => s + p.value, 0) });
+      const heads = data.heads && data.heads.map((layer) => layer.map(of));
+      T.put(body, 
+        el("p", {}, "The difference moves by ", el("b", { class: "num" }, T.num(whole, true)), ` (logits, ${T.quoted(data.tokens[i])} less ${T.quoted(data.tokens[j])}).`),
+        el("div", { class: "split" },
+          el("div", {}, el("h3", {}, "By component, largest first"), T.bars(shown, { signed: true })),
+          el("div", {}, el("h3", {}, "Through the layers"), profile(data, of), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads down, layers across"),
+            T.map(heads[0].map((_, head) => heads.map((layer) => layer[head])), { label: "Attribution to heads", width: 480, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)}` }), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true)))));
+    };
+    show();
+  };
+
+  /* attention and MLP of each block side by side, around zero */
+  const profile = (data, of) => {
+    const layers = data.direct.length, width = 420, height = 150, middle = 70;
+    const top = T.most(data.direct.flatMap((layer) => layer.map(of))) || 1;
+    const step = (width - 20) / layers, chart = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, style: { maxWidth: "520px" }, role: "img", "aria-label": "Attribution by layer" });
+    data.direct.forEach((layer, s) => layer.forEach((cell, k) => {
+      const v = of(cell), h = (Math.abs(v) / top) * 62;
+      if (!(h > 0.2)) return;
+      const bar = T.svg("rect", { class: k === 0 ? "fill-more" : k === 1 ? "fill-soft" : "fill-ink", x: 14 + s * step + (k * step) / 3.2, width: Math.max(1, step / 3.4), y: v > 0 ? middle - h : middle, height: h });
+      T.add(chart, T.tip(bar, `${part(s, k, data.source_layer)}: ${T.num(v, true)}`));
+    }));
+    T.add(chart, T.svg("line", { class: "axis", x1: 10, x2: width, y1: middle, y2: middle }));
+    for (let s = 1; s < layers; s += Math.ceil(layers / 8)) T.add(chart, T.svg("text", { x: 14 + s * step, y: height - 4 }, s - 1));
+    return el("div", {}, T.legend(["more", "attention"], ["soft", "MLP"], ["ink", "the vector, rest"]), chart);
+  };
+})();
