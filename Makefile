@@ -11,7 +11,7 @@ TORCH := torch==2.13.0
 MANY := -n auto
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types tutorial matrix bench clean
+.PHONY: demo test lint types tutorial matrix bench bench-monitor clean
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -30,6 +30,7 @@ types: $(READY)
 tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/01_first_vectors.ipynb tutorials/01_first_vectors.py
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/02_does_it_generalise.ipynb tutorials/02_does_it_generalise.py
+	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/03_anomaly_detection.ipynb tutorials/03_anomaly_detection.py
 
 # What never meets the inside of TransformerLens is tested once.
 ELSEWHERE := $(addprefix --ignore=tests/test_,runs.py docs.py transcoding.py select.py inband.py views.py browser.py \
@@ -46,6 +47,10 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
 	$(BIN)/python tests/benchmarks/sweep.py
+
+bench-monitor: $(READY)
+	$(BIN)/python tests/benchmarks/monitor.py
+	$(BIN)/python tests/benchmarks/monitor.py --overhead
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0

@@ -336,9 +336,9 @@ def test_a_file_with_a_hostile_form_is_refused(one, tmp_path, monkeypatch):
     from tl_steer import bankfile
 
     bank = bank_of(one)
-    honest = bankfile._to_json
+    honest = bankfile.bank_to_json
     for form in ({}, {**bank.form, "layers": "12"}, {**bank.form, "rank": None}, {"layers": {}}):
-        monkeypatch.setattr(bankfile, "_to_json", lambda b, f=form: {**honest(b), "form": f})
+        monkeypatch.setattr(bankfile, "bank_to_json", lambda b, f=form: {**honest(b), "form": f})
         path = bank.save(tmp_path / "hostile.safetensors")
         with pytest.raises(BankFileError):
             ts.load_bank(path)

@@ -79,13 +79,13 @@ def forged(path, change):
     """A file with a matching checksum and contents of the forger's choice."""
     from safetensors.torch import save_file
 
-    from tl_steer.bankfile import _digest, _to_json
+    from tl_steer.bankfile import bank_to_json, digest
 
     good = bank()
     tensors = {n: getattr(good, n) for n in ("vectors", "responses", "objective")}
-    meta = _to_json(good)
+    meta = bank_to_json(good)
     change(meta, tensors)
-    meta["sha256"] = _digest(meta, tensors)
+    meta["sha256"] = digest(meta, tensors)
     save_file(tensors, path, metadata={"tl_steer": json.dumps(meta)})
     return path
 

@@ -29,6 +29,7 @@ GUIDES = (
     "docs/concepts.md",
     "docs/extending.md",
     "docs/organisms.md",
+    "docs/monitoring.md",
     *FRAGMENTS,
 )
 WRITTEN_BY_BENCH = {ROOT / "docs/benchmarks.md"}
@@ -106,10 +107,9 @@ def test_links_lead_somewhere(page: str) -> None:
             assert heading in {h.lower().replace(" ", "-") for h in headings}, link
 
 
-@pytest.mark.parametrize("name", ["01_first_vectors", "02_does_it_generalise"])
-def test_notebook_is_its_script_without_outputs(name: str) -> None:
+@pytest.mark.parametrize("script", sorted(ROOT.glob("tutorials/*.py")), ids=lambda p: p.stem)
+def test_notebook_is_its_script_without_outputs(script: Path) -> None:
     jupytext = pytest.importorskip("jupytext")
-    script = ROOT / f"tutorials/{name}.py"
     notebook = script.with_suffix(".ipynb")
     cells = jupytext.reads(script.read_text(encoding="utf-8"), fmt="py:percent").cells
     paired = json.loads(notebook.read_text(encoding="utf-8"))["cells"]

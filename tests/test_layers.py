@@ -7,17 +7,22 @@ PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
     "adapter penalty tables results band selection checkpoint inspection inspectionfile "
-    "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult",
+    "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult "
+    "conformal drift gaussian scores probes fitted detector reader identity panel panelfile "
+    "audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl recording attribution metric plan together cells sweepjob packed",
+    "linear_map output_kl recording attribution metric plan together cells sweepjob packed "
+    "taps traffic evidence identify",
     2: "methods radius generate load rank dose start inspect views sweep",
-    3: "inband select run organisms report",
+    3: "inband select run organisms report alert",
     4: "scan",
-    5: "elicit",
-    6: "cli __init__ __main__",
+    5: "elicit session",
+    6: "watch",
+    7: "monitor",
+    8: "cli __init__ __main__",
 }
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-SIDEWAYS_ALLOWED = {0, 1, 6}
+SIDEWAYS_ALLOWED = {0, 1, 8}
 
 
 def module_of(path):

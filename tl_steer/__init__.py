@@ -9,6 +9,7 @@ with ts.perturbing(model, bank[4]):
 
 from tl_steer import views
 from tl_steer.adapter import Adapter
+from tl_steer.alert import Alert
 from tl_steer.band import DoseResponse
 from tl_steer.bank import Bank, Provenance, random_bank
 from tl_steer.bankfile import load_bank
@@ -38,6 +39,7 @@ from tl_steer.methods import (
 )
 from tl_steer.metric import Metric, Reading
 from tl_steer.model import HookedModel, adopt, frozen, resolve
+from tl_steer.monitor import Monitor
 from tl_steer.objective import Evaluation, Objective
 from tl_steer.output_kl import OutputKL
 from tl_steer.penalty import Differential, OffManifold, Population, Weighted
@@ -58,6 +60,8 @@ from tl_steer.start import Adapters, Start, Vectors
 from tl_steer.sweep import sweep
 from tl_steer.sweepresult import SweepResult, load_sweep
 from tl_steer.tokens import TokenBatch, chat, tokenize
+from tl_steer.verdict import mark, marked
+from tl_steer.watch import watch
 
 __version__ = "0.1.0"
 
@@ -65,6 +69,7 @@ __all__ = [
     "Adapter",
     "Adapters",
     "Additive",
+    "Alert",
     "Bank",
     "Calibrated",
     "Cosine",
@@ -84,6 +89,7 @@ __all__ = [
     "Melbo",
     "Method",
     "Metric",
+    "Monitor",
     "Objective",
     "OffManifold",
     "OutputKL",
@@ -125,6 +131,8 @@ __all__ = [
     "load_inspection",
     "load_model",
     "load_sweep",
+    "mark",
+    "marked",
     "perturbing",
     "random_bank",
     "rank",
@@ -138,4 +146,5 @@ __all__ = [
     "sweep",
     "tokenize",
     "views",
+    "watch",
 ]

@@ -32,14 +32,19 @@ _SCORE, _STATE = "score.", "state."
 def save_bank(bank: Bank, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> Path:
     """Write a bank, and with `state` a checkpoint: the same file with a run's state in it."""
     path = Path(path)
-    tensors = {name: getattr(bank, name) for name in _TENSORS}
-    tensors |= {_SCORE + name: values for name, values in bank.scores.items()}
+    tensors = tensors_of_bank(bank)
     tensors |= {_STATE + name: values for name, values in (state or {}).items()}
     tensors = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
-    meta = _to_json(bank)
-    meta["sha256"] = _digest(meta, tensors)
+    meta = bank_to_json(bank)
+    meta["sha256"] = digest(meta, tensors)
     write_beside(path, to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)}))
     return path
+
+
+def tensors_of_bank(bank: Bank) -> dict[str, Tensor]:
+    """A bank's numbers by the names that they have in a file."""
+    tensors = {name: getattr(bank, name) for name in _TENSORS}
+    return tensors | {_SCORE + name: values for name, values in bank.scores.items()}
 
 
 def load_bank(path: str | Path) -> Bank:
@@ -70,14 +75,14 @@ def load_checkpoint(path: str | Path) -> tuple[Bank, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
-    meta = _read_header(path, header)
-    if meta.pop("sha256", None) != _digest(meta, tensors):
+    meta = read_header(path, header)
+    if meta.pop("sha256", None) != digest(meta, tensors):
         raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
     state = {n.removeprefix(_STATE): t for n, t in tensors.items() if n.startswith(_STATE)}
-    return _from_json(meta, tensors, path), state
+    return bank_from_json(meta, tensors, path), state
 
 
-def _read_header(path: Path, header: str) -> dict[str, Any]:
+def read_header(path: Path, header: str) -> dict[str, Any]:
     if not 0 < len(header) <= _MOST_METADATA:
         raise BankFileError(f"{path} has no tl_steer header (or one of an absurd size).")
     try:
@@ -93,7 +98,7 @@ def _read_header(path: Path, header: str) -> dict[str, Any]:
     return dict(meta)
 
 
-def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+def digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """Finds damage, and edits by accident; it is no signature, so it does not stop a forger."""
     sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
@@ -102,7 +107,7 @@ def _digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _to_json(bank: Bank) -> dict[str, Any]:
+def bank_to_json(bank: Bank) -> dict[str, Any]:
     provenance = dataclasses.asdict(bank.provenance)
     return {
         "format": FORMAT_VERSION,
@@ -118,7 +123,7 @@ def _to_json(bank: Bank) -> dict[str, Any]:
     }
 
 
-def _from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
+def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
     """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
     try:
         if meta["kind"] not in KINDS:
@@ -138,8 +143,8 @@ def _from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> 
             vectors=tensors["vectors"],
             responses=tensors["responses"],
             objective=tensors["objective"],
-            source=_site(meta["source"]),
-            target=_site(meta["target"]),
+            source=site_from_json(meta["source"]),
+            target=site_from_json(meta["target"]),
             radius=float(meta["radius"]),
             radius_share=float(meta["radius_share"]),
             positions=Positions(**meta["positions"]),
@@ -170,7 +175,7 @@ def _refuse_nonsense(bank: Bank, path: Path) -> None:
         raise BankFileError(f"{path}: the vectors are not finite.")
 
 
-def _site(meta: dict[str, Any]) -> Site:
+def site_from_json(meta: dict[str, Any]) -> Site:
     site = Site(str(meta["name"]), int(meta["layer"]), str(meta["kind"]), int(meta["width"]))
     if site.kind not in STAGES or site.width < 1 or site.layer < 0:
         raise ValueError(f"{meta} is not a hook point")

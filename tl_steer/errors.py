@@ -53,3 +53,7 @@ class NotFiniteError(SteerError, ArithmeticError):
 
 class TooLargeError(SteerError, MemoryError):
     """Memory runs out even with one perturbation at a time."""
+
+
+class AuditError(SteerError, OSError):
+    """An audit log that cannot be written, or a file that is none."""

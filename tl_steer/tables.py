@@ -3,12 +3,14 @@
 Everything a model or a file said is shown as text: markup and control characters do nothing.
 """
 
+import csv
 import html
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -141,6 +143,40 @@ def selection_table(found: "Selection") -> Sheet:
         f"prompts, so only the {found.settings['held_out']} held-out prompts measure them."
     )
     return Sheet("Selection", ("#", "vector", "validation", "held out"), tuple(rows), note)
+
+
+def audit_table(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+    """Alerts or requests of an audit log, oldest first."""
+    from datetime import datetime
+
+    drawn = []
+    for row in rows:
+        at = datetime.fromtimestamp(row["at"]).isoformat(" ", "seconds")
+        if "kind" in row:
+            vector = "" if row["vector"] is None else str(row["vector"])
+            said = " ".join(str(token.get("text") or token["id"]) for token in row["tokens"])
+            what = (row["kind"], vector, row["label"], said)
+        else:
+            scored = f"{row['tokens']} tokens" + (", alert" if row["alerted"] else "")
+            what = ("request", "", "", scored)
+        drawn.append((at, row.get("request", row["id"])[:8], number(row["p_value"]), *what))
+    columns = ("at", "request", "p", "kind", "vector", "label", "tokens")
+    return Sheet(f"Audit log: {len(drawn)} rows", columns, tuple(drawn))
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a heading; lists as JSON. Nothing that a spreadsheet would take for a formula."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    if rows:
+        writer.writerow(rows[0].keys())
+    for row in rows:
+        cells = (json.dumps(v) if isinstance(v, list) else v for v in row.values())
+        writer.writerow(
+            "'" + cell if isinstance(cell, str) and cell[:1] in tuple("=+-@") else cell
+            for cell in cells
+        )
+    return file.getvalue()
 
 
 def sweep_table(

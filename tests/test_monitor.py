@@ -1,0 +1,386 @@
+"""Monitors: fitted on clean prompts, they find steered requests, name the vector, and keep their
+promise about false alarms."""
+
+import functools
+import random
+
+import pytest
+import torch
+from conftest import SOURCE, TARGET, bank_of, make
+
+import tl_steer as ts
+from tl_steer import detector as d
+from tl_steer.alert import alert_for
+from tl_steer.bank import Fingerprint
+from tl_steer.errors import (
+    BankFileError,
+    ForeignModelError,
+    PromptError,
+    SettingError,
+    ShapeError,
+)
+from tl_steer.evidence import Effects, effects
+from tl_steer.identity import Identity, shared_ends
+from tl_steer.monitor import split_of
+from tl_steer.reader import Cusum, Peak
+from tl_steer.site import Site
+from tl_steer.traffic import Traffic, observe
+
+HORIZON = 4
+
+
+def prompts(n, seed=0):
+    draw = random.Random(seed)
+    return [
+        " ".join(f"t{draw.randrange(3, 98)}" for _ in range(draw.randrange(3, 8))) for _ in range(n)
+    ]
+
+
+@functools.cache
+def monitor_of(model, sites=(TARGET,)):
+    return ts.Monitor.fit(
+        model,
+        bank_of(model),
+        prompts(150),
+        sites=list(sites),
+        # Cosines saturate in 24 dimensions: random tokens of a random model reach .9 of most.
+        score=d.MatchedFilter(),
+        horizon=HORIZON,
+        effect_prompts=8,
+    )
+
+
+def scores_of(monitor, traffic):
+    return monitor.score(traffic.activations, mask=traffic.mask)
+
+
+# --- a world without a model ------------------------------------------------------------------
+
+WIDTH, VEC, POS = 24, 3, 5
+
+
+def synthetic(n, seed, *, response=None, at=2):
+    """Requests with Gaussian activations, their lengths at random; `response` is added at a
+    token."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.linspace(0.5, 2, WIDTH)
+    activations = torch.randn(n, POS, WIDTH, generator=generator) * mixing
+    activations[:, 0] += 3
+    lengths = torch.randint(at + 1, POS + 1, (n,), generator=generator)
+    if response is not None:
+        activations[:, at] += response
+    return Traffic(
+        activations={"here": activations},
+        mask=torch.arange(POS) < lengths[:, None],
+        ids=torch.zeros(n, POS, dtype=torch.long),
+        prompts=(torch.arange(3),) * n,
+        texts=("",) * n,
+        answers=("",) * n,
+    )
+
+
+def responses():
+    return (
+        8
+        * torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(4))).Q[
+            :VEC
+        ]
+    )
+
+
+def bank_without_a_model():
+    mark = Fingerprint((0.0,) * 48, WIDTH, 2, 11, "float32")
+    site = Site("here", 1, "hook_resid_post", WIDTH)
+    return ts.Bank(
+        vectors=torch.eye(WIDTH)[:VEC],
+        responses=responses(),
+        objective=torch.ones(VEC),
+        source=Site("there", 0, "hook_resid_post", WIDTH),
+        target=site,
+        radius=1.0,
+        radius_share=0.1,
+        provenance=ts.Provenance("none", mark),
+    )
+
+
+def monitor_without_a_model(n=200, seed=0, **how):
+    traffic, effect = synthetic(n, seed), responses()
+    generator = torch.Generator().manual_seed(seed)
+    steered = torch.randn(VEC, 20, WIDTH, generator=generator) + effect[:, None]
+    found = {"here": Effects((effect, effect), (steered, steered))}
+    bank = bank_without_a_model()
+    identity = Identity("none", bank.provenance.fingerprint, torch.zeros(1, 8, WIDTH), (), (), None)
+    return ts.Monitor.of(
+        bank, traffic, found, identity, split=split_of(n, seed=seed), sites=[bank.target], **how
+    )
+
+
+WAYS = {
+    "cosine": {},
+    "matched": {"score": d.MatchedFilter()},
+    "ratio, summed": {"score": d.LikelihoodRatio(), "pool": Cusum()},
+    "probes": {"score": d.Probes()},
+    "search": {"score": d.Search(rank=8, candidates=3)},
+    "bank alone": {"unknown": None},
+    "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
+    "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},
+    "relative": {"unknown": d.RelativeMahalanobis()},
+}
+
+
+@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
+def test_the_rate_of_false_alarms_is_the_one_asked_for(how):
+    alpha, rates = 0.1, []
+    for seed in range(6):
+        monitor = monitor_without_a_model(n=120, seed=seed, **how)
+        fresh = scores_of(monitor, synthetic(200, 5000 + seed))
+        rates.append(float((fresh.p_values <= alpha).double().mean()))
+    # 42 calibration requests each: the rate is a draw from Beta(4, 39), of deviation .045.
+    assert abs(sum(rates) / len(rates) - monitor.guarantee(alpha).expected) < 3 * 0.05 / 6**0.5
+
+
+# Neighbours compare directions only, which so few dimensions do not tell apart.
+ABLE = {name: how for name, how in WAYS.items() if name != "neighbours alone"}
+
+
+@pytest.mark.parametrize("how", ABLE.values(), ids=ABLE)
+def test_what_a_vector_does_is_flagged_and_the_vector_named(how):
+    monitor = monitor_without_a_model(**how)
+    found = scores_of(monitor, synthetic(60, 77, response=responses()[1]))
+    assert float((found.p_values <= 0.05).double().mean()) > 0.8
+    if how.get("score", True) is not None:
+        flagged = found.p_values <= 0.05
+        assert float((found.vectors[flagged, 0] == 1).double().mean()) > 0.9
+
+
+def test_what_no_vector_does_is_an_unknown_anomaly_and_what_one_does_a_known_perturbation():
+    monitor = monitor_without_a_model(400)
+    basis = torch.linalg.qr(responses().T, mode="complete").Q
+    kinds = {}
+    for name, change in (("known", responses()[2]), ("unknown", 60 * basis[:, -1])):
+        found = scores_of(monitor, synthetic(40, 78, response=change))
+        alerts = [
+            alert_for(monitor, found, i, request="r", alpha=0.05, ids=[0] * POS)
+            for i in range(40)
+            if found.p_values[i] <= 0.05
+        ]
+        assert len(alerts) > 30
+        kinds[name] = sum(alert.kind == "known perturbation" for alert in alerts) / len(alerts)
+    assert kinds["known"] > 0.9
+    assert kinds["unknown"] < 0.5
+
+
+def test_the_token_that_fired_is_the_one_that_was_steered():
+    monitor = monitor_without_a_model(unknown=None)
+    found = scores_of(monitor, synthetic(40, 79, response=responses()[0], at=3))
+    alerts = [
+        alert_for(monitor, found, i, request="r", alpha=0.05, ids=[0] * POS)
+        for i in range(40)
+        if found.p_values[i] <= 0.05
+    ]
+    assert len(alerts) > 30
+    assert sum(3 in [t.position for t in alert.tokens] for alert in alerts) > 0.9 * len(alerts)
+    assert all(alert.tokens for alert in alerts)
+    assert all(a.alternatives[0].rank == 2 and len(a.alternatives) == VEC - 1 for a in alerts)
+
+
+def test_tokens_behind_the_mask_do_not_matter():
+    monitor = monitor_without_a_model()
+    traffic = synthetic(20, 80)
+    junk = traffic.activations["here"].masked_fill(~traffic.mask[..., None], 1e6)
+    plain, other = scores_of(monitor, traffic), monitor.score(junk, mask=traffic.mask)
+    assert torch.equal(plain.statistic, other.statistic)
+    assert torch.equal(plain.vectors, other.vectors)
+
+
+def test_requests_together_score_as_each_alone():
+    monitor = monitor_without_a_model(pool=Cusum())
+    traffic = synthetic(80, 81)
+    together = scores_of(monitor, traffic)
+    for i in (0, 17, 79):
+        n = int(traffic.mask[i].sum())
+        alone = monitor.score(traffic.activations["here"][i : i + 1, :n])
+        torch.testing.assert_close(alone.statistic[0], together.statistic[i])
+        assert torch.equal(alone.vectors[0], together.vectors[i])
+
+
+def test_activations_that_were_not_calibrated_are_refused():
+    monitor = monitor_without_a_model()
+    with pytest.raises(ShapeError, match="at most 4 generated"):
+        monitor.score(torch.zeros(2, POS + 1, WIDTH))
+    with pytest.raises(ShapeError, match="expected"):
+        monitor.score(torch.zeros(2, POS, WIDTH + 1))
+    with pytest.raises(ShapeError, match="site name"):
+        monitor.score({"elsewhere": torch.zeros(2, POS, WIDTH)})
+    with pytest.raises(SettingError, match="cannot be had"):
+        monitor.threshold(0.001)
+
+
+def test_nothing_to_detect_with_is_refused():
+    with pytest.raises(SettingError, match="nothing to detect"):
+        monitor_without_a_model(score=None, unknown=None)
+    with pytest.raises(PromptError, match="too few"):
+        split_of(5)
+
+
+def test_the_three_splits_never_overlap():
+    parts = split_of(101, seed=3)
+    together = [i for part in parts for i in part]
+    assert sorted(together) == list(range(101))
+
+
+def test_a_saved_monitor_scores_the_same_bit_for_bit(tmp_path):
+    for i, how in enumerate(WAYS.values()):
+        monitor = monitor_without_a_model(**how)
+        again = ts.Monitor.load(monitor.save(tmp_path / f"{i}.safetensors"))
+        here, there = (scores_of(m, synthetic(30, 82)) for m in (monitor, again))
+        for name in vars(here):
+            torch.testing.assert_close(
+                getattr(here, name), getattr(there, name), rtol=0, atol=0, equal_nan=True
+            )
+        assert again.settings == monitor.settings
+        assert repr(again) == repr(monitor)
+
+
+def test_a_detector_that_no_file_can_hold_is_scored_with_but_not_saved(tmp_path):
+    def own(reference):
+        return lambda activations: activations @ reference.responses.T
+
+    monitor = monitor_without_a_model(score=own)
+    assert len(scores_of(monitor, synthetic(5, 1))) == 5
+    with pytest.raises(SettingError, match="cannot be saved"):
+        monitor.save(tmp_path / "m.safetensors")
+
+
+def test_damaged_files_and_other_files_are_refused(tmp_path):
+    path = monitor_without_a_model().save(tmp_path / "m.safetensors")
+    whole = path.read_bytes()
+    for payload in (whole[:-9], b"", whole.replace(b'\\"horizon\\": 4', b'\\"horizon\\": 5')):
+        assert payload != whole
+        path.write_bytes(payload)
+        with pytest.raises(BankFileError):
+            ts.Monitor.load(path)
+    with pytest.raises(BankFileError, match="No monitor"):
+        ts.Monitor.load(tmp_path / "none")
+    bank = bank_without_a_model().save(tmp_path / "b.safetensors")
+    with pytest.raises(BankFileError, match="no monitor"):
+        ts.Monitor.load(bank)
+
+
+# --- on models ----------------------------------------------------------------------------------
+
+
+def test_what_is_observed_during_generation_is_what_one_pass_over_the_whole_text_gives(model):
+    traffic = observe(model, prompts(6, seed=2), sites=[TARGET, SOURCE], horizon=HORIZON)
+    for i, prompt in enumerate(traffic.prompts):
+        said = traffic.mask[i]
+        whole = torch.cat([prompt, traffic.ids[i, 1:][said[1:]]])[None]
+        with torch.no_grad(), ts.capturing(model, [TARGET, SOURCE]) as seen:
+            model(whole)
+        for name in (TARGET, SOURCE):
+            expected = seen[name][0, len(prompt) - 1 :]
+            found = traffic.activations[name][i, said]
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_is_observed_behind_the_end_of_text(one):
+    traffic = observe(one, prompts(40, seed=5), sites=[TARGET], horizon=12)
+    assert not bool((traffic.ids[:, 1:][traffic.mask[:, 1:]] == 1).any())
+    assert bool(traffic.mask[:, 0].all())
+    short = ~traffic.mask.all(dim=1)
+    assert not bool(traffic.activations[TARGET][short][~traffic.mask[short]].any())
+
+
+def test_effects_are_differences_of_steered_and_clean_runs(llama):
+    bank = bank_of(llama)
+    traffic = observe(llama, prompts(3, seed=3), sites=[TARGET], horizon=HORIZON)
+    found = effects(llama, bank, traffic, vec_batch=3)[TARGET]
+    for row in (0, 3):
+        first, second = [], []
+        for i, prompt in enumerate(traffic.prompts):
+            whole = torch.cat([prompt, traffic.ids[i, 1:][traffic.mask[i, 1:]]])[None]
+            runs = []
+            for edit in (bank[row : row + 1], None):
+                with torch.no_grad(), ts.capturing(llama, [TARGET]) as seen:
+                    if edit is None:
+                        llama(whole)
+                    else:
+                        with ts.perturbing(llama, edit):
+                            llama(whole)
+                runs.append(seen[TARGET][0, len(prompt) - 1 :])
+            change = runs[0] - runs[1]
+            first.append(change[0])
+            if len(change) > 1:
+                second.append(change[1:].mean(dim=0))
+        torch.testing.assert_close(
+            found.responses[0][row], torch.stack(first).mean(dim=0), rtol=1e-3, atol=1e-3
+        )
+        torch.testing.assert_close(
+            found.responses[1][row], torch.stack(second).mean(dim=0), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_steered_answers_are_flagged_by_the_vector_that_steers_them(llama):
+    bank, monitor = bank_of(llama), monitor_of(llama)
+    with ts.perturbing(llama, bank[2]):
+        steered = observe(llama, prompts(30, seed=9), sites=[TARGET], horizon=HORIZON)
+    found = scores_of(monitor, steered)
+    assert float((found.p_values <= 0.05).double().mean()) > 0.8
+    assert float((found.vectors[:, 0] == 2).double().mean()) > 0.8
+    clean = scores_of(monitor, observe(llama, prompts(60, seed=8), sites=[TARGET], horizon=HORIZON))
+    # 52 calibration requests: the rate is a draw from Beta(2, 51), below .11 for 98% of them.
+    assert float((clean.p_values <= 0.05).double().mean()) < 0.2
+
+
+def test_a_monitor_can_read_two_layers_and_knows_them_by_name(one):
+    both = monitor_of(one, (SOURCE, TARGET))
+    traffic = observe(one, prompts(10, seed=4), sites=[TARGET, SOURCE], horizon=HORIZON)
+    found = scores_of(both, traffic)
+    known, unknown = found.known, found.unknown
+    assert torch.equal(torch.maximum(known, unknown), found.statistic)
+    with pytest.raises(ShapeError, match="site name"):
+        both.score(traffic.activations[TARGET])
+
+
+def test_a_monitor_can_be_restricted_to_marked_vectors(one):
+    bank = ts.mark(bank_of(one), 3, "dangerous", note="says t5")
+    bank = ts.mark(bank, 1, "benign")
+    monitor = ts.Monitor.fit(one, bank, prompts(40), horizon=2, only="dangerous", effect_prompts=4)
+    assert monitor.bank.labels == ("dangerous: says t5",)
+    assert torch.equal(monitor.bank.vectors[0], bank.vectors[3])
+    assert len(ts.marked(bank, ["dangerous", "benign"])) == 2
+    assert len(ts.marked(bank, "")) == len(bank) - 2
+    with pytest.raises(SettingError, match="marked"):
+        ts.marked(bank_of(one), "dangerous")
+    with pytest.raises(SettingError, match="verdict="):
+        ts.mark(bank, 0, "evil")
+
+
+def test_a_bank_of_another_model_is_refused(llama):
+    import dataclasses
+
+    bank = bank_of(llama)
+    mark = dataclasses.replace(bank.provenance.fingerprint, signature=(0.5,) * 48)
+    foreign = dataclasses.replace(
+        bank, provenance=dataclasses.replace(bank.provenance, fingerprint=mark)
+    )
+    with pytest.raises(ForeignModelError):
+        ts.Monitor.fit(llama, foreign, prompts(40), horizon=2)
+
+
+def test_shared_ends_leave_what_differs():
+    rows = [torch.tensor(r) for r in ([1, 2, 5, 9, 8], [1, 2, 6, 6, 9, 8], [1, 2, 9, 8])]
+    assert shared_ends(rows) == ((1, 2), (9, 8))
+    assert shared_ends([torch.tensor([1, 1]), torch.tensor([1, 1, 1])]) == ((1, 1), ())
+
+
+def test_pools_differ():
+    assert Peak().allowance(torch.zeros(1)) != Peak().allowance(torch.zeros(1))  # NaN: no sum
+    assert Cusum(0.5).allowance(torch.tensor([1.0, 2.0, 3.0])) == 2.0
+
+
+def test_the_shared_tiny_models_are_left_as_they_were(one):
+    before = {name: len(point.fwd_hooks) for name, point in one.hook_dict.items()}
+    assert set(before.values()) == {0}
+    assert "forward" not in vars(one)
+    assert make is not None

@@ -1,0 +1,448 @@
+"""A monitor on a model at work: same scores as offline, alerts, the audit log, nothing left
+behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import HAS_BRIDGE, SOURCE, TARGET, bank_of, bridge
+from state import snapshot
+from test_monitor import HORIZON, monitor_of, prompts, scores_of
+from typer.testing import CliRunner
+
+import tl_steer as ts
+from tl_steer import cli
+from tl_steer.audit import AlertRow, AuditLog, RequestRow, read_log
+from tl_steer.detector import MatchedFilter
+from tl_steer.errors import AuditError, ForeignModelError, PromptError, SettingError
+from tl_steer.traffic import observe
+
+ALPHA = 0.05
+QUIET = {"do_sample": False, "verbose": False, "return_type": "tokens"}
+
+
+def answer(model, ids, n=HORIZON + 1, **how):
+    return model.generate(ids, max_new_tokens=n, **QUIET, **how)
+
+
+def hooks_on(model):
+    """Every PyTorch hook on every module, and whether `forward` is the class's own."""
+    found = {
+        name: (len(m._forward_hooks), len(m._forward_pre_hooks))
+        for name, m in model.named_modules()
+    }
+    return found, "forward" in vars(model)
+
+
+@pytest.fixture
+def loud():
+    """A session with an alert for every request: a monitor whose threshold everything exceeds."""
+
+    def lower(monitor):
+        import dataclasses
+
+        low = torch.full_like(monitor.calibration.statistic, -1e9)
+        kept = dataclasses.replace(monitor.calibration, statistic=low)
+        return dataclasses.replace(monitor, calibration=kept)
+
+    return lower
+
+
+def statistics(path):
+    return [row["statistic"] for row in read_log(path, "requests")]
+
+
+def test_watched_requests_get_the_scores_that_they_get_offline(llama, tmp_path):
+    monitor, asked = monitor_of(llama), prompts(5, seed=21)
+    offline = scores_of(monitor, observe(llama, asked, sites=[TARGET], horizon=HORIZON))
+    with ts.watch(llama, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite") as w:
+        for prompt in asked:
+            answer(llama, llama.to_tokens(prompt))
+    assert w.requests == 5
+    online = torch.tensor(statistics(tmp_path / "a.sqlite"))
+    torch.testing.assert_close(online, offline.statistic, rtol=1e-3, atol=1e-3)
+    ps = [row["p_value"] for row in read_log(tmp_path / "a.sqlite", "requests")]
+    torch.testing.assert_close(torch.tensor(ps).double(), offline.p_values)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_of_a_batch_with_and_without_cache_score_as_alone(llama, tmp_path, cached):
+    monitor = monitor_of(llama, (SOURCE, TARGET))
+    asked = [p for p in prompts(60, seed=22) if len(p.split()) == 5][:4]
+    assert len(asked) == 4
+    ids = torch.cat([llama.to_tokens(prompt) for prompt in asked])
+    with ts.watch(llama, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite") as w:
+        answer(llama, ids, use_past_kv_cache=cached)
+    assert w.requests == 4
+    alone = scores_of(monitor, observe(llama, asked, sites=[SOURCE, TARGET], horizon=HORIZON))
+    online = torch.tensor(statistics(tmp_path / "a.sqlite"))
+    torch.testing.assert_close(online, alone.statistic, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batches_score_as_each_prompt_alone(llama, tmp_path, side):
+    """Right padding in a plain forward pass, left padding as generation has it."""
+    monitor, asked = monitor_of(llama), prompts(6, seed=23)
+    tokens = ts.tokenize(llama, asked)
+    if side == "right":
+        ids, mask = tokens.ids, tokens.mask
+    else:
+        n = tokens.ids.shape[1]
+        shift = [
+            torch.roll(row, n - int(k)) for row, k in zip(tokens.ids, tokens.lengths, strict=True)
+        ]
+        ids = torch.stack(shift)
+        mask = torch.arange(n) >= n - tokens.lengths[:, None]
+    with ts.watch(llama, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite"):
+        llama(ids, attention_mask=mask.long())
+    alone = observe(llama, asked, sites=[TARGET], horizon=0)
+    expected = monitor.score(alone.activations).statistic
+    online = torch.tensor(statistics(tmp_path / "a.sqlite"))
+    torch.testing.assert_close(online, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_steered_answers_raise_alerts_that_replay_the_vector(llama, tmp_path):
+    bank = ts.mark(bank_of(llama), 2, "dangerous", note="planted")
+    monitor = ts.Monitor.fit(
+        llama, bank, prompts(150), horizon=HORIZON, effect_prompts=8, score=MatchedFilter()
+    )
+    heard, path = [], tmp_path / "a.sqlite"
+    with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=heard.append) as w:
+        with ts.perturbing(llama, bank[2]):
+            for prompt in prompts(10, seed=24):
+                answer(llama, llama.to_tokens(prompt))
+    assert len(w.alerts) == len(heard) >= 8
+    alerts = [alert for alert in w.alerts if alert.vector == 2]
+    assert len(alerts) >= 8
+    alert = alerts[0]
+    assert (alert.kind, alert.verdict, alert.rank) == ("known perturbation", "dangerous", 1)
+    assert alert.p_value <= ALPHA
+    assert alert.named >= 1
+    assert alert.tokens
+    assert {other.vector for other in alert.alternatives} == {0, 1, 3}
+    assert 0 <= alert.explained <= 1
+    played = alert.replay(llama, max_new_tokens=3)
+    assert (
+        played.texts == ts.generate(llama, bank[2], list(monitor.examples), max_new_tokens=3).texts
+    )
+    other = alert.replay(llama, prompts(2), vector=1, max_new_tokens=3)
+    assert len(other.prompts) == 2
+    rows = list(read_log(path, label="planted"))
+    assert {row["request"] for row in rows} == {alert.request for alert in alerts}
+
+
+def test_hooks_and_forward_are_restored_after_good_and_bad_ends(llama, loud):
+    monitor = loud(monitor_of(llama))
+    before, state = hooks_on(llama), snapshot(llama)
+    ids = llama.to_tokens(prompts(1)[0])
+    with ts.watch(llama, monitor, alpha=ALPHA):
+        assert hooks_on(llama) != before
+        answer(llama, ids)
+    assert hooks_on(llama) == before
+
+    def stop(alert):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with ts.watch(llama, monitor, alpha=ALPHA, on_alert=stop) as w:
+            answer(llama, ids)
+    assert len(w.alerts) == 1
+    assert hooks_on(llama) == before
+    assert snapshot(llama) == state
+
+
+def test_reset_hooks_inside_the_block_does_not_blind_the_monitor(llama):
+    monitor = monitor_of(llama)
+    with ts.watch(llama, monitor, alpha=ALPHA) as w:
+        llama.reset_hooks()
+        answer(llama, llama.to_tokens(prompts(1)[0]))
+    assert w.requests == 1
+
+
+def test_watching_changes_no_answer(llama):
+    ids = llama.to_tokens(prompts(1, seed=3)[0])
+    plain = answer(llama, ids)
+    with ts.watch(llama, monitor_of(llama), alpha=ALPHA):
+        assert torch.equal(answer(llama, ids), plain)
+
+
+def test_tokens_behind_the_horizon_are_counted_and_not_scored(one, tmp_path):
+    monitor, path = monitor_of(one), tmp_path / "a.sqlite"
+    for seed in range(40):  # one whose answer is long
+        ids = one.to_tokens(prompts(1, seed=seed)[0])
+        if not bool((answer(one, ids, 11)[0, ids.shape[1] :] == 1).any()):
+            break
+    with ts.watch(one, monitor, alpha=ALPHA, log=path):
+        answer(one, ids, HORIZON + 1)
+        answer(one, ids, 11)
+    short, long = read_log(path, "requests")
+    assert short["statistic"] == pytest.approx(long["statistic"])
+    assert (short["tokens"], short["unscored"]) == (1 + HORIZON, 0)
+    assert (long["tokens"], long["unscored"]) == (1 + HORIZON, 10 - HORIZON)
+
+
+def test_another_model_dtype_or_edited_model_is_refused(llama, one):
+    monitor = monitor_of(llama)
+    weights = next(iter(llama.parameters()))
+    kept = weights.data.clone()
+    try:
+        weights.data += 0.3 * torch.randn(kept.shape, generator=torch.Generator().manual_seed(0))
+        with pytest.raises(ForeignModelError, match="other activations"):
+            with ts.watch(llama, monitor, alpha=ALPHA):
+                pass
+    finally:
+        weights.data.copy_(kept)
+    if HAS_BRIDGE:
+        with pytest.raises(ForeignModelError, match="bfloat16"):
+            with ts.watch(bridge("llama", dtype=torch.bfloat16), monitor, alpha=ALPHA):
+                pass
+
+
+def test_another_template_is_refused_and_leaves_nothing_behind(one):
+    asked = [ts.chat(prompt) for prompt in prompts(60)]
+    monitor = ts.Monitor.fit(one, bank_of(one), asked, horizon=2, effect_prompts=4)
+    assert monitor.identity.suffix
+    before = hooks_on(one)
+    with ts.watch(one, monitor, alpha=0.1) as w:
+        answer(one, ts.tokenize(one, asked[:1]).ids)
+    assert w.requests == 1
+    with pytest.raises(PromptError, match="template"):
+        with ts.watch(one, monitor, alpha=0.1):
+            answer(one, one.to_tokens(prompts(1)[0]))
+    assert hooks_on(one) == before
+
+
+def test_alpha_that_cannot_be_resolved_is_refused_before_a_log_is_made(one, tmp_path):
+    with pytest.raises(SettingError, match="Use at least 999"):
+        with ts.watch(one, monitor_of(one), alpha=0.001, log=tmp_path / "a.sqlite"):
+            pass
+    assert not (tmp_path / "a.sqlite").exists()
+
+
+@pytest.mark.skipif(not HAS_BRIDGE, reason="only TransformerBridge wraps a transformers model")
+def test_a_plain_transformers_model_gets_the_same_scores(tmp_path):
+    model = bridge("llama")
+    monitor, asked = monitor_of(model), prompts(4, seed=25)
+    with ts.watch(model, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite"):
+        for prompt in asked:
+            answer(model, model.to_tokens(prompt))
+    import conftest
+
+    plain = conftest._hugging_face("llama").eval()
+    before = {name: len(m._forward_hooks) for name, m in plain.named_modules()}
+    with monitor.attach(plain, alpha=ALPHA, log=tmp_path / "b.sqlite") as w:
+        for prompt in asked:
+            ids = model.to_tokens(prompt)
+            plain.generate(
+                ids, max_new_tokens=HORIZON + 1, do_sample=False, attention_mask=ids * 0 + 1
+            )
+    assert w.requests == 4
+    here, there = (torch.tensor(statistics(tmp_path / f"{n}.sqlite")) for n in "ab")
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-3)
+    assert {name: len(m._forward_hooks) for name, m in plain.named_modules()} == before
+    assert "forward" not in vars(plain)
+
+
+@pytest.mark.skipif(not HAS_BRIDGE, reason="only TransformerBridge wraps a transformers model")
+def test_left_padded_generation_of_transformers_scores_as_each_alone(tmp_path):
+    import conftest
+
+    model = bridge("llama")
+    plain, monitor, asked = (
+        conftest._hugging_face("llama").eval(),
+        monitor_of(model),
+        prompts(5, 26),
+    )
+    tokens = ts.tokenize(model, asked)
+    n = tokens.ids.shape[1]
+    rows = zip(tokens.ids, tokens.lengths, strict=True)
+    ids = torch.stack([torch.roll(row, n - int(k)) for row, k in rows])
+    mask = (torch.arange(n) >= n - tokens.lengths[:, None]).long()
+    with monitor.attach(plain, alpha=ALPHA, log=tmp_path / "a.sqlite"):
+        plain.generate(ids, attention_mask=mask, max_new_tokens=HORIZON + 1, do_sample=False)
+    alone = scores_of(monitor, observe(model, asked, sites=[TARGET], horizon=HORIZON))
+    online = torch.tensor(statistics(tmp_path / "a.sqlite"))
+    torch.testing.assert_close(online, alone.statistic, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Request")
+def test_traffic_that_has_moved_raises_the_drift_alarm_once(one, tmp_path):
+    monitor, path = monitor_of(one), tmp_path / "a.sqlite"
+    asked = prompts(60, seed=27)
+    with ts.watch(one, monitor, alpha=ALPHA, log=path, drift=0.01) as w:
+        with ts.perturbing(one, bank_of(one)[0]):
+            for prompt in asked:
+                one(one.to_tokens(prompt))
+        assert w.drift.alarmed
+    assert [row["kind"] for row in read_log(path, kind="drift")] == ["drift"]
+
+
+def test_the_monitoring_page_runs_as_written(one, tmp_path, monkeypatch):
+    import ast
+    import re
+
+    page = Path(__file__).parent.parent / "docs/monitoring.md"
+    if not page.is_file():
+        pytest.skip("the documentation is not beside these tests")
+    monkeypatch.chdir(tmp_path)
+    given = {"ts": ts, "model": one, "bank": bank_of(one), "clean": prompts(70)}
+    for source in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        exec(compile(ast.parse(source), str(page), "exec"), given)
+    assert given["w"].requests == 1
+    assert (tmp_path / "audit.sqlite").is_file()
+
+
+# --- the audit log ------------------------------------------------------------------------------
+
+
+def request(i, **changes):
+    plain = RequestRow(f"r{i}", float(i), "m", "b", "hash", 3, 0, 1.5, 0.2, False)
+    return RequestRow(**{**vars(plain), **changes})
+
+
+def alert(i, **changes):
+    values = {
+        "request": f"r{i}",
+        "at": float(i),
+        "monitor": "m",
+        "bank": "b",
+        "kind": "known perturbation",
+        "alpha": 0.01,
+        "p_value": 0.005,
+        "statistic": 9.0,
+        "vector": i,
+        "label": "dangerous: x",
+        "rank": 1,
+        "named": 2,
+        "vector_p": 0.01,
+        "explained": 0.5,
+        "revised": False,
+        "tokens": [{"position": 1, "id": 5}],
+        "alternatives": [],
+    }
+    return AlertRow(**{**values, **changes})
+
+
+def test_rows_come_back_filtered_as_asked(tmp_path):
+    path = tmp_path / "a.sqlite"
+    with AuditLog(path) as log:
+        for i in range(4):
+            log.request(request(i, p_value=0.1 * (i + 1)))
+            log.alert(alert(i, kind="drift" if i == 3 else "unknown anomaly"))
+    assert [row["id"] for row in read_log(path, "requests")] == ["r0", "r1", "r2", "r3"]
+    assert [row["id"] for row in read_log(path, "requests", most_p=0.2)] == ["r0", "r1"]
+    assert [row["vector"] for row in read_log(path, since=1, until=3)] == [1, 2]
+    assert [row["vector"] for row in read_log(path, kind="drift")] == [3]
+    assert [row["vector"] for row in read_log(path, vector=2, label="dangerous")] == [2]
+    assert next(read_log(path))["tokens"] == [{"position": 1, "id": 5}]
+    with pytest.raises(SettingError, match="expected one of"):
+        list(read_log(path, "sqlite_master"))
+    with pytest.raises(SettingError, match="not requests"):
+        list(read_log(path, "requests", kind="drift"))
+
+
+def test_the_log_only_grows_and_says_so(tmp_path):
+    import sqlite3
+
+    with AuditLog(tmp_path / "a.sqlite") as log:
+        log.request(request(1))
+    db = sqlite3.connect(tmp_path / "a.sqlite")
+    for statement in ("DELETE FROM requests", "UPDATE requests SET p_value = 1"):
+        with pytest.raises(sqlite3.Error, match="append only"):
+            db.execute(statement)
+    db.rollback()
+    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(AuditError, match="version 99"):
+        AuditLog(tmp_path / "a.sqlite")
+
+
+def test_files_that_are_no_audit_log_are_refused(tmp_path):
+    import sqlite3
+
+    (tmp_path / "text").write_text("not a database, and longer than one header of theirs" * 9)
+    with pytest.raises(AuditError):
+        AuditLog(tmp_path / "text")
+    with pytest.raises(AuditError):
+        list(read_log(tmp_path / "text"))
+    with pytest.raises(AuditError, match="No audit log"):
+        list(read_log(tmp_path / "none"))
+    db = sqlite3.connect(tmp_path / "other")
+    db.execute("CREATE TABLE t (x)")
+    db.commit()
+    db.close()
+    with pytest.raises(AuditError, match="no tl_steer audit log"):
+        AuditLog(tmp_path / "other")
+
+
+def test_two_writers_share_a_log(tmp_path):
+    with AuditLog(tmp_path / "a.sqlite") as first, AuditLog(tmp_path / "a.sqlite") as second:
+        for i in range(10):
+            (first, second)[i % 2].request(request(i))
+    assert len(list(read_log(tmp_path / "a.sqlite", "requests"))) == 10
+
+
+def test_kill_9_in_the_middle_of_writing_loses_no_committed_alert(tmp_path):
+    path = tmp_path / "a.sqlite"
+    # A row, and then nothing but rows: the parent kills it between or inside commits.
+    first = json.dumps(vars(alert(0)))
+    writer = textwrap.dedent(
+        f"""
+        import json
+        from tl_steer.audit import AlertRow, AuditLog
+        row = json.loads({first!r})
+        with AuditLog({str(path)!r}) as log:
+            for i in range(1_000_000):
+                log.alert(AlertRow(**(row | {{"vector": i}})))
+                print(i, flush=True)
+        """
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", writer], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    told = -1
+    for line in process.stdout:
+        told = int(line)
+        if told >= 25:
+            process.send_signal(signal.SIGKILL)
+            break
+    rest = process.stdout.read().split()
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    told = max([told, *map(int, rest[:-1])])
+    kept = [row["vector"] for row in read_log(path)]
+    assert kept == list(range(len(kept)))
+    assert len(kept) > told
+    with AuditLog(path) as log:  # and the log goes on
+        log.alert(alert(7))
+    assert len(list(read_log(path))) == len(kept) + 1
+
+
+def test_the_command_line_lists_filters_and_exports_a_log(tmp_path):
+    path = tmp_path / "a.sqlite"
+    with AuditLog(path) as log:
+        log.request(request(1))
+        log.alert(alert(1))
+        log.alert(alert(2, label="benign"))
+    run = CliRunner()
+
+    def said(*options):
+        done = run.invoke(cli.app, ["audit", str(path), *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert "2 rows" in said()
+    assert [row["vector"] for row in json.loads(said("--json"))] == [1, 2]
+    assert [row["vector"] for row in json.loads(said("--json", "--label", "dangerous"))] == [1]
+    assert json.loads(said("--requests", "--json"))[0]["id"] == "r1"
+    out = tmp_path / "out.csv"
+    said("--csv", str(out))
+    assert out.read_text().splitlines()[0].startswith("id,request,at,monitor")
+    assert len(out.read_text().splitlines()) == 3

@@ -1,0 +1,195 @@
+"""Detectors: scores fitted to one model's clean activations, ready for one pass per token.
+
+A *score* is any function of a `Reference` that returns a detector, and a *detector* any function
+from activations `[token d]` to scores `[token m]`: one column per vector of the bank, or a single
+one. Those here return frozen records of tensors, which a monitor's file can hold. Return one of
+these from a function of your own and it can be saved too:
+
+    def mean_difference(reference):
+        weights = reference.responses.T
+        return Affine(weights, -reference.gaussian.mean @ weights)
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tl_steer.errors import SettingError
+from tl_steer.fitted import (
+    Affine,
+    Cosines,
+    Energy,
+    EnergyDifference,
+    Nearest,
+    Residual,
+    Searched,
+)
+from tl_steer.gaussian import Gaussian, fit_gaussian
+from tl_steer.probes import self_labelled
+from tl_steer.scores import subspace
+
+Detector: TypeAlias = Callable[[Float[Tensor, "token d"]], Float[Tensor, "token m"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """All that a score may look at; no anomaly is among it.
+
+    Attributes:
+        clean: activations of clean tokens of the kind that will be scored.
+        responses: mean effect of every vector on such tokens.
+        steered: activations of such tokens under every vector.
+        background: activations of clean tokens of all kinds.
+    """
+
+    clean: Float[Tensor, "n d"]
+    responses: Float[Tensor, "vec d"]
+    steered: Float[Tensor, "vec sample d"]
+    background: Float[Tensor, "all d"]
+
+    @functools.cached_property
+    def gaussian(self) -> Gaussian:
+        return fit_gaussian(self.clean)
+
+
+Score: TypeAlias = Callable[[Reference], Detector]
+
+
+@dataclass(frozen=True)
+class MatchedFilter:
+    """`tl_steer.scores.matched_filter`."""
+
+    def __call__(self, reference: Reference) -> Affine:
+        clean = reference.gaussian
+        unit = normalize(clean.whiten_change(reference.responses), dim=1)
+        weights = clean.whitener @ unit.T
+        return Affine(weights, -clean.mean @ weights)
+
+
+@dataclass(frozen=True)
+class WhitenedCosine:
+    """`tl_steer.scores.whitened_cosine`."""
+
+    def __call__(self, reference: Reference) -> Cosines:
+        clean = reference.gaussian
+        return Cosines.of(clean.mean, clean.whitener, clean.whiten_change(reference.responses))
+
+
+@dataclass(frozen=True)
+class Search:
+    """`WhitenedCosine` for banks too large to compare with one by one: most vectors are ruled out
+    in the few directions in which the bank's white responses vary most.
+
+    Args:
+        rank: of the sketch; `candidates` are compared exactly.
+
+    Approximate: a vector that the sketch rules out is not found. Thresholds are calibrated on the
+    same search, so false alarms are as promised all the same.
+    """
+
+    rank: int = 32
+    candidates: int = 64
+
+    def __call__(self, reference: Reference) -> Searched:
+        clean = reference.gaussian
+        unit = normalize(clean.whiten_change(reference.responses), dim=1)
+        vec, d = unit.shape
+        rank = min(self.rank, d)
+        # The second-moment matrix is d by d, however many vectors there are.
+        axes = torch.linalg.eigh((unit.T @ unit).double()).eigenvectors[:, -rank:].float()
+        return Searched(
+            weights=clean.whitener,
+            bias=-clean.mean @ clean.whitener,
+            axes=axes.contiguous(),
+            sketches=(unit @ axes).T.contiguous(),
+            directions=unit,
+            candidates=min(self.candidates, vec),
+        )
+
+
+@dataclass(frozen=True)
+class LikelihoodRatio:
+    """`tl_steer.scores.likelihood_ratio`."""
+
+    def __call__(self, reference: Reference) -> Affine:
+        clean = reference.gaussian
+        white = clean.whiten_change(reference.responses)
+        weights = clean.whitener @ white.T
+        return Affine(weights, -clean.mean @ weights - white.square().sum(dim=1) / 2)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """`tl_steer.probes.self_labelled`; `groups` names the behaviour of each vector."""
+
+    groups: tuple[str, ...] | None = None
+
+    def __call__(self, reference: Reference) -> Affine:
+        weights, bias = self_labelled(reference.steered, reference.clean, groups=self.groups)
+        return Affine(weights.T.contiguous(), bias)
+
+
+@dataclass(frozen=True)
+class RawCosine:
+    """`tl_steer.scores.raw_cosine`, a baseline."""
+
+    def __call__(self, reference: Reference) -> Cosines:
+        mean = reference.clean.mean(dim=0)
+        return Cosines.of(mean, torch.eye(len(mean)), reference.responses)
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """The energy that the bank does not explain (`tl_steer.scores.energy_split`).
+
+    Args:
+        rank: of what counts as explained; `None` is a quarter of d_model, or the whole bank where
+            that is smaller. Directions beyond the bank's own rank explain nothing.
+    """
+
+    rank: int | None = None
+
+    def __call__(self, reference: Reference) -> Residual:
+        vec, d = reference.responses.shape
+        rank = max(1, min(vec, d // 4)) if self.rank is None else self.rank
+        if rank >= d:
+            raise SettingError(f"rank={rank} of {d} leaves nothing unexplained.")
+        clean = reference.gaussian
+        known = subspace(reference.responses, clean, rank=rank).double()
+        # The first columns of Q span the responses, the others the rest.
+        axes = torch.linalg.qr(known.T, mode="complete").Q.float()
+        weights = clean.whitener @ axes
+        return Residual(weights, -clean.mean @ weights, rank)
+
+
+@dataclass(frozen=True)
+class Mahalanobis:
+    """`tl_steer.scores.mahalanobis`, a baseline."""
+
+    def __call__(self, reference: Reference) -> Energy:
+        return Energy.of(reference.gaussian)
+
+
+@dataclass(frozen=True)
+class RelativeMahalanobis:
+    """`tl_steer.scores.relative_mahalanobis`, a baseline."""
+
+    def __call__(self, reference: Reference) -> EnergyDifference:
+        near, far = Energy.of(reference.gaussian), Energy.of(fit_gaussian(reference.background))
+        return EnergyDifference(near.weights, near.bias, far.weights, far.bias)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """`tl_steer.scores.neighbour_distance`, a baseline."""
+
+    k: int = 5
+
+    def __call__(self, reference: Reference) -> Nearest:
+        return Nearest(normalize(reference.clean, dim=1), self.k)

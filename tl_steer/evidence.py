@@ -1,0 +1,160 @@
+"""What a monitor is fitted on: clean traffic, and what every vector does to it."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_steer.bank import Bank
+from tl_steer.detector import Reference
+from tl_steer.errors import SettingError
+from tl_steer.model import HookedModel, check_fits, device_of, frozen
+from tl_steer.positions import EVERYWHERE
+from tl_steer.segment import Segment
+from tl_steer.shapes import checked
+from tl_steer.tokens import TokenBatch
+from tl_steer.traffic import Traffic
+
+# Activations under a vector are kept at few generated tokens of a prompt: neighbours are alike.
+_KEPT_TOKENS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What every vector of a bank does at one site, at prompts' ends and at generated tokens.
+
+    Attributes:
+        responses: mean change, over prompts; among generated tokens, over those of a prompt first.
+        steered: activations under the vector, one or a few per prompt.
+    """
+
+    responses: tuple[Float[Tensor, "vec d"], Float[Tensor, "vec d"]]
+    steered: tuple[Float[Tensor, "vec prompt d"], Float[Tensor, "vec token d"]]
+
+    def __getitem__(self, rows: Sequence[int] | Tensor) -> "Effects":
+        """Those of some of the vectors."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        return Effects(
+            (self.responses[0][index], self.responses[1][index]),
+            (self.steered[0][index], self.steered[1][index]),
+        )
+
+
+@checked
+def effects(
+    model: HookedModel,
+    bank: Bank,
+    traffic: Traffic,
+    *,
+    vec_batch: int = 8,
+) -> dict[str, Effects]:
+    """Measure a bank's effects on the clean requests of `traffic`, at every site it has.
+
+    The clean answer stays as it is while vectors are added at every token of prompt and answer, so
+    a response is what the vector does to activations and not what another text does. One to two
+    dozen requests are enough for means.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        HookPointError: a site comes before the bank's source, where it has no effect.
+        SettingError: no request, or none that said anything though some tokens were to be scored.
+    """
+    if not len(traffic) or vec_batch < 1:
+        raise SettingError(f"{len(traffic)} requests, vec_batch={vec_batch}: expected at least 1.")
+    check_fits(model, bank)
+    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+    tokens, ends, said = _whole(model, traffic)
+    found = {}
+    with frozen(model), torch.no_grad():
+        for name in traffic.activations:
+            segment = Segment(model, tokens, bank.source, name)
+            parts = []
+            for start in range(0, len(bank), vec_batch):
+                rows = slice(start, min(start + vec_batch, len(bank)))
+                steered = segment.run(everywhere.select(rows).to(segment.clean.device))
+                parts.append(_measured(steered, segment.clean, ends, said))
+            found[name] = _joined(parts)
+    return found
+
+
+def references(
+    traffic: Traffic, found: dict[str, Effects], sites: Sequence[str]
+) -> Iterator[tuple[Reference, Reference]]:
+    """For each site, what its two phases' detectors are fitted to. A phase without any clean token
+    (horizon 0) borrows the other's."""
+    for name in sites:
+        at, effect = traffic.activations[name].float(), found[name]
+        everything = at[traffic.mask]
+        clean = at[:, 0], at[:, 1:][traffic.mask[:, 1:]]
+        spoken = bool(len(clean[1]))
+        phase_of = (0, 1) if spoken else (0, 0)
+        first, second = (
+            Reference(
+                clean=clean[i],
+                responses=effect.responses[i],
+                steered=effect.steered[i],
+                background=everything,
+            )
+            for i in phase_of
+        )
+        yield first, second
+
+
+def _whole(
+    model: HookedModel, traffic: Traffic
+) -> tuple[TokenBatch, Tensor, Bool[Tensor, "request pos"]]:
+    """Prompts with their answers; where prompts end; and which tokens were generated."""
+    rows = [
+        torch.cat([prompt, ids[1:][mask[1:]]])
+        for prompt, ids, mask in zip(traffic.prompts, traffic.ids, traffic.mask, strict=True)
+    ]
+    ends = torch.tensor([len(prompt) - 1 for prompt in traffic.prompts])
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    places = torch.arange(ids.shape[1])
+    mask = places < lengths[:, None]
+    device = device_of(model)
+    nowhere = torch.zeros(len(rows), dtype=torch.bool)
+    batch = TokenBatch(ids.to(device), mask.to(device), nowhere.to(device), traffic.texts)
+    return batch, ends, mask & (places > ends[:, None])
+
+
+def _measured(
+    steered: Float[Tensor, "vec batch pos d"],
+    clean: Float[Tensor, "batch pos d"],
+    ends: Tensor,
+    said: Bool[Tensor, "batch pos"],
+) -> Effects:
+    steered, clean = steered.float().cpu(), clean.float().cpu()
+    row = torch.arange(len(ends))
+    at_end = steered[:, row, ends]
+    first = (at_end - clean[row, ends]).mean(dim=1)
+    spoken = said.any(dim=1)
+    if not bool(spoken.any()):
+        return Effects((first, first), (at_end, at_end))
+    weights = said[spoken].float() / said[spoken].sum(dim=1, keepdim=True)
+    change = (steered - clean)[:, spoken]
+    second = torch.einsum("vbpd,bp->vd", change, weights / len(weights))
+    few = said & (said.long().cumsum(dim=1) % _stride(said) == 0)
+    few = few if bool(few.any()) else said
+    return Effects((first, second), (at_end, steered[:, few]))
+
+
+def _stride(said: Bool[Tensor, "batch pos"]) -> int:
+    return max(1, int(said.sum(dim=1).max()) // _KEPT_TOKENS)
+
+
+def _joined(parts: list[Effects]) -> Effects:
+    return Effects(
+        (
+            torch.cat([part.responses[0] for part in parts]),
+            torch.cat([part.responses[1] for part in parts]),
+        ),
+        (
+            torch.cat([part.steered[0] for part in parts]),
+            torch.cat([part.steered[1] for part in parts]),
+        ),
+    )

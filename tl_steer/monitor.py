@@ -1,0 +1,235 @@
+"""Monitors: a bank kept from before deployment, looked for in deployment.
+
+clean prompts -> answers -> split in three:
+  fit          effects of every vector, Gaussians, probes -> detectors
+  scale        how large each detector's clean scores are
+  calibration  the statistic of whole requests -> p-values
+"""
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tl_steer.bank import Bank
+from tl_steer.detector import Score, Unexplained, WhitenedCosine
+from tl_steer.errors import PromptError, SettingError
+from tl_steer.evidence import Effects, effects, references
+from tl_steer.identify import identity_of
+from tl_steer.identity import Identity
+from tl_steer.model import HookedModel, check_fits, resolve
+from tl_steer.panel import Panel, calibrated
+from tl_steer.panelfile import load_panel, save_panel
+from tl_steer.provenance import describe
+from tl_steer.reader import Peak, Phase, Pool, Reader
+from tl_steer.session import OnAlert, Watch
+from tl_steer.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.traffic import Traffic, observe
+from tl_steer.verdict import marked
+from tl_steer.watch import watch_torch
+
+# Shares of the clean requests that detectors are fitted on, and that scales come from.
+FIT_SHARE, SCALE_SHARE = 0.5, 0.15
+_EXAMPLES = 4
+
+
+class Monitor(Panel):
+    """A bank on the look-out; make one with `fit` or `load`.
+
+    `score` (pure, offline) and everything it holds are documented in `tl_steer.panel.Panel`.
+    """
+
+    @classmethod
+    def fit(
+        cls,
+        model: HookedModel,
+        bank: Bank,
+        clean_prompts: Prompts | TokenBatch,
+        *,
+        sites: Sequence[str] | None = None,
+        score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
+        unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        pool: Pool = Peak(),  # noqa: B008 (frozen)
+        horizon: int = 16,
+        temperature: float | int | None = None,
+        only: str | Sequence[str] | None = None,
+        effect_prompts: int = 16,
+        seed: int = 0,
+        batch_rows: int = 32,
+    ) -> "Monitor":
+        """Fit a monitor on prompts that are clean, and like those of deployment.
+
+        Args:
+            clean_prompts: a few hundred, of every kind that deployment will see; whatever is not
+                among them is an anomaly. About a third calibrates: at least 3 / alpha are needed
+                for alarms at alpha. None may have been used to train the bank's organism or tune
+                anything here.
+            sites: target hook points to read; the bank's own unless given. Each costs its share of
+                time, and one alarm level covers all.
+            score: what compares activations with vectors; any `tl_steer.detector.Score`. `None`
+                leaves the bank out.
+            unknown: what finds anomalies that no vector explains; `None` does without.
+            pool: `Peak()`, or `Cusum()` for weak evidence spread over many tokens.
+            horizon: generated tokens to score. Deployment must not score more: longer requests have
+                more chances of a false alarm.
+            temperature: that of deployment; `None` is greedy.
+            only: "dangerous", say: only vectors so marked (`tl_steer.verdict.mark`).
+            effect_prompts: clean requests that vectors' effects are measured on.
+
+        Raises:
+            ForeignModelError: the bank was made for another model.
+            HookPointError, PromptError, SettingError: bad arguments.
+        """
+        check_fits(model, bank)
+        names = [bank.target.name] if sites is None else list(sites)
+        chosen = bank if only is None else marked(bank, only)
+        tokens = tokenize(model, clean_prompts)
+        traffic = observe(
+            model,
+            tokens,
+            sites=names,
+            horizon=horizon,
+            temperature=temperature,
+            seed=seed,
+            batch_rows=batch_rows,
+        )
+        split = split_of(len(traffic), seed=seed)
+        few = traffic[split[0][:effect_prompts]]
+        return cls.of(
+            chosen,
+            traffic,
+            effects(model, chosen, few),
+            identity_of(model, tokens, names),
+            split=split,
+            score=score,
+            unknown=unknown,
+            pool=pool,
+            settings={"temperature": temperature, "effect_prompts": effect_prompts, "seed": seed},
+            sites=[resolve(model, name, target=True) for name in names],
+        )
+
+    @classmethod
+    def of(
+        cls,
+        bank: Bank,
+        traffic: Traffic,
+        found: dict[str, Effects],
+        identity: Identity,
+        *,
+        split: tuple[list[int], list[int], list[int]],
+        sites: Sequence[Any],
+        score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
+        unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        pool: Pool = Peak(),  # noqa: B008 (frozen)
+        settings: dict[str, Any] | None = None,
+    ) -> "Monitor":
+        """`fit` on what has been gathered already: one gathering, many monitors. No model runs.
+
+        Raises:
+            SettingError: neither a score nor an anomaly detector.
+        """
+        if score is None and unknown is None:
+            raise SettingError("score=None and unknown=None leave nothing to detect with.")
+        # In the order in which a forward pass reaches them: the last completes a token.
+        sites = sorted(sites, key=lambda site: site.order)
+        names = [site.name for site in sites]
+        fit, scale, rest = (traffic[rows] for rows in split)
+        phases = []
+        for both in references(fit, found, names):
+            first, second = (
+                Phase(
+                    known=None if score is None else score(reference),
+                    unknown=None if unknown is None else unknown(reference),
+                    shift=torch.zeros(len(bank)),
+                    inverse=torch.ones(len(bank)),
+                )
+                for reference in both
+            )
+            phases.append((first, second))
+        bare = Reader(tuple(phases), torch.zeros(len(names), 2, 2, 3))
+        reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
+        told = {"score": score, "unknown": unknown, "pool": pool}
+        sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
+        return cls(
+            bank=bank,
+            sites=tuple(sites),
+            reader=reader,
+            calibration=calibrated(reader, [rest.activations[n] for n in names], rest.mask),
+            identity=identity,
+            horizon=traffic.mask.shape[1] - 1,
+            examples=fit.prompts[:_EXAMPLES],
+            settings={k: describe(v) for k, v in told.items()} | sizes | (settings or {}),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, the bank with it.
+
+        Raises:
+            SettingError: a score of your own returns a detector that no file can hold.
+        """
+        return save_panel(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Monitor":
+        """Read a monitor; no model is needed.
+
+        Raises:
+            BankFileError: the file is missing, damaged, or no monitor.
+        """
+        found = load_panel(path)
+        return cls(**vars(found))
+
+    def attach(
+        self,
+        module: nn.Module,
+        *,
+        tokenizer: Any = None,
+        alpha: float | int = 0.01,
+        log: str | Path | None = None,
+        drift: float | int | None = 0.001,
+        on_alert: OnAlert | None = None,
+    ) -> AbstractContextManager[Watch]:
+        """`tl_steer.watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
+
+        Raises:
+            As `tl_steer.watch.watch_torch`.
+        """
+        return watch_torch(
+            module,
+            self,
+            tokenizer=tokenizer,
+            alpha=alpha,
+            log=log,
+            drift=drift,
+            on_alert=on_alert,
+        )
+
+    def __repr__(self) -> str:
+        sites = ", ".join(site.name for site in self.sites)
+        return (
+            f"Monitor of {len(self.bank)} vectors at {sites}: prompt's end and {self.horizon} "
+            f"generated tokens; {self.settings.get('score')}, {self.settings.get('unknown')}; "
+            f"{len(self.calibration)} calibration requests"
+        )
+
+
+def split_of(n: int, *, seed: int = 0) -> tuple[list[int], list[int], list[int]]:
+    """Requests to fit on, to scale by and to calibrate with; at random, so that all are alike.
+
+    Raises:
+        PromptError: too few for all three.
+    """
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    first, second = round(FIT_SHARE * n), round((FIT_SHARE + SCALE_SHARE) * n)
+    parts = order[:first], order[first:second], order[second:]
+    if min(map(len, parts)) < 2:
+        raise PromptError(
+            f"{n} clean prompts are too few to fit, scale and calibrate on. Give a few hundred, of "
+            "every kind that deployment will see."
+        )
+    return parts

@@ -1,0 +1,220 @@
+"""A fitted monitor as a value: it scores activations, and knows no model.
+
+`tl_steer.monitor` fits one and puts it on a model.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_steer.bank import Bank
+from tl_steer.conformal import Guarantee, p_values, step_down, threshold
+from tl_steer.errors import SettingError, ShapeError
+from tl_steer.fitted import Residual
+from tl_steer.identity import Identity
+from tl_steer.reader import Reader
+from tl_steer.shapes import checked
+from tl_steer.site import Site
+
+# How many vectors an alert can name, the nearest alternatives among them.
+TOP = 8
+_NUMBERS = 1 << 24  # scores of tokens by vectors that are in memory at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What clean requests that nothing was fitted on score.
+
+    Attributes:
+        statistic: of each request; `known` and `unknown` are its parts.
+        values, vectors: the highest-scoring vectors of each request, and their scores.
+    """
+
+    statistic: Float[Tensor, " n"]
+    known: Float[Tensor, " n"]
+    unknown: Float[Tensor, " n"]
+    values: Float[Tensor, "n top"]
+    vectors: Int[Tensor, "n top"]
+
+    def __len__(self) -> int:
+        return len(self.statistic)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a monitor makes of some requests.
+
+    Attributes:
+        statistic: one number per request, in nats of the clean tail; `known` and `unknown` are the
+            parts it is the larger of.
+        p_values, known_p: conformal p-values of the statistic and of its known part.
+        vectors, values: the highest-scoring vectors of each request, descending, with their scores
+            in clean deviations; `vector_p` are their step-down p-values.
+        tokens: the statistic of every token alone (with CUSUM, of the sum up to it).
+        explained: of what is unusual about the request's most suspicious token, the share of energy
+            along the bank's responses; NaN where no detector tells.
+    """
+
+    statistic: Float[Tensor, " batch"]
+    known: Float[Tensor, " batch"]
+    unknown: Float[Tensor, " batch"]
+    p_values: Float[Tensor, " batch"]
+    known_p: Float[Tensor, " batch"]
+    vectors: Int[Tensor, "batch top"]
+    values: Float[Tensor, "batch top"]
+    vector_p: Float[Tensor, "batch top"]
+    tokens: Float[Tensor, "batch pos"]
+    explained: Float[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.statistic)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Everything a fitted monitor knows.
+
+    Attributes:
+        bank: the perturbations that alerts name; its labels show in alerts.
+        sites: where activations are read.
+        reader: detectors and scales.
+        calibration: clean requests' scores.
+        identity: the model, dtype and template that all this holds for.
+        horizon: generated tokens that are scored; those behind are not.
+        examples: token ids of a few clean prompts, for `replay`.
+        settings: how it was fitted, for people to read.
+    """
+
+    bank: Bank
+    sites: tuple[Site, ...]
+    reader: Reader
+    calibration: Calibration
+    identity: Identity
+    horizon: int
+    examples: tuple[Int[Tensor, " _"], ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @checked
+    def score(
+        self,
+        activations: Float[Tensor, "batch pos d_model"] | Mapping[str, Tensor],
+        *,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Scores:
+        """Score requests offline; a pure function of the activations.
+
+        Args:
+            activations: position 0 is the prompt's end, the others generated tokens, as in
+                `tl_steer.traffic.Traffic`. With several sites, a mapping by their names.
+            mask: true at real positions; all of them unless given.
+
+        Raises:
+            ShapeError: missing sites, another width, or more positions than the horizon has: the
+                calibration is for requests of at most that many.
+
+        Wrong on activations of another model, dtype or template; only `watch` can check those.
+        """
+        given = self._by_site(activations)
+        inside = torch.ones(given[0].shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+        parts = [
+            self._score([at[rows] for at in given], inside[rows])
+            for rows in batches(self.reader, inside)
+        ]
+        names = [each.name for each in dataclasses.fields(Scores)]
+        return Scores(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
+
+    def guarantee(self, alpha: float | int) -> Guarantee:
+        """What an alarm at this level promises.
+
+        Raises:
+            SettingError: alpha is below what the calibration requests can resolve.
+        """
+        return Guarantee(float(alpha), len(self.calibration))
+
+    def threshold(self, alpha: float | int) -> float:
+        """What a request's statistic must exceed for p <= alpha."""
+        return threshold(self.calibration.statistic, alpha)
+
+    def _by_site(self, activations: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
+        names = [site.name for site in self.sites]
+        if isinstance(activations, Tensor):
+            activations = {names[0]: activations} if len(names) == 1 else {}
+        missing = [name for name in names if name not in activations]
+        if missing:
+            raise ShapeError(f"score() needs activations by site name; {missing} are not there.")
+        given = [activations[name].detach().float().cpu() for name in names]
+        for site, at in zip(self.sites, given, strict=True):
+            wrong = at.ndim != 3 or at.shape[2] != site.width or at.shape[:2] != given[0].shape[:2]
+            if wrong or not 1 <= at.shape[1] <= 1 + self.horizon or not len(at):
+                raise ShapeError(
+                    f"Activations at {site} have shape {tuple(at.shape)}; expected [batch pos "
+                    f"{site.width}] with pos from 1 to {1 + self.horizon}: the prompt's end and at "
+                    f"most {self.horizon} generated tokens, which is what was calibrated."
+                )
+        return given
+
+    def _score(self, activations: Sequence[Tensor], mask: Tensor) -> Scores:
+        tokens = self.reader.tokens(activations, mask)
+        nats = self.reader.nats(tokens, mask)
+        known, unknown = nats.amax(dim=2)
+        statistic = torch.maximum(known, unknown)
+        kept = self.calibration
+        top = min(TOP, tokens.peaks.shape[1])
+        values, vectors = tokens.peaks.topk(top, dim=1)
+        named = [
+            step_down(v, k, kept.values, kept.vectors) if top else v.double()
+            for v, k in zip(values, vectors, strict=True)
+        ]
+        return Scores(
+            statistic=statistic,
+            known=known,
+            unknown=unknown,
+            p_values=p_values(kept.statistic, statistic),
+            known_p=p_values(kept.known, known),
+            vectors=vectors,
+            values=values,
+            vector_p=torch.stack(named),
+            tokens=nats.amax(dim=0),
+            explained=self._explained(activations, nats.amax(dim=0)),
+        )
+
+    def _explained(self, activations: Sequence[Tensor], nats: Tensor) -> Tensor:
+        """At each request's most suspicious token, at the last site that can tell."""
+        worst = nats.argmax(dim=1)
+        share = torch.full((len(nats),), float("nan"))
+        for phases, at in zip(self.reader.phases, activations, strict=True):
+            for phase, rows in zip(phases, (worst == 0, worst > 0), strict=True):
+                if isinstance(phase.unknown, Residual) and bool(rows.any()):
+                    share[rows] = phase.unknown.explained(at[rows, worst[rows]])
+        return share
+
+
+def calibrated(
+    reader: Reader, activations: Sequence[Tensor], mask: Bool[Tensor, "batch pos"]
+) -> Calibration:
+    """The scores of clean requests that `reader` was not fitted on.
+
+    Raises:
+        SettingError: no request.
+    """
+    if not len(mask):
+        raise SettingError("No calibration requests; give more clean prompts.")
+    parts = []
+    for rows in batches(reader, mask):
+        tokens = reader.tokens([at[rows] for at in activations], mask[rows])
+        known, unknown = reader.nats(tokens, mask[rows]).amax(dim=2)
+        top = tokens.peaks.topk(min(TOP, tokens.peaks.shape[1]), dim=1)
+        parts.append((torch.maximum(known, unknown), known, unknown, top.values, top.indices))
+    return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
+    """Requests in batches whose scores fit into memory."""
+    vec = max(len(phase.shift) for phases in reader.phases for phase in phases)
+    rows = max(1, _NUMBERS // (max(vec, 1) * mask.shape[1]))
+    return (slice(i, i + rows) for i in range(0, len(mask), rows))

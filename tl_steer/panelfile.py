@@ -1,0 +1,186 @@
+"""Monitor files: one safetensors file with a JSON header and the bank inside, never pickle.
+
+As with banks, everything in a file is hostile and nothing in it is executed.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tl_steer.bank import Bank, Fingerprint
+from tl_steer.bankfile import (
+    bank_from_json,
+    bank_to_json,
+    digest,
+    read_header,
+    site_from_json,
+    tensors_of_bank,
+)
+from tl_steer.errors import BankFileError, SettingError, SteerError
+from tl_steer.files import write_beside
+from tl_steer.fitted import FITTED
+from tl_steer.identity import Identity
+from tl_steer.panel import Calibration, Panel
+from tl_steer.reader import Phase, Reader
+
+_BANK, _DETECTORS = "bank.", "detector."
+_CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
+
+
+def save_panel(panel: Panel, path: str | Path) -> Path:
+    """Write a monitor. An existing file stays whole until the new one is complete.
+
+    Raises:
+        SettingError: a detector is not one of `tl_steer.fitted.FITTED`.
+    """
+    meta, tensors = _pack(panel)
+    meta["sha256"] = digest(meta, tensors)
+    write_beside(Path(path), to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)}))
+    return Path(path)
+
+
+def load_panel(path: str | Path) -> Panel:
+    """Read what `save_panel` wrote.
+
+    Raises:
+        BankFileError: the file is missing, truncated, tampered with, or not a monitor.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BankFileError(f"No monitor at {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("tl_steer", "")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
+    meta = read_header(path, header)
+    if meta.pop("sha256", None) != digest(meta, tensors):
+        raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
+    if meta.get("what") != "monitor":
+        raise BankFileError(f"{path} is no monitor. (ts.load_bank reads banks.)")
+    try:
+        return _unpack(meta, tensors, path)
+    except BankFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SteerError) as error:
+        raise BankFileError(f"{path} is not a valid monitor: {error}") from error
+
+
+def panel_digest(panel: Panel) -> str:
+    """Identifies a monitor: a hash of all that it knows."""
+    return digest(*_pack(panel))[:16]
+
+
+def bank_digest(bank: Bank) -> str:
+    """Identifies a bank, labels included."""
+    return digest(bank_to_json(bank), tensors_of_bank(bank))[:16]
+
+
+def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = {_BANK + name: values for name, values in tensors_of_bank(panel.bank).items()}
+    tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
+    tensors |= {"levels": panel.reader.levels, "checked": panel.identity.checked}
+    tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
+    kinds: dict[str, Any] = {}
+    for i, phases in enumerate(panel.reader.phases):
+        for j, phase in enumerate(phases):
+            place = f"{_DETECTORS}{i}.{j}"
+            tensors |= {f"{place}.shift": phase.shift, f"{place}.inverse": phase.inverse}
+            for part in ("known", "unknown"):
+                _pack_detector(f"{place}.{part}", getattr(phase, part), kinds, tensors)
+    mark = dataclasses.asdict(panel.identity)
+    mark.pop("checked")
+    meta = {
+        "format": 1,
+        "what": "monitor",
+        "bank": bank_to_json(panel.bank),
+        "sites": [dataclasses.asdict(site) for site in panel.sites],
+        "identity": mark,
+        "horizon": panel.horizon,
+        "examples": len(panel.examples),
+        "settings": dict(panel.settings),
+        "detectors": kinds,
+    }
+    plain = {name: values.detach().cpu().contiguous().clone() for name, values in tensors.items()}
+    return json.loads(json.dumps(meta)), plain
+
+
+def _pack_detector(
+    place: str, detector: Any, kinds: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    if detector is None:
+        return
+    kind = type(detector).__name__
+    if FITTED.get(kind) is not type(detector):
+        raise SettingError(
+            f"A {kind} cannot be saved: a score of your own has to return one of "
+            f"{', '.join(FITTED)} (tl_steer.fitted)."
+        )
+    numbers = {}
+    for each in dataclasses.fields(detector):
+        value = getattr(detector, each.name)
+        if isinstance(value, Tensor):
+            tensors[f"{place}.{each.name}"] = value
+        else:
+            numbers[each.name] = value
+    kinds[place] = {"kind": kind, "numbers": numbers}
+
+
+def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Panel:
+    own = {n.removeprefix(_BANK): t for n, t in tensors.items() if n.startswith(_BANK)}
+    bank = bank_from_json(meta["bank"], own, path)
+    sites = tuple(site_from_json(site) for site in meta["sites"])
+    given = dict(meta["identity"])
+    mark = given.pop("fingerprint")
+    fingerprint = Fingerprint(**{**mark, "signature": tuple(map(float, mark["signature"]))})
+    identity = Identity(
+        **{
+            **given,
+            "prefix": tuple(map(int, given["prefix"])),
+            "suffix": tuple(map(int, given["suffix"])),
+        },
+        fingerprint=fingerprint,
+        checked=tensors["checked"],
+    )
+    phases = tuple(
+        (_phase(meta, tensors, f"{_DETECTORS}{i}.0"), _phase(meta, tensors, f"{_DETECTORS}{i}.1"))
+        for i in range(len(sites))
+    )
+    calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
+    n = len(calibration.statistic)
+    if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
+        raise BankFileError(f"{path}: the calibration scores are not one per request.")
+    return Panel(
+        bank=bank,
+        sites=sites,
+        reader=Reader(phases, tensors["levels"]),
+        calibration=calibration,
+        identity=identity,
+        horizon=int(meta["horizon"]),
+        examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
+        settings=dict(meta["settings"]),
+    )
+
+
+def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Phase:
+    found: dict[str, Any] = {}
+    for part in ("known", "unknown"):
+        where = f"{place}.{part}"
+        kind = meta["detectors"].get(where)
+        if kind is None:
+            found[part] = None
+            continue
+        own = {
+            name.removeprefix(f"{where}."): values
+            for name, values in tensors.items()
+            if name.startswith(f"{where}.")
+        }
+        found[part] = FITTED[kind["kind"]](**own, **kind["numbers"])
+    return Phase(shift=tensors[f"{place}.shift"], inverse=tensors[f"{place}.inverse"], **found)

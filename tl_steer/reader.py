@@ -1,0 +1,235 @@
+r"""From activations to one number per request: detectors at every layer and phase, made comparable.
+
+A request is scored where it speaks: at the *prompt's end* (the last prompt token) and at every
+*generated token*, as it is read back in. Clean activations differ so much between these two phases,
+and between layers, that each has detectors of its own. Then
+
+1. a vector's scores are brought to mean 0 and deviation 1 on clean tokens of the phase;
+2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
+3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
+4. pooled parts are brought to one scale: nats of their clean tail, taken as exponential;
+5. the request's statistic is the largest over layers, phases and parts.
+
+Steps 1 and 4 use clean requests that neither the detectors nor the calibration see. Everything is
+calibrated at the end, as one statistic, so however crude these steps are, false alarms are right.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_steer.detector import Detector
+from tl_steer.scores import cusum
+
+# Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
+_PRIOR_TOKENS = 20
+_TAIL_FROM = 0.8
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Pool a phase by its largest token: for behaviours that show somewhere."""
+
+    def allowance(self, clean: Float[Tensor, " token"]) -> float:
+        return math.nan
+
+
+@dataclass(frozen=True)
+class Cusum:
+    """Pool a phase by the peak of its cumulative sum: for weak evidence on many tokens.
+
+    Args:
+        quantile: of clean token scores; what a token must exceed to add to the sum.
+    """
+
+    quantile: float = 0.8
+
+    def allowance(self, clean: Float[Tensor, " token"]) -> float:
+        return float(clean.double().quantile(self.quantile))
+
+
+Pool = Peak | Cusum
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """The detectors of one layer and phase; either may be missing, but not both."""
+
+    known: Detector | None
+    unknown: Detector | None
+    shift: Float[Tensor, " vec"]
+    inverse: Float[Tensor, " vec"]
+
+    def vectors(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
+        """Every vector's score, in clean deviations above its clean mean."""
+        if self.known is None:
+            return activations.new_empty(len(activations), 0)
+        return (self.known(activations) - self.shift) * self.inverse
+
+    def anomaly(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
+        """The unknown part, minus infinity without such a detector."""
+        if self.unknown is None:
+            return activations.new_full((len(activations),), -math.inf)
+        return self.unknown(activations)[:, 0]
+
+    def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
+        """With shift and scale from clean tokens."""
+        if self.known is None:
+            return self
+        scores = self.known(clean)
+        if not bool(scores.isfinite().all()):
+            return self  # a search looks at few vectors per token; cosines are alike as they are
+        scores = scores.double()
+        variance = scores.var(dim=0, correction=0)
+        weight = len(clean) / (len(clean) + _PRIOR_TOKENS)
+        drawn = weight * variance + (1 - weight) * variance.median()
+        inverse = drawn.clamp_min(1e-20).rsqrt()
+        return dataclasses.replace(self, shift=scores.mean(dim=0).float(), inverse=inverse.float())
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Both parts of every token, minus infinity where nothing was scored; and every vector's peak
+    over layers and tokens."""
+
+    parts: Float[Tensor, "part site batch pos"]
+    peaks: Float[Tensor, "batch vec"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Detectors by site and phase (prompt's end, generated), and the levels that make parts
+    comparable: allowance (NaN for peaks), location and scale."""
+
+    phases: tuple[tuple[Phase, Phase], ...]
+    levels: Float[Tensor, "site phase part three"]
+
+    def tokens(
+        self,
+        activations: Sequence[Float[Tensor, "batch pos d"]],
+        mask: Bool[Tensor, "batch pos"],
+    ) -> Tokens:
+        """Score every token: position 0 is the prompt's end, the others were generated."""
+        batch, pos = mask.shape
+        parts = torch.full((2, len(self.phases), batch, pos), -math.inf)
+        peaks: Tensor | None = None
+        for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
+            for phase, span in zip(phases, (slice(0, 1), slice(1, pos)), strict=True):
+                flat = at_site[:, span].float().flatten(0, 1)
+                inside = mask[:, span]
+                if not flat.shape[0]:
+                    continue
+                vectors = phase.vectors(flat).unflatten(0, inside.shape)
+                vectors = vectors.masked_fill(~inside[..., None], -math.inf)
+                anomaly = phase.anomaly(flat).unflatten(0, inside.shape)
+                parts[1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
+                if vectors.shape[2]:
+                    parts[0, i, :, span] = vectors.amax(dim=2)
+                best = vectors.amax(dim=1)
+                peaks = best if peaks is None else torch.maximum(peaks, best)
+        assert peaks is not None
+        return Tokens(parts, peaks)
+
+    def nats(
+        self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "part batch pos"]:
+        """Both parts at every token, on the common scale, the largest over layers. A request's own
+        is the largest over its tokens."""
+        largest = torch.full((2, *mask.shape), -math.inf)
+        for part in (0, 1):
+            for i in range(len(self.phases)):
+                for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
+                    values, inside = tokens.parts[part, i, :, span], mask[:, span]
+                    if not values.shape[1]:
+                        continue
+                    level = Level(*self.levels[i, j, part].tolist())
+                    pooled = level.nats(level.pool(values, inside))
+                    largest[part, :, span] = torch.maximum(largest[part, :, span], pooled)
+        return largest
+
+    def scaled(
+        self,
+        activations: Sequence[Float[Tensor, "batch pos d"]],
+        mask: Bool[Tensor, "batch pos"],
+        pool: Pool,
+    ) -> "Reader":
+        """With standardised vectors and levels from clean requests."""
+        phases = tuple(
+            (
+                prompt.standardised(at[:, :1][mask[:, :1]].float()),
+                generated.standardised(at[:, 1:][mask[:, 1:]].float()),
+            )
+            for (prompt, generated), at in zip(self.phases, activations, strict=True)
+        )
+        reader = dataclasses.replace(self, phases=phases)
+        tokens = reader.tokens(activations, mask)
+        levels = torch.empty(len(phases), 2, 2, 3)
+        for i in range(len(phases)):
+            for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
+                for part in (0, 1):
+                    values, inside = tokens.parts[part, i, :, span], mask[:, span]
+                    level = Level.of(values, inside, pool if j else Peak())
+                    levels[i, j, part] = torch.tensor(dataclasses.astuple(level))
+        return dataclasses.replace(reader, levels=levels)
+
+
+@dataclass(frozen=True)
+class Level:
+    """How one part of one phase is pooled, and its clean tail: P(x > t) ≈ e^-(t - location)/scale,
+    up to a factor that is the same for all."""
+
+    allowance: float
+    location: float
+    scale: float
+
+    def pool(
+        self, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos"]:
+        """What a token stands for: itself, or the sum up to it. Minus infinity where nothing was
+        scored."""
+        if not math.isnan(self.allowance):
+            finite = values.masked_fill(~mask, 0.0)
+            values = cusum(finite, allowance=self.allowance, mask=mask)
+        return values.masked_fill(~mask, -math.inf)
+
+    def step(self, total: float, value: float) -> float:
+        """`pool`, one token at a time."""
+        return value if math.isnan(self.allowance) else max(0.0, total + value - self.allowance)
+
+    def nats(self, pooled: Any) -> Any:
+        """On the common scale; tensors and numbers."""
+        return (pooled - self.location) / self.scale
+
+    @classmethod
+    def of(
+        cls, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], pool: Pool
+    ) -> "Level":
+        """From clean requests: the mean excess over the upper fifth."""
+        inside = values[mask & values.isfinite()]
+        if not len(inside):
+            return cls(math.nan, 0.0, 1.0)
+        bare = cls(pool.allowance(inside), 0.0, 1.0)
+        ends = bare.pool(values, mask).amax(dim=1)
+        ends = ends[ends.isfinite()].double()
+        location = float(ends.quantile(_TAIL_FROM))
+        excess = ends[ends > location] - location
+        scale = float(excess.mean()) if len(excess) else 0.0
+        return cls(bare.allowance, location, max(scale, 1e-6 * (1 + abs(location))))
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Detectors, phases or a reader with all tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        return tuple(moved(item, device) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [each.name for each in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{n: moved(getattr(value, n), device) for n in names})
+    return value

@@ -1,0 +1,227 @@
+"""What happens to requests under a monitor, from the first prompt to the last token."""
+
+import bisect
+import hashlib
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_steer.alert import DRIFT, Alert, alert_for
+from tl_steer.audit import AuditLog, RequestRow
+from tl_steer.drift import Drift
+from tl_steer.panel import Panel
+from tl_steer.panelfile import bank_digest, panel_digest
+from tl_steer.reader import Level, moved
+
+OnAlert = Callable[[Alert], None]
+_NOTHING = -float("inf")
+
+
+@dataclass
+class _Request:
+    """One request under way."""
+
+    prompt: tuple[int, ...]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    ids: list[int] = field(default_factory=list)
+    live: bool = True
+    unscored: int = 0
+    statistic: float = _NOTHING
+    alert: int | None = None  # where among the session's alerts
+
+
+class Watch:
+    """A session of `watch`; it hears what the model does (`tl_steer.taps.Listener`).
+
+    Attributes:
+        alerts: in the order they were raised. When a request ends, its alert is brought up to date
+            with all of its tokens.
+        requests: how many were scored.
+        drift: the drift alarm, or `None`.
+    """
+
+    def __init__(
+        self,
+        monitor: Panel,
+        *,
+        alpha: float | int,
+        audit: AuditLog | None = None,
+        drift: float | int | None = None,
+        tokenizer: object = None,
+        on_alert: OnAlert | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.alerts: list[Alert] = []
+        self.requests = 0
+        clean = monitor.calibration.statistic.tolist()
+        self.drift = None if drift is None else Drift(clean, alpha=float(drift))
+        self._monitor, self._alpha, self._audit = monitor, alpha, audit
+        self._tokenizer, self._on_alert = tokenizer, on_alert
+        self._limit = monitor.threshold(alpha)
+        self._sorted = sorted(clean)
+        self._phases = moved(monitor.reader, device or torch.device("cpu")).phases
+        self._levels = [
+            [[Level(*part) for part in phase] for phase in site]
+            for site in monitor.reader.levels.tolist()
+        ]
+        self._digests = (
+            ("", "") if audit is None else (panel_digest(monitor), bank_digest(monitor.bank))
+        )
+        self._batch: list[_Request] = []
+        self._step = 0
+
+    def begin(self, ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> None:
+        self.flush()
+        prompts = [row[own] for row, own in zip(ids.cpu(), mask.cpu(), strict=True)]
+        self._monitor.identity.refuse_other_template(prompts)
+        self._batch = [_Request(tuple(row.tolist())) for row in prompts]
+        for request in self._batch:
+            request.ids.append(request.prompt[-1])
+        self._step = 0
+        self._seen: list[list[Tensor]] = [[] for _ in self._monitor.sites]
+        self._clear()
+
+    def token(self, ids: Int[Tensor, " batch"]) -> None:
+        self._step += 1
+        if self._step == 1:
+            self._clear()
+        inside = self._step <= self._monitor.horizon
+        for request, token in zip(self._batch, ids.tolist(), strict=True):
+            request.live = request.live and token != self._monitor.identity.end
+            if request.live and inside:
+                request.ids.append(token)
+            request.unscored += request.live and not inside
+
+    def activation(self, site: int, residual: Float[Tensor, "batch d"]) -> None:
+        if self._step > self._monitor.horizon or not self._batch:
+            return
+        here = residual.to(torch.float32, copy=True)
+        self._seen[site].append(here)
+        generated = int(self._step > 0)
+        phase = self._phases[site][generated]
+        parts = {}
+        if phase.known is not None:
+            parts[0] = phase.vectors(here).amax(dim=1)
+        if phase.unknown is not None:
+            parts[1] = phase.anomaly(here)
+        for part, values in parts.items():
+            level, totals = self._levels[site][generated][part], self._totals[site][part]
+            for i, (request, value) in enumerate(zip(self._batch, values.tolist(), strict=True)):
+                if request.live:
+                    totals[i] = level.step(totals[i], value)
+                    request.statistic = max(request.statistic, level.nats(totals[i]))
+        if site == len(self._monitor.sites) - 1:
+            for i, request in enumerate(self._batch):
+                if request.alert is None and request.statistic > self._limit:
+                    self._raise(i, request)
+
+    def flush(self) -> None:
+        """End the requests under way: they are logged, and their alerts brought up to date."""
+        batch, self._batch = self._batch, []
+        for i, request in enumerate(batch):
+            if request.statistic == _NOTHING:
+                continue  # the model stopped before it got there
+            self.requests += 1
+            if request.alert is not None:
+                self._revise(i, request)
+            self._log(request)
+            self._drift(request)
+
+    def _clear(self) -> None:
+        """Sums begin anew with every phase."""
+        self._totals = [[[0.0] * len(self._batch) for _ in range(2)] for _ in self._monitor.sites]
+
+    def _alert(self, i: int, request: _Request) -> Alert:
+        names = [site.name for site in self._monitor.sites]
+        n = min(len(request.ids), *map(len, self._seen))
+        rows = [torch.stack([at[i] for at in seen[:n]])[None] for seen in self._seen]
+        scores = self._monitor.score(dict(zip(names, rows, strict=True)))
+        return alert_for(
+            self._monitor,
+            scores,
+            0,
+            request=request.id,
+            alpha=self._alpha,
+            ids=request.ids,
+            tokenizer=self._tokenizer,
+        )
+
+    def _raise(self, i: int, request: _Request) -> None:
+        alert = self._alert(i, request)
+        request.alert = len(self.alerts)
+        self.alerts.append(alert)
+        if self._audit is not None:
+            self._audit.alert(alert.row(*self._digests))
+        if self._on_alert is not None:
+            self._on_alert(alert)
+
+    def _revise(self, i: int, request: _Request) -> None:
+        assert request.alert is not None
+        alert = self._alert(i, request)
+        if self._audit is not None and alert != self.alerts[request.alert]:
+            self._audit.alert(alert.row(*self._digests, revised=True))
+        self.alerts[request.alert] = alert
+
+    def _p_value(self, statistic: float) -> float:
+        at_least = len(self._sorted) - bisect.bisect_left(self._sorted, statistic)
+        return (1 + at_least) / (len(self._sorted) + 1)
+
+    def _log(self, request: _Request) -> None:
+        if self._audit is None:
+            return
+        prompt = hashlib.sha256(str(list(request.prompt)).encode()).hexdigest()[:16]
+        self._audit.request(
+            RequestRow(
+                id=request.id,
+                at=time.time(),
+                monitor=self._digests[0],
+                bank=self._digests[1],
+                prompt=prompt,
+                tokens=len(request.ids),
+                unscored=request.unscored,
+                statistic=request.statistic,
+                p_value=self._p_value(request.statistic),
+                alerted=request.alert is not None,
+            )
+        )
+
+    def _drift(self, request: _Request) -> None:
+        if self.drift is None or self.drift.alarmed or not self.drift(request.statistic):
+            return
+        warnings.warn(
+            f"Request {self.requests} of this session: traffic is no longer like the calibration "
+            f"requests (martingale at {self.drift.peak:.3g}), so false alarms come at an unknown "
+            "rate. Fit the monitor anew on clean requests of today.",
+            stacklevel=2,
+        )
+        if self._audit is not None:
+            alert = _drift_alert(self._monitor, request, self.drift)
+            self._audit.alert(alert.row(*self._digests))
+
+
+def _drift_alert(monitor: Panel, request: _Request, drift: Drift) -> Alert:
+    """The drift alarm as the audit log keeps it; the p-value is Ville's bound."""
+    nan = float("nan")
+    return Alert(
+        request=request.id,
+        kind=DRIFT,
+        vector=None,
+        label="",
+        rank=0,
+        named=0,
+        alpha=drift.alpha,
+        p_value=1 / drift.peak,
+        vector_p=nan,
+        statistic=drift.peak,
+        threshold=1 / drift.alpha,
+        explained=nan,
+        tokens=(),
+        alternatives=(),
+        bank=monitor.bank,
+    )

@@ -1,0 +1,116 @@
+"""A monitor on a model at work: every request is scored while it is answered."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tl_steer.audit import AuditLog
+from tl_steer.model import HookedModel, without_hooks
+from tl_steer.panel import Panel
+from tl_steer.session import OnAlert, Watch
+from tl_steer.taps import Host, glance, host_of, listening, torch_host
+
+
+@contextmanager
+def watch(
+    model: HookedModel,
+    monitor: Panel,
+    *,
+    alpha: float | int = 0.01,
+    log: str | Path | None = None,
+    drift: float | int | None = 0.001,
+    on_alert: OnAlert | None = None,
+) -> Iterator[Watch]:
+    """Inside the block, whatever the model answers is scored; afterwards it is as it was.
+
+        with ts.watch(model, monitor, log="audit.sqlite") as w:
+            model.generate(...)
+        for alert in w.alerts: ...
+
+    Works with `generate`, cached or not, and with plain forward passes, whose prompts are scored
+    at their ends; padded batches need their `attention_mask`. A request ends when the next prompt
+    comes, at `w.flush()` and with the block.
+
+    Args:
+        alpha: how often a clean request may raise an alert.
+        log: an audit log, to be created or appended to.
+        drift: how often traffic that has not moved may ever raise the drift alarm; `None` does
+            without.
+        on_alert: called at once with each alert, from inside the forward pass. An exception out of
+            it stops the generation.
+
+    Raises:
+        ForeignModelError: the monitor was fitted on another model, dtype or weights.
+        PromptError: from inside the model, for a prompt of another template.
+        SettingError: alpha is below what the calibration can resolve.
+        AuditError: the log cannot be written.
+
+    Wrong with beam search, whose rows change places.
+    """
+    host = host_of(model, monitor.sites)
+    with without_hooks(model):
+        _refuse_other_model(host, monitor)
+    tokenizer = getattr(model, "tokenizer", None)
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert) as session:
+        yield session
+
+
+@contextmanager
+def watch_torch(
+    module: nn.Module,
+    monitor: Panel,
+    *,
+    tokenizer: Any = None,
+    alpha: float | int = 0.01,
+    log: str | Path | None = None,
+    drift: float | int | None = 0.001,
+    on_alert: OnAlert | None = None,
+) -> Iterator[Watch]:
+    """`watch` for a plain transformers model, with no TransformerLens around it.
+
+    Args:
+        tokenizer: to show tokens as text in alerts; scores do not need it.
+
+    Raises:
+        ModelError, HookPointError: the blocks cannot be found, or the monitor reads inside one.
+        And as `watch`. A monitor fitted on weights that TransformerLens had processed (folded
+        layer norms, centred writing weights) is refused here as another model's.
+    """
+    host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
+    _refuse_other_model(host, monitor)
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert) as session:
+        yield session
+
+
+def _refuse_other_model(host: Host, monitor: Panel) -> None:
+    monitor.identity.refuse_other_model(host.dtype, lambda ids: glance(host, ids))
+
+
+@contextmanager
+def _session(
+    host: Host,
+    monitor: Panel,
+    tokenizer: Any,
+    alpha: float | int,
+    log: str | Path | None,
+    drift: float | int | None,
+    on_alert: OnAlert | None,
+) -> Iterator[Watch]:
+    monitor.guarantee(alpha)  # refuses, before a log is made
+    with ExitStack() as stack:
+        audit = None if log is None else stack.enter_context(AuditLog(log))
+        session = Watch(
+            monitor,
+            alpha=alpha,
+            audit=audit,
+            drift=drift,
+            tokenizer=tokenizer,
+            on_alert=on_alert,
+            device=host.device,
+        )
+        stack.callback(session.flush)
+        stack.enter_context(listening(host, session))
+        yield session
