@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import KINDS, SOURCE, TARGET, bank_of
+from conftest import KINDS, SOURCE, TARGET, bank_of, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,10 +54,11 @@ def test_packed_and_apart_give_the_same(model, positions):
     torch.testing.assert_close(found[:, real], expected[:, real], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in KINDS if n.startswith("bridge-")])
-def test_bridges_are_packed(name):
-    from conftest import make
+BRIDGES = pytest.mark.parametrize("name", [n for n in KINDS if n.startswith("bridge-")])
 
+
+@BRIDGES
+def test_bridges_are_packed(name):
     model = make(name)
     tokens = ts.tokenize(model, PROMPTS)
     site = ts.resolve(model, SOURCE)
@@ -66,7 +67,9 @@ def test_bridges_are_packed(name):
     assert isinstance(segment, Packed)
 
 
-def test_prompts_stay_apart_where_it_saves_nothing_or_steered_tokens_differ(one):
+@BRIDGES
+def test_prompts_stay_apart_where_it_saves_nothing_or_steered_tokens_differ(name):
+    one = make(name)
     site = ts.resolve(one, SOURCE)
 
     def kind(prompts, positions=EVERYWHERE):
