@@ -17,8 +17,12 @@ demo: $(READY)
 	$(BIN)/tl-steer demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(MANY) -m "not smollm2"
+	$(BIN)/python -m pytest $(MANY) -m "not smollm2" --ignore=tests/test_browser.py
 	$(BIN)/python -m pytest -m smollm2
+
+# Views and reports in a real browser; skipped where there is no Chromium.
+browser: $(READY)
+	$(BIN)/python -m pytest $(MANY) tests/test_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -32,8 +36,8 @@ tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/02_does_it_generalise.ipynb tutorials/02_does_it_generalise.py
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/03_anomaly_detection.ipynb tutorials/03_anomaly_detection.py
 
-# What never meets the inside of TransformerLens is tested once.
-ELSEWHERE := -k "not kill_9" $(foreach file,band browser cli conformal docs dose drift inband methods monitor \
+# What never meets the inside of TransformerLens is tested once, and compatibility mode on 4.
+ELSEWHERE := -k "not kill_9 and not compat-" $(foreach file,band browser cli conformal docs dose drift inband methods monitor \
 	organisms penalty promptsource runs scorer scores select sphere systematic transcoding views,\
 	--ignore=tests/test_$(file).py)
 
