@@ -14,7 +14,7 @@ ENDS = {"source": "blocks.7.hook_resid_post", "target": "blocks.20.hook_resid_po
 
 @pytest.fixture(scope="module")
 def bank(smollm2):
-    return ts.elicit(smollm2, HOUSE, **ENDS, n=12, method=ts.Power(steps=6), progress=False)
+    return ts.elicit(smollm2, HOUSE, **ENDS, n=8, method=ts.Power(steps=6), progress=False)
 
 
 def test_the_embedded_model_knows_the_capital_of_france(smollm2):
@@ -37,7 +37,7 @@ def test_clean_replay_is_bit_exact_on_a_real_model(smollm2):
 
 def test_found_vectors_move_the_target_more_than_random_ones(smollm2, bank):
     random = ts.elicit(
-        smollm2, HOUSE, **ENDS, n=12, radius=bank.radius, method=ts.Power(steps=1), progress=False
+        smollm2, HOUSE, **ENDS, n=8, radius=bank.radius, method=ts.Power(steps=1), progress=False
     )
     assert float(bank.objective.median()) > 1.7 * float(random.objective.max())
 
@@ -56,5 +56,5 @@ def test_vectors_stay_distinct_where_plain_restarts_collapse(smollm2):
 
 def test_steered_texts_differ_from_the_unsteered_one_and_each_other(smollm2, bank):
     out = ts.generate(smollm2, bank, HOUSE, max_new_tokens=16)
-    assert out.changed() >= 10
-    assert out.distinct() >= 10
+    assert out.changed() >= 7
+    assert out.distinct() >= 7
