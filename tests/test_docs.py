@@ -168,6 +168,8 @@ def test_quickstart_runs(offline: Any) -> None:
     assert float(trained.mean()) > 2 * float(random.mean())
     assert torch.equal(namespace["again"].vectors, bank.vectors)
     assert namespace["again"].labels[0] == "largest effect"
+    # radius="auto": between paraphrase and gibberish
+    assert 0.1 < bank.radius_share < 0.3
 
 
 @pytest.mark.smollm2

@@ -14,7 +14,9 @@ ENDS = {"source": "blocks.7.hook_resid_post", "target": "blocks.20.hook_resid_po
 
 @pytest.fixture(scope="module")
 def bank(smollm2):
-    return ts.elicit(smollm2, HOUSE, **ENDS, n=8, method=ts.Power(steps=6), progress=False)
+    radius = ts.ShareOfNorm(0.16)
+    method = ts.Power(steps=6)
+    return ts.elicit(smollm2, HOUSE, **ENDS, n=8, radius=radius, method=method, progress=False)
 
 
 def test_the_embedded_model_knows_the_capital_of_france(smollm2):
@@ -40,10 +42,6 @@ def test_found_vectors_move_the_target_more_than_random_ones(smollm2, bank):
         smollm2, HOUSE, **ENDS, n=8, radius=bank.radius, method=ts.Power(steps=1), progress=False
     )
     assert float(bank.objective.median()) > 1.7 * float(random.objective.max())
-
-
-def test_the_auto_radius_lies_between_paraphrase_and_gibberish(bank):
-    assert 0.1 < bank.radius_share < 0.3
 
 
 def test_vectors_stay_distinct_where_plain_restarts_collapse(smollm2):
