@@ -79,7 +79,8 @@ def forged(path, change):
     """A file with a matching checksum and contents of the forger's choice."""
     from safetensors.torch import save_file
 
-    from tl_steer.bankfile import bank_to_json, digest
+    from tl_steer.bankfile import bank_to_json
+    from tl_steer.tensorfile import digest
 
     good = bank()
     tensors = {n: getattr(good, n) for n in ("vectors", "responses", "objective")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "tl_steer"
 FLOORS = {
-    0: "errors shapes site positions sphere divergence perturbation bank bankfile files "
+    0: "errors shapes site positions sphere divergence perturbation bank bankfile files tensorfile "
     "adapter penalty tables results band selection checkpoint inspection inspectionfile "
     "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult "
     "conformal drift gaussian scores probes fitted detector reader identity panel panelfile "

@@ -10,7 +10,7 @@ from linear import LinearHost
 import tl_steer as ts
 from tl_steer.band import Dose, DoseResponse
 from tl_steer.errors import HookPointError, SettingError
-from tl_steer.scan import coherent_texts, default_pairs
+from tl_steer.scan import default_pairs
 
 D = 6
 NAMES = [f"blocks.{i}.hook_resid_post" for i in range(3)]
@@ -91,7 +91,7 @@ def test_texts_that_babble_or_repeat_or_stay_the_same_do_not_count():
         dose("word salad", surprise=4.0), dose("loop loop", repetition=0.6),
     )  # fmt: skip
     found = DoseResponse(doses, "x", 1.0, 1.0, 5.0, ("p",), ("u",), {})
-    assert coherent_texts(found) == {(0, "good"), (0, "also good")}
+    assert found.coherent_texts() == {(0, "good"), (0, "also good")}
 
 
 def test_gain_alone_makes_no_pair_the_best(one):

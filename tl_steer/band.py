@@ -111,6 +111,19 @@ class DoseResponse:
             return 0.0
         return (dose.surprise - self.fluent) / (self.salad - self.fluent)
 
+    def holds_together(self, dose: Dose) -> bool:
+        """Nearer to the model's own text than to word salad, and fewer than half of its token pairs
+        repeated."""
+        return self.incoherence(dose) < 0.5 and dose.repetition < 0.5
+
+    def coherent_texts(self) -> set[tuple[int, str]]:
+        """Continuations, with their prompts, that hold together and are not the unsteered one."""
+        return {
+            (dose.prompt, dose.text)
+            for dose in self.doses
+            if dose.changed and self.holds_together(dose)
+        }
+
     def band(
         self,
         *,

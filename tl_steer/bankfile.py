@@ -1,44 +1,32 @@
-"""Bank files: one safetensors file with a JSON header, never pickle.
+"""Banks as files (`tl_steer.tensorfile`).
 
-Everything in a file is hostile: it is checked before it is used, and nothing in it is executed.
 A checkpoint of a long run is a bank file with the run's state beside the bank.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tl_steer.bank import KINDS, Bank, Fingerprint, Provenance
 from tl_steer.errors import BankFileError, SteerError
-from tl_steer.files import write_beside
 from tl_steer.positions import Positions
 from tl_steer.site import STAGES, Site
+from tl_steer.tensorfile import TensorFile
 
-FORMAT_VERSION = 1
-_MOST_METADATA = 1 << 20  # bytes; a bank's is a few thousand
+_FILE = TensorFile("bank", "tl_steer", BankFileError)
 _TENSORS = ("vectors", "responses", "objective")
 _SCORE, _STATE = "score.", "state."
 
 
 def save_bank(bank: Bank, path: str | Path, *, state: Mapping[str, Tensor] | None = None) -> Path:
     """Write a bank, and with `state` a checkpoint: the same file with a run's state in it."""
-    path = Path(path)
     tensors = tensors_of_bank(bank)
     tensors |= {_STATE + name: values for name, values in (state or {}).items()}
-    tensors = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
-    meta = bank_to_json(bank)
-    meta["sha256"] = digest(meta, tensors)
-    write_beside(path, to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)}))
-    return path
+    return _FILE.write(path, bank_to_json(bank), tensors)
 
 
 def tensors_of_bank(bank: Bank) -> dict[str, Tensor]:
@@ -63,54 +51,21 @@ def load_checkpoint(path: str | Path) -> tuple[Bank, dict[str, Tensor]]:
         BankFileError: as `load_bank`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BankFileError(f"No bank at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("tl_steer", "")
-            names = list(file.keys())
-            own = {name for name in names if not name.startswith((_SCORE, _STATE))}
-            if own != set(_TENSORS):
-                raise BankFileError(f"{path} holds {sorted(names)}, not a tl_steer bank.")
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
-    meta = read_header(path, header)
-    if meta.pop("sha256", None) != digest(meta, tensors):
-        raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
+    meta, tensors = _FILE.read(path, refuse_names=_refuse_names)
     state = {n.removeprefix(_STATE): t for n, t in tensors.items() if n.startswith(_STATE)}
     return bank_from_json(meta, tensors, path), state
 
 
-def read_header(path: Path, header: str) -> dict[str, Any]:
-    if not 0 < len(header) <= _MOST_METADATA:
-        raise BankFileError(f"{path} has no tl_steer header (or one of an absurd size).")
-    try:
-        meta = json.loads(header)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BankFileError(f"{path} has an unreadable header: {error}") from error
-    version = meta.get("format") if isinstance(meta, dict) else None
-    if version != FORMAT_VERSION:
-        raise BankFileError(
-            f"{path} has bank format {version!r}; this tl_steer reads {FORMAT_VERSION}. "
-            "If it is newer, upgrade tl_steer."
-        )
-    return dict(meta)
-
-
-def digest(meta: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """Finds damage, and edits by accident; it is no signature, so it does not stop a forger."""
-    sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name in sorted(tensors):
-        sha.update(name.encode())
-        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+def _refuse_names(path: Path, names: list[str]) -> None:
+    own = {name for name in names if not name.startswith((_SCORE, _STATE))}
+    if own != set(_TENSORS):
+        raise BankFileError(f"{path} holds {sorted(names)}, not a tl_steer bank.")
 
 
 def bank_to_json(bank: Bank) -> dict[str, Any]:
     provenance = dataclasses.asdict(bank.provenance)
     return {
-        "format": FORMAT_VERSION,
+        "format": _FILE.version,
         "kind": bank.kind,
         "form": dict(bank.form),
         "source": dataclasses.asdict(bank.source),

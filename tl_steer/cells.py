@@ -81,7 +81,7 @@ class Cells:
     ) -> None:
         own = [new[Row(len(self.who) - 1, p)] for p in batch] if new else None
         along = own if "continuation_kl" in self.plan.metrics else None
-        found = self.together(_some(tokens, batch), self.plan.metrics, own=along)
+        found = self.together(tokens.take(batch), self.plan.metrics, own=along)
         directions[:, batch] = found.directions
         for name, cells in found.values.items():
             values[name][batch] = cells.T.numpy()
@@ -167,16 +167,6 @@ def batches(prompts: Sequence[Read]) -> Iterator[list[int]]:
         batch = [i for i in order[:_MOST] if len(prompts[i].ids) >= least]
         order = order[len(batch) :]
         yield batch
-
-
-def _some(tokens: TokenBatch, chosen: list[int]) -> TokenBatch:
-    length = int(tokens.lengths[chosen].max())
-    return TokenBatch(
-        tokens.ids[chosen, :length],
-        tokens.mask[chosen, :length],
-        tokens.has_bos[chosen],
-        tuple(tokens.texts[i] for i in chosen),
-    )
 
 
 def table(

@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
@@ -94,7 +94,7 @@ class Guarantee:
 
     def quantile(self, level: float | int) -> float:
         """The false-positive rate that a share `level` of calibration sets stay below."""
-        return float(beta.ppf(level, self.allowed, self.n + 1 - self.allowed))
+        return float(betaincinv(self.allowed, self.n + 1 - self.allowed, level))
 
     def __str__(self) -> str:
         return (

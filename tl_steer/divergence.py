@@ -85,7 +85,24 @@ class Cosine:
     ) -> Float[Tensor, " vec"]:
         steered, clean = at_least_float32(steered), at_least_float32(clean)
         away = 1 - torch.cosine_similarity(steered, clean.expand_as(steered), dim=-1)
-        return (torch.where(measured, away, 0.0).sum(dim=-1) / measured.sum(dim=-1)).sum(dim=-1)
+        return mean_per_prompt(away, measured)
+
+
+def mean_per_prompt(
+    values: Float[Tensor, "vec batch pos"], measured: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, " vec"]:
+    """The mean over measured tokens, summed over prompts."""
+    return (torch.where(measured, values, 0.0).sum(dim=-1) / measured.sum(dim=-1)).sum(dim=-1)
+
+
+def prompt_responses(
+    steered: Float[Tensor, "vec batch pos d_model"],
+    clean: Float[Tensor, "batch pos d_model"],
+    measured: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "vec batch d_model"]:
+    """The response of every vector on each prompt: the mean change over measured tokens."""
+    delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
+    return delta.sum(dim=2) / measured.sum(dim=-1)[:, None]
 
 
 def mean_response(
@@ -97,9 +114,7 @@ def mean_response(
 
     Prompts count equally, however long. Units are those of the target's activations.
     """
-    delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
-    per_prompt = delta.sum(dim=2) / measured.sum(dim=-1)[:, None]
-    return per_prompt.mean(dim=1)
+    return prompt_responses(steered, clean, measured).mean(dim=1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

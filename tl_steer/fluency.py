@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_steer.model import HookedModel, device_of
+from tl_steer.model import HookedModel, seeded
 from tl_steer.rows import Row, continued, through_end
 from tl_steer.tokens import TokenBatch
 
@@ -46,9 +46,7 @@ class Judge:
 
     def scale(self, max_new_tokens: int, seed: int) -> tuple[float, float]:
         """Median surprise of text sampled from the model, and of the same text shuffled."""
-        devices = [device_of(self.model)] if device_of(self.model).type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with seeded(self.model, seed):
             sampled = self._sample(max_new_tokens)
             shuffled = {row: new[torch.randperm(len(new))] for row, new in sampled.items()}
         return median(self.surprise(sampled).values()), median(self.surprise(shuffled).values())

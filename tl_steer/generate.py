@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tl_steer.bank import Bank
 from tl_steer.errors import SettingError
-from tl_steer.model import HookedModel, check_fits, device_of, frozen
+from tl_steer.model import HookedModel, check_fits, frozen, seeded
 from tl_steer.perturbation import Perturbation
 from tl_steer.results import Generations
 from tl_steer.rows import Row, by_row, continued, until_end
@@ -56,9 +56,7 @@ def generate(
         new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
         return [decode(model, until_end(model, row), special=False) for row in new]
 
-    devices = [device_of(model)] if device_of(model).type == "cuda" else []
-    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with frozen(model), torch.no_grad(), seeded(model, seed):
         done = by_row(model, _with_unsteered(bank), tokens, work, batch_rows=batch_rows)
     n = len(bank)
     return Generations(

@@ -84,7 +84,7 @@ class InBand:
     ) -> DoseResponse:
         """The sweep that the rule looks at."""
         unit = self._directions(segment, measured, seed, float(anchor))
-        tokens = segment.tokens.first(self.max_prompts)
+        tokens = segment.tokens.take(range(min(self.max_prompts, len(segment.tokens))))
         sweep = Sweep(
             segment.model,
             segment.source,

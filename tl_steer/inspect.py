@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tl_steer.attribution import average_gradient, parts, through_heads
 from tl_steer.bank import Bank
+from tl_steer.divergence import at_least_float32
 from tl_steer.errors import ModelError, PromptError, SettingError
 from tl_steer.inspection import Inspection, joined
 from tl_steer.model import HookedModel, check_fits, device_of, dtype_of, frozen, model_name
@@ -133,7 +134,7 @@ def _next_tokens(
     logits: Float[Tensor, "run pos vocabulary"], ids: Int[Tensor, " pos"], top: int
 ) -> dict[str, Tensor]:
     """How next-token distributions change, at every position."""
-    own = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1).cpu()
+    own = at_least_float32(logits).log_softmax(dim=-1).cpu()
     base, steered = own[:1], own[1:]
     p, q = base.exp(), steered.exp()
     gained, lost = (q - p).topk(top).indices, (p - q).topk(top).indices

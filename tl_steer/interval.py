@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 LEVEL = 0.95
 _RESAMPLES = 1000
@@ -50,8 +50,8 @@ def percentiles(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def exact(hits: float | int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share."""
     tail = (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
     return low, high
 
 

@@ -121,6 +121,16 @@ def _unknown(points: Mapping[str, Any], name: str) -> str:
     return f"There is no hook point {name!r}.{where}{hint}"
 
 
+@contextmanager
+def seeded(model: HookedModel, seed: int) -> Iterator[None]:
+    """Inside, sampling from the model is fixed by `seed`; the global random state is left as it
+    was."""
+    devices = [device_of(model)] if device_of(model).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
 def device_of(model: HookedModel) -> torch.device:
     """Where token ids have to be: the device of the model's first parameter."""
     first = next(iter(model.parameters()), None)

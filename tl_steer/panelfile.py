@@ -1,7 +1,4 @@
-"""Monitor files: one safetensors file with a JSON header and the bank inside, never pickle.
-
-As with banks, everything in a file is hostile and nothing in it is executed.
-"""
+"""Monitors as files (`tl_steer.tensorfile`), the bank inside."""
 
 import dataclasses
 import json
@@ -9,26 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tl_steer.bank import Bank, Fingerprint
 from tl_steer.bankfile import (
     bank_from_json,
     bank_to_json,
-    digest,
-    read_header,
     site_from_json,
     tensors_of_bank,
 )
 from tl_steer.errors import BankFileError, SettingError, SteerError
-from tl_steer.files import write_beside
 from tl_steer.fitted import FITTED
 from tl_steer.identity import Identity
 from tl_steer.panel import Calibration, Panel
 from tl_steer.reader import Phase, Reader
+from tl_steer.tensorfile import TensorFile, digest
 
+_FILE = TensorFile("monitor", "tl_steer", BankFileError)
 _BANK, _DETECTORS = "bank.", "detector."
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
 
@@ -40,9 +34,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
         SettingError: a detector is not one of `tl_steer.fitted.FITTED`.
     """
     meta, tensors = _pack(panel)
-    meta["sha256"] = digest(meta, tensors)
-    write_beside(Path(path), to_bytes(tensors, metadata={"tl_steer": json.dumps(meta)}))
-    return Path(path)
+    return _FILE.write(path, meta, tensors)
 
 
 def load_panel(path: str | Path) -> Panel:
@@ -52,17 +44,7 @@ def load_panel(path: str | Path) -> Panel:
         BankFileError: the file is missing, truncated, tampered with, or not a monitor.
     """
     path = Path(path)
-    if not path.is_file():
-        raise BankFileError(f"No monitor at {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("tl_steer", "")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        raise BankFileError(f"{path} is damaged or not a safetensors file: {error}") from error
-    meta = read_header(path, header)
-    if meta.pop("sha256", None) != digest(meta, tensors):
-        raise BankFileError(f"{path} was changed after it was saved: its checksum does not match.")
+    meta, tensors = _FILE.read(path)
     if meta.get("what") != "monitor":
         raise BankFileError(f"{path} is no monitor. (ts.load_bank reads banks.)")
     try:
@@ -98,7 +80,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     mark = dataclasses.asdict(panel.identity)
     mark.pop("checked")
     meta = {
-        "format": 1,
+        "format": _FILE.version,
         "what": "monitor",
         "bank": bank_to_json(panel.bank),
         "sites": [dataclasses.asdict(site) for site in panel.sites],

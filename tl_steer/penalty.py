@@ -13,7 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_steer.divergence import Divergence, at_least_float32
+from tl_steer.divergence import (
+    Divergence,
+    at_least_float32,
+    mean_per_prompt,
+    prompt_responses,
+)
 from tl_steer.errors import SettingError, ShapeError
 
 
@@ -117,8 +122,7 @@ class Population:
         n = len(clean)
         if n < 2:
             raise SettingError("Population compares prompts, so it needs at least two; got one.")
-        delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
-        responses = delta.sum(dim=2) / measured.sum(dim=-1)[:, None]
+        responses = prompt_responses(steered, clean, measured)
         squares = responses.square().sum(dim=-1, keepdim=True)
         moved = squares > 0
         # The root only where something moved: its gradient at 0 is infinite.
@@ -184,8 +188,7 @@ class OffManifold:
     ) -> Float[Tensor, " vec"]:
         # relu and not clamp: its gradient is 0 where nothing has moved.
         further = (self.distance(steered) - self.distance(clean)).relu()
-        further = torch.where(measured, further, 0.0)
-        return (further.sum(dim=-1) / measured.sum(dim=-1)).sum(dim=-1)
+        return mean_per_prompt(further, measured)
 
     def distance(self, activations: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any"]:
         """m(z), about 1 for activations like the reference."""

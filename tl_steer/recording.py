@@ -100,7 +100,7 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
         source["now"] = activation.detach().flatten(2).float().cpu()
 
     hooks.append((edits.site.name, at_source))  # type: ignore[arg-type]
-    batch = _copies(tokens, n)
+    batch = tokens.take([0] * n)
     steering = perturbing(model, edits, rows=torch.arange(n), tokens=batch)
     with torch.no_grad(), steering, installed(model, hooks):
         logits = model(batch.ids, return_type="logits")
@@ -116,15 +116,4 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
             {i: seen[f"blocks.{i}.{kind}"] for i in range(layers) if f"blocks.{i}.{kind}" in seen}
             for kind in ("hook_attn_out", "hook_mlp_out", "attn.hook_z")
         ),
-    )
-
-
-def _copies(tokens: TokenBatch, n: int) -> TokenBatch:
-    rows = [0] * n
-    length = int(tokens.lengths[0])
-    return TokenBatch(
-        tokens.ids[rows, :length],
-        tokens.mask[rows, :length],
-        tokens.has_bos[rows],
-        tuple(tokens.texts[0] for _ in rows),
     )

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_steer.divergence import at_least_float32
 from tl_steer.errors import ModelError
 from tl_steer.hooks import perturbing
 from tl_steer.model import HookedModel
@@ -43,7 +44,8 @@ def by_row(
     done: dict[Row, Item] = {}
     for rows, ids in _batches(tokens, len(edits), batch_rows):
         which = torch.tensor([row.vector for row in rows])
-        with perturbing(model, edits.to(ids.device), rows=which, tokens=_batch_of(tokens, rows)):
+        own = tokens.take([row.prompt for row in rows])
+        with perturbing(model, edits.to(ids.device), rows=which, tokens=own):
             done.update(zip(rows, work(ids, rows), strict=True))
     return done
 
@@ -60,17 +62,6 @@ def _batches(
         for length, rows in by_length.items()
         for i in range(0, len(rows), most)
     ]
-
-
-def _batch_of(tokens: TokenBatch, rows: list[Row]) -> TokenBatch:
-    chosen = [row.prompt for row in rows]
-    length = int(tokens.lengths[chosen[0]])
-    return TokenBatch(
-        tokens.ids[chosen, :length],
-        tokens.mask[chosen, :length],
-        tokens.has_bos[chosen],
-        tuple(tokens.texts[p] for p in chosen),
-    )
 
 
 def continued(
@@ -125,7 +116,7 @@ def next_token(
     """Log-probabilities of the token after each row, in at least float32."""
     logits: Tensor = model(ids, return_type="logits")
     last = logits[:, -1]
-    return last.to(torch.promote_types(last.dtype, torch.float32)).log_softmax(dim=-1)
+    return at_least_float32(last).log_softmax(dim=-1)
 
 
 def divergence_from(

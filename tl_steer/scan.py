@@ -30,7 +30,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from tl_steer.band import DoseResponse
 from tl_steer.divergence import Displacement
 from tl_steer.errors import SettingError
 from tl_steer.inband import InBand
@@ -189,17 +188,4 @@ def _look(segment: Segment, top: int, read: InBand | None, measured: Positions, 
 
 def _texts(segment: Segment, where: Bool[Tensor, "batch pos"], read: InBand, seed: int) -> float:
     found = read.measure(segment, where, seed, read.anchor(segment, where, seed))
-    return len(coherent_texts(found)) / (read.n * len(found.prompts))
-
-
-def coherent_texts(found: DoseResponse) -> set[tuple[int, str]]:
-    """Continuations, with their prompts, that hold together and are not the unsteered one.
-
-    They are nearer to the model's own text than to word salad, and repeat fewer than half of their
-    token pairs.
-    """
-    return {
-        (dose.prompt, dose.text)
-        for dose in found.doses
-        if dose.changed and found.incoherence(dose) < 0.5 and dose.repetition < 0.5
-    }
+    return len(found.coherent_texts()) / (read.n * len(found.prompts))

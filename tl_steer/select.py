@@ -71,7 +71,7 @@ def halve(
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
     trial = _Trial(model, metric, max_new_tokens, batch_rows)
     chosen, random = (
-        _compete(_Scores(trial, vectors, _pick(known, order)), keep)
+        _compete(_Scores(trial, vectors, known.take(order)), keep)
         for vectors in (bank, random_bank(bank, seed=seed))
     )
     there, bare = trial(bank[list(chosen.winners)], new)
@@ -151,7 +151,7 @@ class _Scores:
         met = len(self.unsteered)
         if prompts <= met:
             return
-        fresh = _pick(self.tokens, list(range(met, prompts)))
+        fresh = self.tokens.take(range(met, prompts))
         found, bare = self.trial(self.bank[alive], fresh)
         self.unsteered += bare
         for vector, values in zip(alive, found, strict=True):
@@ -191,15 +191,6 @@ def _refuse_overlap(validation: TokenBatch, held_out: TokenBatch) -> None:
             "too. A score on prompts that the vectors were chosen by says nothing about new ones: "
             "split them."
         )
-
-
-def _pick(tokens: TokenBatch, rows: list[int]) -> TokenBatch:
-    return TokenBatch(
-        tokens.ids[rows],
-        tokens.mask[rows],
-        tokens.has_bos[rows],
-        tuple(tokens.texts[i] for i in rows),
-    )
 
 
 def _mean(values: Sequence[float]) -> float:

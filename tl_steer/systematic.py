@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import false_discovery_control
 
 from tl_steer.beyond_random import exceeding, superiority, thresholds, without_itself
 from tl_steer.interval import (
@@ -194,6 +193,8 @@ def p_values(
 
 def adjusted(p: Float[np.ndarray, " vec"]) -> Float[np.ndarray, " vec"]:
     """Benjamini and Hochberg's q, over the vectors that have a p."""
+    from scipy.stats import false_discovery_control  # takes a second to import
+
     q, there = np.full(len(p), np.nan), np.isfinite(p)
     if there.any():
         q[there] = false_discovery_control(p[there], method="bh")

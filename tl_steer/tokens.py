@@ -49,9 +49,16 @@ class TokenBatch:
         """The prompts without padding."""
         return [ids[:length] for ids, length in zip(self.ids, self.lengths.tolist(), strict=True)]
 
-    def first(self, n: int) -> "TokenBatch":
-        """The first `n` prompts, or all where there are fewer."""
-        return TokenBatch(self.ids[:n], self.mask[:n], self.has_bos[:n], self.texts[:n])
+    def take(self, rows: Sequence[int]) -> "TokenBatch":
+        """Some of the prompts, in that order and as often, padded no further than they need."""
+        chosen = list(rows)
+        length = int(self.lengths[chosen].max())
+        return TokenBatch(
+            self.ids[chosen, :length],
+            self.mask[chosen, :length],
+            self.has_bos[chosen],
+            tuple(self.texts[i] for i in chosen),
+        )
 
     def select(self, positions: Positions) -> Bool[Tensor, "batch pos"]:
         """The tokens that `positions` chooses."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.errors import ModelError, SettingError
-from tl_steer.model import HookedModel, device_of, frozen, resolve
+from tl_steer.model import HookedModel, frozen, resolve, seeded
 from tl_steer.rows import continued, end_of_text
 from tl_steer.shapes import checked
 from tl_steer.taps import host_of, listening
@@ -93,9 +93,7 @@ def observe(
     kept: dict[int, _Kept] = {}
     sampling = {} if temperature is None else {"do_sample": True, "temperature": temperature}
     host = host_of(model, places)
-    devices = [device_of(model)] if device_of(model).type == "cuda" else []
-    with frozen(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with frozen(model), torch.no_grad(), seeded(model, seed):
         for length, members in sorted(by_length.items()):
             for start in range(0, len(members), batch_rows):
                 rows = members[start : start + batch_rows]

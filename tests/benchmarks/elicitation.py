@@ -36,6 +36,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from page import table, timed
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -263,13 +264,6 @@ class Ours:
 
 # ---------------------------------------------------------------------------------------------
 # Measuring
-
-
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
 
 
 class Neighbours:
@@ -715,12 +709,6 @@ def _diversity_row(
 
 # ---------------------------------------------------------------------------------------------
 # The document
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 class Document:

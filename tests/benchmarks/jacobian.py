@@ -9,13 +9,12 @@ Also how near calibration comes to the ratio it was asked for.
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import torch
-from page import table, write_section
+from page import table, timed, write_section
 
 import tl_steer as ts
 from tl_steer.divergence import Displacement, mean_response
@@ -56,12 +55,6 @@ def found_by(method: Jacobian, objective: Objective, start: ts.Additive) -> Any:
     for iterate in method(objective, start):  # noqa: B007
         pass
     return iterate.scores["singular value"].double(), iterate.perturbation.vectors.detach().double()
-
-
-def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
-    began = time.perf_counter()
-    result = function(*arguments)
-    return time.perf_counter() - began, result
 
 
 def angle(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -27,7 +27,6 @@ from typing import Any
 from page import table, write_section
 
 import tl_steer as ts
-from tl_steer.band import DoseResponse
 from tl_steer.methods import METHODS, Dct, Jacobian, Melbo, Method, Power, ResponseSogi, Sogi
 from tl_steer.model import frozen
 from tl_steer.positions import LAST_THREE
@@ -66,23 +65,13 @@ def judged(model: Any, bank: ts.Bank) -> dict[str, float]:
         max_new_tokens=20,
         batch_rows=99,
     )
-    coherent = [found.incoherence(dose) < 0.5 and dose.repetition < 0.5 for dose in found.doses]
     return {
         "KL": median(dose.kl for dose in found.doses),
         "texts": len({(dose.prompt, dose.text) for dose in found.doses}) / len(found.doses),
-        "coherent": mean(coherent),
-        "useful": useful(found, coherent),
+        "coherent": mean(map(found.holds_together, found.doses)),
+        "useful": len(found.coherent_texts()) / len(found.doses),
         "surprise": median(dose.surprise for dose in found.doses),
     }
-
-
-def useful(found: DoseResponse, coherent: list[bool]) -> float:
-    new = {
-        (dose.prompt, dose.text)
-        for dose, good in zip(found.doses, coherent, strict=True)
-        if good and dose.changed
-    }
-    return len(new) / len(found.doses)
 
 
 def measured(

@@ -1,8 +1,11 @@
-"""Tables between markers in a documentation page, so that every script writes its own part."""
+"""What benchmark scripts share: a clock, and tables between markers in a documentation page, so
+that every script writes its own part."""
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -11,6 +14,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Seconds, and what came out."""
+    began = time.perf_counter()
+    result = work(*arguments)
+    return time.perf_counter() - began, result
 
 
 def write_section(page: str, name: str, text: str) -> None:

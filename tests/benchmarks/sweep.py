@@ -12,12 +12,11 @@ otherwise. Both run without random vectors, and their values are compared cell b
 import argparse
 import resource
 import tempfile
-import time
 from typing import Any
 
 import numpy as np
 import torch
-from page import table, write_section
+from page import table, timed, write_section
 
 import tl_steer as ts
 from tl_steer.metric import METRICS
@@ -57,12 +56,6 @@ def by_loop(model: Any, bank: ts.Bank, prompts: list[Any]) -> np.ndarray:
 def peak() -> float:
     """Largest resident size so far, GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def timed(function: Any) -> tuple[float, Any]:
-    began = time.perf_counter()
-    found = function()
-    return time.perf_counter() - began, found
 
 
 def swept(model: Any, bank: ts.Bank, prompts: list[Any]) -> dict[str, np.ndarray]:
