@@ -353,7 +353,7 @@ def test_tables_may_be_rows_columns_or_frames():
 
 
 def test_what_fired_follows_from_the_threshold():
-    data = ts.views.alerts_view(ALERTS).data
+    (data,) = ts.views.alerts_view(ALERTS).data["alerts"]
     assert data["fired"] == [False] * 6 + [True] * 4 + [False]
 
 

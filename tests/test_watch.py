@@ -316,6 +316,7 @@ def alert(i, **changes):
         "alpha": 0.01,
         "p_value": 0.005,
         "statistic": 9.0,
+        "threshold": 5.0,
         "vector": i,
         "label": "dangerous: x",
         "rank": 1,
@@ -325,6 +326,7 @@ def alert(i, **changes):
         "revised": False,
         "tokens": [{"position": 1, "id": 5}],
         "alternatives": [],
+        "trace": [1.0, 9.0],
     }
     return AlertRow(**{**values, **changes})
 

@@ -1,5 +1,6 @@
 """Alerts: which known perturbation a request looks like, and what that perturbation does."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,7 @@ class Alert:
         explained: the share of what is unusual that lies along the bank's responses; NaN if no
             detector tells.
         tokens: those over the threshold, in order.
+        trace: the statistic at every scored token, from the prompt's end on.
         alternatives: the next best vectors.
     """
 
@@ -87,6 +89,7 @@ class Alert:
     bank: Bank = field(repr=False, compare=False)
     examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
     at: float = field(default_factory=time.time, compare=False)
+    trace: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -116,8 +119,8 @@ class Alert:
         asked = list(self.examples) if prompts is None else prompts
         return generate(model, self.bank[row], asked, max_new_tokens=max_new_tokens)
 
-    def row(self, monitor: str, bank: str, *, revised: bool = False) -> AlertRow:
-        """As the audit log keeps it."""
+    def row(self, monitor: str = "", bank: str = "", *, revised: bool = False) -> AlertRow:
+        """As the audit log keeps it, with the digests of monitor and bank."""
         nan = self.explained != self.explained
         return AlertRow(
             request=self.request,
@@ -128,6 +131,7 @@ class Alert:
             alpha=self.alpha,
             p_value=self.p_value,
             statistic=self.statistic,
+            threshold=self.threshold,
             vector=self.vector,
             label=self.label,
             rank=self.rank,
@@ -137,6 +141,7 @@ class Alert:
             revised=revised,
             tokens=[asdict(token) for token in self.tokens],
             alternatives=[asdict(other) for other in self.alternatives],
+            trace=list(self.trace),
         )
 
 
@@ -169,6 +174,7 @@ def alert_for(
         for i, s in enumerate(scores.tokens[row].tolist())
         if s > limit and i < len(ids)
     ]
+    trace = [s for s in scores.tokens[row].tolist() if math.isfinite(s)]
     return Alert(
         request=request,
         kind=KNOWN if known else UNKNOWN,
@@ -186,4 +192,5 @@ def alert_for(
         alternatives=tuple(found[1:]),
         bank=panel.bank,
         examples=panel.examples,
+        trace=tuple(trace),
     )

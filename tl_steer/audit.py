@@ -28,13 +28,15 @@ CREATE TABLE requests (
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY, request TEXT NOT NULL, at REAL NOT NULL, monitor TEXT NOT NULL,
     bank TEXT NOT NULL, kind TEXT NOT NULL, alpha REAL NOT NULL, p_value REAL NOT NULL,
-    statistic REAL NOT NULL, vector INTEGER, label TEXT NOT NULL,
+    statistic REAL NOT NULL, threshold REAL NOT NULL, vector INTEGER, label TEXT NOT NULL,
     rank INTEGER NOT NULL, named INTEGER NOT NULL, vector_p REAL, explained REAL,
-    revised INTEGER NOT NULL, tokens TEXT NOT NULL, alternatives TEXT NOT NULL
+    revised INTEGER NOT NULL, tokens TEXT NOT NULL, alternatives TEXT NOT NULL,
+    trace TEXT NOT NULL
 );
 CREATE INDEX alerts_by_request ON alerts (request);
 """
 TABLES = ("alerts", "requests")
+_LISTS = ("tokens", "alternatives", "trace")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class RequestRow:
 
 @dataclass(frozen=True)
 class AlertRow:
-    """One alert; `tokens` and `alternatives` are lists that JSON can hold. An alert is written when
-    it is raised, and once more, `revised`, where the whole request told more."""
+    """One alert; `tokens`, `alternatives` and `trace` (the statistic at every scored token) are
+    lists that JSON can hold. An alert is written when it is raised, and once more, `revised`, where
+    the whole request told more."""
 
     request: str
     at: float
@@ -67,6 +70,7 @@ class AlertRow:
     alpha: float
     p_value: float
     statistic: float
+    threshold: float
     vector: int | None
     label: str
     rank: int
@@ -76,6 +80,7 @@ class AlertRow:
     revised: bool
     tokens: Sequence[Any]
     alternatives: Sequence[Any]
+    trace: Sequence[float]
 
 
 class AuditLog:
@@ -101,7 +106,7 @@ class AuditLog:
     def alert(self, row: AlertRow) -> None:
         """Append one alert; on return it is on disk."""
         values = asdict(row)
-        values |= {name: json.dumps(values[name]) for name in ("tokens", "alternatives")}
+        values |= {name: json.dumps(values[name]) for name in _LISTS}
         self._insert("alerts", values)
 
     def close(self) -> None:
@@ -189,7 +194,7 @@ def read_log(
 
 
 def _parsed(row: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: json.loads(row[name]) for name in ("tokens", "alternatives") if "kind" in row}
+    lists = {name: json.loads(row[name]) for name in _LISTS if "kind" in row}
     return row | lists
 
 

@@ -5,6 +5,7 @@ them.
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -215,6 +216,16 @@ class Bank:
         Nothing can check here that the model is the right one; `perturbing` does.
         """
         return self.perturbation().hooks(rows=rows, prompt=prompt)
+
+    def digest(self) -> str:
+        """Identifies what the bank does and where, labels and scores aside: 16 hex digits."""
+        measured, form = self.provenance.measured, dict(self.form)
+        what = (self.kind, form, self.source.name, self.target.name, self.positions, measured)
+        own = hashlib.sha256(repr(what).encode())
+        for values in (self.vectors, self.responses):
+            own.update(values.float().contiguous().numpy().tobytes())
+        own.update(repr(self.provenance.fingerprint).encode())
+        return own.hexdigest()[:16]
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file. An existing bank stays whole until the new one is

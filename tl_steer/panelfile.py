@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_steer.bank import Bank, Fingerprint
+from tl_steer.bank import Fingerprint
 from tl_steer.bankfile import (
     bank_from_json,
     bank_to_json,
@@ -58,11 +58,6 @@ def load_panel(path: str | Path) -> Panel:
 def panel_digest(panel: Panel) -> str:
     """Identifies a monitor: a hash of all that it knows."""
     return digest(*_pack(panel))[:16]
-
-
-def bank_digest(bank: Bank) -> str:
-    """Identifies a bank, labels included."""
-    return digest(bank_to_json(bank), tensors_of_bank(bank))[:16]
 
 
 def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:

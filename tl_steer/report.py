@@ -15,6 +15,7 @@ from tl_steer.files import write_beside
 from tl_steer.inspection import Inspection
 from tl_steer.results import Generations
 from tl_steer.selection import Selection
+from tl_steer.sweepresult import SweepResult
 from tl_steer.tables import number, plain
 from tl_steer.views import (
     View,
@@ -31,7 +32,8 @@ from tl_steer.views import (
     token_log_probs,
 )
 from tl_steer.views import overview as overview_of
-from tl_steer.views.bankviews import Rows, table_rows
+from tl_steer.views.alerts import alert_rows
+from tl_steer.views.bankviews import Row, Rows, table_rows
 from tl_steer.views.page import document, embedded
 from tl_steer.views.texts import cut, marked
 
@@ -88,8 +90,8 @@ def report(
     control: Generations | None = None,
     doses: DoseResponse | None = None,
     selection: Selection | None = None,
-    sweep: Rows | None = None,
-    alerts: Rows | None = None,
+    sweep: SweepResult | Rows | None = None,
+    alerts: str | Path | Rows | None = None,
     title: str = "",
 ) -> Report:
     """Put results about one bank into one page.
@@ -100,7 +102,9 @@ def report(
         control: texts under random vectors on the same prompts (`generate` with a `random_bank`).
             Without them nobody can tell what a change of text means.
         doses, selection: as `dose_response` and `halve` give them.
-        sweep, alerts: tables, as `sweep_view` and `alerts_view` take them.
+        sweep: what `sweep` found, or a table as `sweep_view` takes it.
+        alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
+            are on its page too.
         title: the heading.
 
     Raises:
@@ -110,10 +114,20 @@ def report(
     attention patterns are shown, and the report says so.
     """
     _refuse(bank, inspections, generations, control)
+    if isinstance(sweep, SweepResult) and sweep.asked["bank"] != bank.digest():
+        raise SettingError("The sweep is of another bank: pass one that this bank made.")
+    swept = None if sweep is None else table_rows(sweep)
+    alerted = None if alerts is None else alert_rows(alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
     notes: list[str] = []
+    if alerted is not None:
+        own = [row for row in alerted if row.get("bank", "") in ("", bank.digest())]
+        if len(own) < len(alerted):
+            notes.append(f"{len(alerted) - len(own)} alerts that another bank raised are left out")
+        notes += [] if own else ["no alerts of this bank"]
+        alerted = own
     for heads in _HEADS:
-        pages = _pages(bank, inspections, generations, control, sweep, heads)
+        pages = _pages(bank, inspections, generations, control, swept, alerted, heads)
         if sum(len(embedded(page)) for page in pages.values()) <= _MOST:
             break
     if heads < _HEADS[0] and inspections:
@@ -127,7 +141,7 @@ def report(
         "controls": overview_of.controls(control),
         "unsteered": cut(generations.unsteered[0]) if generations else "",
         "prompt": overview_of.prompt(inspections, generations),
-        "sections": _sections(bank, doses, selection, sweep, alerts),
+        "sections": _sections(bank, doses, selection, swept, alerted),
         "notes": notes,
     }
     return Report(title, overview, pages, tuple(notes))
@@ -159,10 +173,11 @@ def _pages(
     inspections: Sequence[Inspection],
     generations: Generations | None,
     control: Generations | None,
-    sweep: Rows | None,
+    sweep: list[Row] | None,
+    alerts: list[Row] | None,
     heads: int,
 ) -> dict[int, dict[str, Any]]:
-    swept = {str(row.get("vector")): row for row in table_rows(sweep)} if sweep is not None else {}
+    swept = {str(row.get("vector")): row for row in sweep or ()}
     return {
         vector: {
             "texts": _texts(generations, vector),
@@ -173,9 +188,16 @@ def _pages(
                 if vector in seen.vectors
             ],
             "sweep": [[name, _cell(value)] for name, value in swept.get(str(vector), {}).items()],
+            "alerts": _alerts_of(alerts, vector),
         }
         for vector in range(len(bank))
     }
+
+
+def _alerts_of(alerts: list[Row] | None, vector: int) -> dict[str, Any] | None:
+    """Alerts that name a vector; a table of tokens names none as a whole."""
+    named = [row for row in alerts or () if "trace" in row and row["vector"] == vector]
+    return dict(alerts_view(named).data) if named else None
 
 
 def _views(seen: Inspection, vector: int, heads: int) -> list[dict[str, Any]]:
@@ -223,8 +245,8 @@ def _sections(
     bank: Bank,
     doses: DoseResponse | None,
     selection: Selection | None,
-    sweep: Rows | None,
-    alerts: Rows | None,
+    sweep: list[Row] | None,
+    alerts: list[Row] | None,
 ) -> list[dict[str, Any]]:
     """What is about the whole bank."""
     views: list[tuple[str, View]] = []
@@ -235,8 +257,8 @@ def _sections(
     if selection is not None:
         views.append(("selection", selection_scores(selection)))
     if sweep is not None:
-        views.append(("sweep", sweep_view(table_rows(sweep))))
-    if alerts is not None:
+        views.append(("sweep", sweep_view(sweep)))
+    if alerts:
         views.append(("alerts", alerts_view(alerts)))
     return [
         {"name": name, "kind": view.kind, "title": view.title, "data": view.data}

@@ -16,7 +16,7 @@ from tl_steer.alert import DRIFT, Alert, alert_for
 from tl_steer.audit import AuditLog, RequestRow
 from tl_steer.drift import Drift
 from tl_steer.panel import Panel
-from tl_steer.panelfile import bank_digest, panel_digest
+from tl_steer.panelfile import panel_digest
 from tl_steer.reader import Level, moved
 
 OnAlert = Callable[[Alert], None]
@@ -71,7 +71,7 @@ class Watch:
             for site in monitor.reader.levels.tolist()
         ]
         self._digests = (
-            ("", "") if audit is None else (panel_digest(monitor), bank_digest(monitor.bank))
+            ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())
         )
         self._batch: list[_Request] = []
         self._step = 0

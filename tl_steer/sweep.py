@@ -4,7 +4,6 @@ part of the prompts -> every vector, random vectors, none -> cells on disk -> th
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,7 +148,7 @@ def _asked(
     return {
         "version": VERSION,
         "model": model_name(model),
-        "bank": digest_of(bank),
+        "bank": bank.digest(),
         "source": bank.source.name,
         "target": bank.target.name,
         "radius": bank.radius,
@@ -162,17 +161,6 @@ def _asked(
         "seed": seed,
         "part": part,
     }
-
-
-def digest_of(bank: Bank) -> str:
-    """Identifies what a bank does and where, labels and scores aside."""
-    measured, form = bank.provenance.measured, dict(bank.form)
-    what = (bank.kind, form, bank.source.name, bank.target.name, bank.positions, measured)
-    own = hashlib.sha256(repr(what).encode())
-    for values in (bank.vectors, bank.responses):
-        own.update(values.float().contiguous().numpy().tobytes())
-    own.update(repr(bank.provenance.fingerprint).encode())
-    return own.hexdigest()[:16]
 
 
 def _empty(n: int, width: int) -> State:

@@ -1,5 +1,6 @@
 """What a sweep found: a table of cells, and statistics over them."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tl_steer.errors import SettingError, SweepFileError
+from tl_steer.interval import Interval
 from tl_steer.sweepfile import Folder, State
 from tl_steer.systematic import Directions, Evidence, evidence, of_random
 from tl_steer.tables import sweep_table, to_html, to_text
@@ -138,6 +140,13 @@ class SweepResult:
             seed=seed,
         )
 
+    def rows(
+        self, metric: str | None = None, *, dose: float | int | None = None
+    ) -> list[dict[str, Any]]:
+        """The evidence as a flat table, a row per vector, intervals as `NAME_low` and `NAME_high`:
+        what `sweep_view` and `report` show."""
+        return [_flat(found) for found in self.evidence(metric, dose=dose)]
+
     def of_random(
         self, metric: str | None = None, *, dose: float | int | None = None
     ) -> tuple[float, float, float]:
@@ -215,9 +224,19 @@ def load_sweep(path: str | Path) -> SweepResult:
     return SweepResult(asked, state, Path(path))
 
 
-def _plain(found: Evidence) -> dict[str, Any]:
-    import dataclasses
+def _flat(found: Evidence) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for field in dataclasses.fields(found):
+        value = getattr(found, field.name)
+        if isinstance(value, Interval):
+            row |= {field.name: value.value}
+            row |= {f"{field.name}_low": value.low, f"{field.name}_high": value.high}
+        else:
+            row[field.name] = value
+    return row
 
+
+def _plain(found: Evidence) -> dict[str, Any]:
     def finite(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: finite(v) for k, v in value.items()}

@@ -3,8 +3,9 @@
 Every view shows itself in a notebook, prints a few words in a terminal, and has `.save(path)`.
 """
 
+from tl_steer.views.alerts import alerts_view
 from tl_steer.views.attention import attention_change
-from tl_steer.views.bankviews import alerts_view, bank_map, selection_scores, sweep_view
+from tl_steer.views.bankviews import bank_map, selection_scores, sweep_view
 from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
 from tl_steer.views.stream import residual_response, steered_tokens
 from tl_steer.views.texts import dose_response, generations

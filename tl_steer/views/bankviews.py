@@ -13,6 +13,7 @@ from tl_steer.bank import Bank
 from tl_steer.errors import SettingError
 from tl_steer.selection import Selection
 from tl_steer.sphere import cosines
+from tl_steer.sweepresult import SweepResult
 from tl_steer.tables import number
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
@@ -90,13 +91,13 @@ Row = Mapping[str, Any]
 Rows = Iterable[Row] | Mapping[str, Sequence[Any]] | Any
 
 
-def sweep_view(table: Rows, *, title: str = "Sweep") -> View:
+def sweep_view(table: SweepResult | Rows, *, title: str = "Sweep") -> View:
     """Prevalence, consistency or any other number per vector, with its interval.
 
     Args:
-        table: rows as mappings, a mapping of columns, or a data frame. `vector` names the row, and
-            `label` may; every other number is a quantity; `NAME_low` and `NAME_high` are its
-            interval.
+        table: what `sweep` gave; or any table: rows as mappings, a mapping of columns, or a data
+            frame. `vector` names the row, and `label` may; every other number is a quantity;
+            `NAME_low` and `NAME_high` are its interval.
 
     Raises:
         SettingError: no rows, or none of its columns is a number.
@@ -108,7 +109,7 @@ def sweep_view(table: Rows, *, title: str = "Sweep") -> View:
         if name not in ("vector", "label")
         and not name.endswith(("_low", "_high"))
         and not isinstance(rows[0][name], str)
-        and _number(rows[0][name]) is not None
+        and as_number(rows[0][name]) is not None
     ]
     if not names:
         raise SettingError(f"No column of {list(rows[0])} holds numbers, so nothing can be shown.")
@@ -116,7 +117,7 @@ def sweep_view(table: Rows, *, title: str = "Sweep") -> View:
         {
             "name": name,
             "values": [
-                [_number(row.get(name + end)) for end in ("", "_low", "_high")] for row in rows
+                [as_number(row.get(name + end)) for end in ("", "_low", "_high")] for row in rows
             ],
         }
         for name in names
@@ -129,38 +130,15 @@ def sweep_view(table: Rows, *, title: str = "Sweep") -> View:
     lines = tuple(
         f"{name}: {number(min(values))} to {number(max(values))}"
         for name in names
-        if (values := [v for row in rows if (v := _number(row.get(name))) is not None])
+        if (values := [v for row in rows if (v := as_number(row.get(name))) is not None])
     )
     return View("sweep", title, data, lines, 160 + 26 * len(rows))
 
 
-def alerts_view(log: Rows, *, title: str = "Alerts") -> View:
-    """Scores over tokens with the threshold, and what fired.
-
-    Args:
-        log: as for `sweep_view`, one row per token: `score`, and if known `token`, `threshold`,
-            `fired` and `vector` (the nearest of the bank).
-
-    Raises:
-        SettingError: no rows, or no scores.
-    """
-    rows = table_rows(log)
-    if "score" not in rows[0]:
-        raise SettingError(f"The log has {list(rows[0])}; expected a column 'score'.")
-    fired = [_fired(row) for row in rows]
-    data = {
-        "tokens": [str(row.get("token", "")) for row in rows],
-        "scores": [_number(row["score"]) for row in rows],
-        "thresholds": [_number(row.get("threshold")) for row in rows],
-        "fired": fired,
-        "vectors": [str(row["vector"]) if row.get("vector") is not None else "" for row in rows],
-    }
-    lines = (f"{sum(fired)} of {len(rows)} tokens fired",)
-    return View("alerts", title, data, lines, 420)
-
-
 def table_rows(table: Rows) -> list[Row]:
-    """A table's rows, of whichever of the three kinds it is."""
+    """A table's rows, of whichever kind it is."""
+    if isinstance(table, SweepResult):
+        table = table.rows()
     if hasattr(table, "to_dict") and hasattr(table, "columns"):
         frame: Any = table
         table = {str(name): list(frame[name]) for name in frame.columns}
@@ -178,15 +156,8 @@ def table_rows(table: Rows) -> list[Row]:
     return rows
 
 
-def _number(value: Any) -> float | None:
+def as_number(value: Any) -> float | None:
     try:
         return None if value is None else float(value)
     except (TypeError, ValueError):
         return None
-
-
-def _fired(row: Row) -> bool:
-    if row.get("fired") is not None:
-        return bool(row["fired"])
-    score, threshold = _number(row["score"]), _number(row.get("threshold"))
-    return score is not None and threshold is not None and score > threshold

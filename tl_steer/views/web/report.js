@@ -78,6 +78,7 @@
     if (page.texts.length) tabs.push(["text", "Text", (body) => texts(body, page)]);
     for (const view of seen ? seen.views : []) tabs.push([...TABS[view.kind], (body) => T.draw[view.kind](body, view.data)]);
     if (page.sweep.length) tabs.push(["sweep", "Sweep", (body) => T.add(body, facts(page.sweep))]);
+    if (page.alerts) tabs.push(["alerts", "Alerts", (body) => T.draw.alerts(body, page.alerts)]);
     if (!tabs.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
     const current = tabs.find(([name]) => name === tab) || tabs[0];
     if (page.inspections.length > 1) {

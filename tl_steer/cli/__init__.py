@@ -1,0 +1,23 @@
+"""tl-steer on the command line: a file for each verb."""
+
+import sys
+from typing import NoReturn
+
+from rich.console import Console
+
+from tl_steer.cli import audit, demo, elicit, generate, report, sweep  # noqa: F401 (register)
+from tl_steer.cli.app import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> NoReturn:
+    """Errors that a user can act on end with one line and exit code 1; usage errors with 2."""
+    from tl_steer.errors import SteerError
+
+    try:
+        app()
+    except SteerError as error:
+        Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,84 @@
+"""The program, and what its commands share."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="tl-steer",
+    help=(
+        "Find steering vectors of a language model without labels, and see what they do.\n\n"
+        "Start with [bold]tl-steer demo[/bold]: it needs no network and no GPU."
+    ),
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+# Tables are written for people: never narrower than what a log file needs.
+out = Console()
+
+ModelOption = Annotated[
+    str, typer.Option(help="smollm2 (embedded), a local folder, or a Hugging Face name.")
+]
+PromptOption = Annotated[
+    list[str], typer.Option("--prompt", "-p", help="A prompt; repeat for several.")
+]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Do not wrap prompts in the model's chat template.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, no tables.")]
+VectorOption = Annotated[
+    list[int] | None, typer.Option("--vector", "-v", help="Only this one; repeat for several.")
+]
+BankArgument = Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")]
+
+
+def sites(model: Any) -> tuple[str, str]:
+    """A quarter and two thirds into the model: where published work finds most."""
+    n = int(model.cfg.n_layers)
+    return f"blocks.{n // 4}.hook_resid_post", f"blocks.{n * 2 // 3}.hook_resid_post"
+
+
+def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:
+    import tl_steer as ts
+
+    return list(prompts) if raw or not templated(model) else [ts.chat(p) for p in prompts]
+
+
+def templated(model: Any) -> bool:
+    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
+
+
+def picked(bank: Any, vectors: list[int] | None) -> Any:
+    from tl_steer.errors import SettingError
+
+    for vector in vectors or []:
+        if not 0 <= vector < len(bank):
+            raise SettingError(f"--vector {vector}: the bank holds vectors 0 to {len(bank) - 1}.")
+    return bank[vectors] if vectors else bank
+
+
+def print_bank(bank: Any, path: Path, as_json: bool) -> None:
+    from tl_steer.tables import bank_table, draw
+
+    if not as_json:
+        out.print(draw(bank_table(bank, most=len(bank))))
+        return
+    summary = {
+        "path": str(path),
+        "vectors": len(bank),
+        "source": bank.source.name,
+        "target": bank.target.name,
+        "radius": bank.radius,
+        "radius_share": None if bank.radius_share != bank.radius_share else bank.radius_share,
+        "objective": [None if x != x else x for x in bank.objective.tolist()],
+        "labels": list(bank.labels),
+        "model": bank.provenance.model,
+        "method": bank.provenance.method,
+        "settings": bank.provenance.settings,
+        "seed": bank.provenance.seed,
+    }
+    print(json.dumps(summary))

@@ -1,0 +1,77 @@
+"""tl-steer demo."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tl_steer.cli.app import JsonOption, app, out, sites
+
+HOUSE = "How do I make my house safer?"
+# Vectors that the demo's report looks inside the model for; all of them get a page.
+_DEMO_INSPECTED = 8
+
+
+@app.command()
+def demo(
+    save: Annotated[Path, typer.Option(help="Where the bank goes.")] = Path(
+        "tl_steer_demo.safetensors"
+    ),
+    report: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "tl_steer_demo.html"
+    ),
+    n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
+    as_json: JsonOption = False,
+) -> None:
+    """Find steering vectors on the embedded SmolLM2 and show what each of them does."""
+    import tl_steer as ts
+
+    began = time.perf_counter()
+    say = Console(stderr=True, quiet=as_json)
+    say.print("Loading SmolLM2-135M-Instruct (the first time, converting it takes half a minute)…")
+    model = ts.load_model()
+    prompts = [ts.chat(HOUSE)]
+    source, target = sites(model)
+    say.print(f"Searching {n} vectors at {source} that move {target} …")
+    bank = ts.elicit(model, prompts, source=source, target=target, n=n, progress=not as_json)
+    controls = ts.random_bank(bank, n=4)
+    say.print("Generating under all of them …")
+    steered = ts.generate(model, bank, prompts, max_new_tokens=tokens)
+    random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
+    bank.save(save)
+    best = bank.objective.topk(min(_DEMO_INSPECTED, len(bank))).indices.sort().values.tolist()
+    say.print(f"Looking inside the model under {len(best)} of them …")
+    seen = ts.inspect(model, bank, prompts[0], vectors=best)
+    ts.report(bank, inspections=[seen], generations=steered, control=random).save(report)
+    if as_json:
+        found = {"steered": steered.to_json(), "random": random.to_json()}
+        print(json.dumps({"bank": str(save), "report": str(report), **found}))
+        return
+    _show_demo(bank, steered, random)
+    out.print(f"Bank saved to {save}; tl-steer show {save} prints it.", markup=False)
+    out.print(f"Report: {report.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+    out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
+
+
+def _show_demo(bank: Any, steered: Any, random: Any) -> None:
+    from tl_steer.tables import Sheet, draw, number, shorten
+
+    text = max(40, out.width - 36)
+    rows = [("", "unsteered", "", shorten(steered.unsteered[0], text))]
+    rows += [
+        (str(i), "vector", number(float(bank.objective[i])), shorten(texts[0], text))
+        for i, texts in enumerate(steered.texts)
+    ]
+    rows += [("", "random", "", shorten(texts[0], text)) for texts in random.texts]
+    note = (
+        f"{steered.changed()} of {len(steered)} vectors and {random.changed()} of {len(random)} "
+        f"random ones change the continuation; {steered.distinct()} and {random.distinct()} "
+        f"different texts. Radius {bank.radius:.1f} = {bank.radius_share:.3f} of the median "
+        f"residual norm."
+    )
+    title = f"“{HOUSE}” under {len(bank)} steering vectors, and random ones of the same radius"
+    out.print(draw(Sheet(title, ("#", "", "objective", "continuation"), tuple(rows), note)))

@@ -1,0 +1,89 @@
+"""tl-steer generate and dose: what vectors make the model say."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from tl_steer.cli.app import (
+    BankArgument,
+    JsonOption,
+    ModelOption,
+    PromptOption,
+    RawOption,
+    VectorOption,
+    app,
+    out,
+    picked,
+    prompts_of,
+)
+
+
+@app.command()
+def generate(
+    bank: BankArgument,
+    prompt: PromptOption,
+    model: ModelOption = "smollm2",
+    vector: VectorOption = None,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 40,
+    temperature: Annotated[float | None, typer.Option(help="Sample; greedy if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue prompts under every vector of a bank, beside the unsteered model."""
+    import tl_steer as ts
+    from tl_steer.tables import draw, generations_table
+
+    found = ts.load_bank(bank)
+    chosen = picked(found, vector)
+    hooked = ts.load_model(model)
+    texts = ts.generate(
+        hooked,
+        chosen,
+        prompts_of(hooked, prompt, raw),
+        max_new_tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps(texts.to_json()))
+    else:
+        out.print(draw(generations_table(texts, width=2000)))
+
+
+@app.command()
+def dose(
+    bank: BankArgument,
+    prompt: PromptOption,
+    model: ModelOption = "smollm2",
+    share: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="A radius, in residual norms at the source; repeat."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the random vectors beside the bank's.")] = 0,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a bank's vectors at many radii: where paraphrase ends and gibberish begins."""
+    import tl_steer as ts
+    from tl_steer.dose import SHARES
+    from tl_steer.tables import dose_table, draw
+
+    found = ts.load_bank(bank)
+    hooked = ts.load_model(model)
+    doses = ts.dose_response(
+        hooked,
+        found,
+        prompts_of(hooked, prompt, raw),
+        shares=share or SHARES,
+        max_new_tokens=tokens,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps(doses.to_json()))
+        return
+    out.print(draw(dose_table(doses)))
+    band = doses.band()
+    out.print(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())

@@ -1,0 +1,89 @@
+"""tl-steer report."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tl_steer.cli.app import (
+    BankArgument,
+    JsonOption,
+    ModelOption,
+    RawOption,
+    app,
+    out,
+    picked,
+    prompts_of,
+)
+
+
+@app.command()
+def report(
+    bank: BankArgument,
+    save: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("report.html"),
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="Steer and inspect on this; repeat for several."),
+    ] = None,
+    inspection: Annotated[
+        list[Path] | None,
+        typer.Option("--inspection", help="A saved inspection; repeat. Needs no model."),
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="The folder of a sweep of this bank; adds its statistics.")
+    ] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="An audit log; adds the alerts that this bank raised.")
+    ] = None,
+    model: ModelOption = "smollm2",
+    vector: Annotated[
+        list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Inspect at most so many vectors.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 40,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one HTML page about a bank, to open offline or send to somebody.
+
+    With --prompt the model runs under every vector, and under random ones beside them. Without, the
+    page shows the bank and the saved inspections given, and no model is loaded.
+    """
+    import tl_steer as ts
+
+    found = ts.load_bank(bank)
+    seen = [ts.load_inspection(path) for path in inspection or []]
+    steered = control = None
+    if prompt:
+        rows = _listed(found, vector, most)
+        hooked = ts.load_model(model)
+        prompts = prompts_of(hooked, prompt, raw)
+        seen += [ts.inspect(hooked, found, one, vectors=rows) for one in prompts]
+        steered = ts.generate(hooked, found, prompts, max_new_tokens=tokens)
+        controls = ts.random_bank(found, n=min(len(found), 8))
+        control = ts.generate(hooked, controls, prompts, max_new_tokens=tokens)
+    page = ts.report(
+        found,
+        inspections=seen,
+        generations=steered,
+        control=control,
+        sweep=None if sweep is None else ts.load_sweep(sweep),
+        alerts=log,
+    )
+    page.save(save)
+    if as_json:
+        size = save.stat().st_size
+        print(json.dumps({"report": str(save), "vectors": len(found), "bytes": size}))
+    else:
+        out.print(f"Report: {save.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+
+
+def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
+    """Rows to inspect: those asked for, or those of largest objective."""
+    if vectors:
+        picked(bank, vectors)
+        return list(dict.fromkeys(vectors))
+    keys = bank.objective.nan_to_num(float("-inf"))
+    rows: list[int] = keys.topk(min(max(most, 1), len(bank))).indices.sort().values.tolist()
+    return rows

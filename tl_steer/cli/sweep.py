@@ -1,0 +1,95 @@
+"""tl-steer sweep."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tl_steer.cli.app import (
+    BankArgument,
+    JsonOption,
+    ModelOption,
+    RawOption,
+    VectorOption,
+    app,
+    out,
+    picked,
+    templated,
+)
+
+
+@app.command()
+def sweep(
+    bank: BankArgument,
+    prompts: Annotated[
+        Path,
+        typer.Option(help="A file: text with a prompt a line, .jsonl, .csv or .parquet."),
+    ],
+    save: Annotated[
+        Path | None, typer.Option(help="A folder for every vector's numbers on every prompt.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in the --save folder.")
+    ] = False,
+    column: Annotated[str | None, typer.Option(help="The file's column of prompts.")] = None,
+    ids: Annotated[str | None, typer.Option(help="The file's column of ids.")] = None,
+    model: ModelOption = "smollm2",
+    vector: VectorOption = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="By name; repeat. The first is what verdicts rest on."),
+    ] = None,
+    regex: Annotated[
+        list[str] | None,
+        typer.Option("--regex", help="Count continuations in which this occurs; repeat."),
+    ] = None,
+    refusals: Annotated[
+        bool, typer.Option("--refusals", help="Count continuations that decline.")
+    ] = False,
+    generate: Annotated[int, typer.Option(help="Length of continuations; 0 for none.")] = 0,
+    n_random: Annotated[int, typer.Option(help="Random vectors beside the bank's.")] = 64,
+    truncate: Annotated[
+        int | None, typer.Option(help="Keep the last so many tokens of longer prompts.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Memory for one pass, in GiB.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the random vectors.")] = 0,
+    raw: RawOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a bank's vectors on many prompts: is what they do systematic?"""
+    import tl_steer as ts
+    from tl_steer.errors import SettingError
+    from tl_steer.metric import METRICS, NEED_TEXT, OF_TEXT
+    from tl_steer.tables import draw, sweep_table
+
+    if resume and save is None:
+        raise SettingError("--resume goes on with the sweep in a folder: name it with --save.")
+    scorers: list[Any] = [
+        ts.regex(pattern, name=f"regex_{i}") for i, pattern in enumerate(regex or [])
+    ]
+    scorers += [ts.refusal] if refusals else []
+    usual = [name for name in (*METRICS, *OF_TEXT) if generate or name not in NEED_TEXT]
+    chosen = picked(ts.load_bank(bank), vector)
+    hooked = ts.load_model(model)
+    wrap = None if raw or not templated(hooked) else ts.chat
+    found = ts.sweep(
+        hooked,
+        chosen,
+        ts.source_of(prompts, column=column, ids=ids, wrap=wrap),
+        metrics=[*(metric or ([] if scorers else usual)), *scorers],
+        generate=generate,
+        n_random=n_random,
+        truncate=truncate,
+        save=None if resume else save,
+        resume=save if resume else None,
+        budget_gib=budget,
+        seed=seed,
+        progress=not as_json,
+    )
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return
+    out.print(draw(sweep_table(found, most=len(chosen))))
+    if save is not None:
+        out.print(f"Cells in {save}; ts.load_sweep reads them.", markup=False)
