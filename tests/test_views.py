@@ -111,6 +111,17 @@ ALERTS = {
     "vector": [None] * len(ATTACKS) + [3],
 }
 
+# As an audit log has them.
+ALERT_LOG = [
+    {"request": f"r{i}{ATTACKS[i]}", "kind": "known perturbation", "vector": i % 3, "p_value": 0.01}
+    | {"label": ATTACKS[i], "threshold": 0.5, "trace": [0.1, 0.4, 0.3 * i]}
+    | {"tokens": [{"position": 2, "id": 7, "text": ATTACKS[i]}]}
+    for i in range(2, 6)
+] + [
+    {"request": "moved", "kind": "drift", "vector": None, "p_value": 0.001, "label": ""}
+    | {"threshold": 100.0, "trace": [], "tokens": []}
+]
+
 
 def all_views(one, seen=None):
     """One of every kind."""
@@ -138,7 +149,7 @@ def full_report(one, seen=None, **more):
         control=poisoned_generations(2),
         doses=doses(),
         sweep=SWEEP,
-        alerts=ALERTS,
+        alerts=ALERT_LOG,
         **more,
     )
 

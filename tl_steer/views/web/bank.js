@@ -48,7 +48,7 @@
   };
 
   T.draw.alerts = (root, data) => {
-    const body = el("div"), many = data.alerts.length > 1;
+    const body = el("div", { style: { marginTop: "16px" } }), many = data.alerts.length > 1;
     const list = many && el("table", { class: "plain" }, el("tbody", {}, data.alerts.map((one, i) => el("tr", {},
       el("td", {}, el("button", { type: "button", onclick: () => show(i) }, one.title || `alert ${i}`)),
       el("td", { class: "num" }, one.request.slice(0, 8)), el("td", {}, one.tokens.filter((t, j) => one.fired[j] && t !== "").slice(0, 6).map((t) => T.word(t)))))));
