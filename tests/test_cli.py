@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli
+from tl_steer.audit import AuditLog
 
 runner = CliRunner()
 
@@ -130,6 +131,19 @@ def test_report_runs_the_model_on_prompts_or_shows_what_is_saved(tiny, tmp_path,
     assert run(*asked, "--inspection", saved).exit_code == 0
     assert "attention_change" in page.read_text()
     assert str(page) in run("report", path, "--out", page).output.replace("\n", "")
+
+
+def test_a_report_takes_a_sweeps_folder_and_an_audit_log(tiny, tmp_path, monkeypatch):
+    path, _ = made(tiny, tmp_path)
+    lines, folder, page = tmp_path / "p.txt", tmp_path / "cells", tmp_path / "report.html"
+    lines.write_text("\n".join(PROMPTS), encoding="utf-8")
+    run("sweep", path, "--prompts", lines, "--n-random", 2, "--save", folder)
+    AuditLog(tmp_path / "a.sqlite").close()
+    monkeypatch.setattr(ts, "load_model", None)
+    done = run("report", path, "--sweep", folder, "--log", tmp_path / "a.sqlite", "--out", page)
+    assert done.exit_code == 0, done.output
+    assert "prevalence" in page.read_text(encoding="utf-8")
+    assert "no alerts of this bank" in page.read_text(encoding="utf-8")
 
 
 def test_help_explains_every_command():
