@@ -200,11 +200,6 @@ ASKED = (
     "Name three rivers.",
     "Who was Bach?",
 )
-    "What should I cook tonight?",
-    "Why is the sky blue?",
-    "Name three rivers.",
-    "Who was Bach?",
-)
 
 
 def replayed(model: Any, bank: ts.Bank, name: str) -> set[int]:
