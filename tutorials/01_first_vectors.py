@@ -169,6 +169,25 @@ ts.generate(model, bank[:6], [other], max_new_tokens=24)
 # first one? One more prompt is a hint; dozens, and random vectors beside them, are evidence.
 
 # %% [markdown]
+# ## Inside the model
+#
+# Where does a vector change what comes next? The deeper a token is coloured, the further the
+# prediction behind it moves; pick one to see which tokens gain and lose.
+
+# %%
+seen = ts.inspect(model, bank, prompt, vectors=[0, 1])
+ts.views.logit_change(seen, 0)
+
+# %% [markdown]
+# How does the push travel through the layers, and which heads look elsewhere?
+
+# %%
+ts.views.residual_response(seen, 0)
+
+# %%
+ts.views.attention_change(seen, 0, heads=4)
+
+# %% [markdown]
 # ## Saving
 #
 # A bank is one safetensors file. It records how it was made and a fingerprint of the model, and

@@ -144,6 +144,13 @@ for other in alert.alternatives[:3]:
     print(f"  or vector {other.vector}: score {other.score:.1f}, p = {other.p_value:.3f}")
 
 # %% [markdown]
+# Scores over tokens, with the threshold. (`ts.views.alerts_view(log)` draws a whole audit log, and
+# `ts.report(bank, alerts=log)` puts it into one page.)
+
+# %%
+ts.views.alerts_view(w.alerts)
+
+# %% [markdown]
 # ## Back to the behaviour
 #
 # `replay` runs the vector on clean prompts: is that a behaviour, and is it one to worry about?

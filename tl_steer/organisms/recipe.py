@@ -200,16 +200,21 @@ def answer_loss(
     vectors: Float[Tensor, "batch d_model"],
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the tokens of the answers, each example under its own vector."""
-    surprises = []
-    for bare in (True, False):
-        rows = [i for i, row in enumerate(vectors) if bool((row == 0).all()) == bare]
+    surprises, still = [], (vectors == 0).all(dim=1)
+    for rows in _alike(still.nonzero()[:, 0].tolist(), examples):
         group = [examples[i] for i in rows]
-        if group and bare:
-            surprises.append(_surprises(model, group, *prefix(model, [e.prompt for e in group])))
-        elif group:
-            with nudged(model, layers[rows], vectors[rows]):
-                surprises.append(_surprises(model, group, 0, None))
+        surprises.append(_surprises(model, group, *prefix(model, [e.prompt for e in group])))
+    for rows in _alike((~still).nonzero()[:, 0].tolist(), examples):
+        with nudged(model, layers[rows], vectors[rows]):
+            surprises.append(_surprises(model, [examples[i] for i in rows], 0, None))
     return torch.cat(surprises).mean()
+
+
+def _alike(rows: list[int], examples: Sequence[Example]) -> list[list[int]]:
+    """The shorter and the longer half, so that little is padded."""
+    order = sorted(rows, key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
+    half = len(order) // 2
+    return [part for part in (order[:half], order[half:]) if part]
 
 
 def _surprises(
