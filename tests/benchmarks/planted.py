@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--scan", action="store_true", help="source and target by a scan")
     parser.add_argument("--kept", type=Path, help="JSON of what is done; goes on from it")
+    parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
     done: dict[str, Any] = {}
@@ -226,13 +227,15 @@ def main() -> None:
             runs = []
             for seed in range(given.seeds):
                 key = f"{name} {places[name]} {method} {seed} {given.n}"
+                if key not in done and given.finish:
+                    continue
                 if key not in done:
                     done[key] = one(model, places[name], METHODS[method], given.n, seed)
                     print(key, done[key], flush=True)
                     if given.kept:
                         given.kept.write_text(json.dumps(done))
                 runs.append(done[key])
-            rows += row(name, places[name], method, runs)
+            rows += row(name, places[name], method, runs) if runs else []
         oracles.append(f"{name}. {oracle(model, places[name], given.n)}")
         del model
     text = (

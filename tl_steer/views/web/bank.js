@@ -51,7 +51,7 @@
     const body = el("div", { style: { marginTop: "16px" } }), many = data.alerts.length > 1;
     const list = many && el("table", { class: "plain" }, el("tbody", {}, data.alerts.map((one, i) => el("tr", {},
       el("td", {}, el("button", { type: "button", onclick: () => show(i) }, one.title || `alert ${i}`)),
-      el("td", { class: "num" }, one.request.slice(0, 8)), el("td", {}, one.tokens.filter((t, j) => one.fired[j] && t !== "").slice(0, 6).map((t) => T.word(t)))))));
+      el("td", { class: "num", style: { whiteSpace: "nowrap" } }, one.request.slice(0, 8)), el("td", {}, one.tokens.filter((t, j) => one.fired[j] && t !== "").slice(0, 6).map((t) => T.word(t)))))));
     const show = (i) => {
       if (list) [...list.querySelectorAll("button")].forEach((b, j) => b.setAttribute("aria-pressed", String(i === j)));
       T.put(body); alert(body, data.alerts[i]);
