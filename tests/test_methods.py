@@ -9,6 +9,7 @@ from conftest import PROMPTS, SOURCE, TARGET
 from linear import LinearHost
 
 import tl_steer as ts
+from tl_steer import radius
 from tl_steer.divergence import Displacement
 from tl_steer.errors import NotFiniteError, SettingError
 from tl_steer.model import frozen
@@ -212,6 +213,27 @@ def test_calibration_meets_the_ratio_asked_for(one, ratio):
         assert nonlinearity(segment, unit, linear, measured, radius) == pytest.approx(
             ratio, rel=0.01
         )
+
+
+def test_calibration_searches_near_the_usual_place_and_to_both_ends(one, monkeypatch):
+    tokens = ts.tokenize(one, PROMPTS)
+    segment = ts.Segment(one, tokens, SOURCE, TARGET)
+    norm, tried = segment.source_norm(), []
+
+    def square_root(_segment, _unit, _linear, _measured, at):
+        tried.append(at)
+        return (at / norm) ** 0.5
+
+    monkeypatch.setattr(radius, "nonlinearity", square_root)
+    for share in (0.002, 0.09, 0.2, 0.7, 3.9):
+        found = ts.Calibrated(ratio=share**0.5)(segment, tokens.mask, 0)
+        assert found == pytest.approx(share * norm, rel=3e-3)
+    tried.clear()
+    ts.Calibrated(ratio=0.5)(segment, tokens.mask, 0)
+    assert len(tried) <= 6
+    for ratio, end in ((0.01, 1e-3), (3.0, 4.0)):
+        with pytest.warns(UserWarning, match="is not reached"):
+            assert ts.Calibrated(ratio=ratio)(segment, tokens.mask, 0) == pytest.approx(end * norm)
 
 
 def test_a_target_that_the_source_cannot_reach_has_no_calibrated_radius():

@@ -36,6 +36,8 @@ RadiusRule = Callable[[Segment, Bool[Tensor, "batch pos"], int], float]
 
 # Where R is looked for, in shares of the source's median norm.
 _BRACKET = (1e-3, 4.0)
+# Where most models have it; the search starts here and doubles or halves.
+_GUESS = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,31 @@ class Calibrated:
             return math.log(max(ratio, 1e-9) / self.ratio)
 
         low, high = (math.log(norm * share) for share in _BRACKET)
-        if excess(low) >= 0 or excess(high) <= 0:
-            end = low if excess(low) >= 0 else high
+        before, behind = _around(excess, math.log(norm * _GUESS), low, high)
+        if before == behind:
             warnings.warn(
                 f"A nonlinear-to-linear ratio of {self.ratio} is not reached between {_BRACKET[0]} "
                 f"and {_BRACKET[1]} times the residual norm at {segment.source}; using radius "
-                f"{math.exp(end):.3g}. Consider giving radius= yourself.",
+                f"{math.exp(before):.3g}. Consider giving radius= yourself.",
                 stacklevel=2,
             )
-            return self.scale * math.exp(end)
-        return self.scale * math.exp(float(brentq(excess, low, high, xtol=2e-3)))
+            return self.scale * math.exp(before)
+        return self.scale * math.exp(float(brentq(excess, before, behind, xtol=2e-3)))
+
+
+def _around(
+    excess: Callable[[float], float], guess: float, low: float, high: float
+) -> tuple[float, float]:
+    """Two places a factor of two apart with a change of sign between them; twice the same end of
+    the bracket where there is none."""
+    rising = excess(guess) < 0
+    here, end, step = guess, high if rising else low, math.log(2) * (1 if rising else -1)
+    while here != end:
+        there = min(here + step, high) if rising else max(here + step, low)
+        if (excess(there) < 0) != rising:
+            return min(here, there), max(here, there)
+        here = there
+    return end, end
 
 
 def linear_response(
