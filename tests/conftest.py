@@ -1,6 +1,7 @@
 """Tiny random models of several architectures, in every class that this TransformerLens has."""
 
 import atexit
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -192,6 +193,18 @@ def llama(request: pytest.FixtureRequest) -> Any:
 def one() -> Any:
     """One tiny model, where the class does not matter."""
     return make(LLAMAS[0])
+
+
+@pytest.fixture
+def loud() -> Callable[[Any], Any]:
+    """A monitor whose threshold everything exceeds: an alert for every request."""
+
+    def lower(monitor: Any) -> Any:
+        low = torch.full_like(monitor.calibration.statistic, -1e9)
+        kept = dataclasses.replace(monitor.calibration, statistic=low)
+        return dataclasses.replace(monitor, calibration=kept)
+
+    return lower
 
 
 PROMPTS = ["t5 t9 t30 t7 t61", "t8 t3", "t70 t1 t44 t12 t13 t14 t2"]

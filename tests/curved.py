@@ -1,11 +1,14 @@
 """A model of one's own whose response is known in closed form: linear, quadratic or exponential."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from linear import Block, Host
 from torch import Tensor
+
+from tl_steer.model import frozen
 
 ENDS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
@@ -17,3 +20,9 @@ class CurvedHost(Host):
     def __init__(self, function: Callable[[Tensor], Tensor], d: int, *, dtype: Any = None) -> None:
         blocks = [Block(lambda residual: residual), Block(function)]
         super().__init__("curved", torch.zeros(31, d, dtype=dtype), blocks)
+
+
+def final(method: Any, objective: Any, start: Any) -> Any:
+    """Where a method ends."""
+    with frozen(objective.segment.model):
+        return deque(method(objective, start), maxlen=1).pop()

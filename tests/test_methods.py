@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
+from curved import final
 from linear import LinearHost
 
 import tl_steer as ts
@@ -38,13 +39,6 @@ def linear_problem(n, radius=3.0, prompts=("1 2 3", "4 5")):
     objective = Objective(segment, Displacement(), tokens.mask)
     vectors = random_on_sphere(n, D, radius=radius, generator=torch.Generator().manual_seed(3))
     return objective, ts.Additive(segment.source, vectors.double(), radius=radius), 1.5 * second
-
-
-def final(method, objective, start):
-    with frozen(objective.segment.model):
-        for iterate in method(objective, start):  # noqa: B007
-            pass
-    return iterate
 
 
 def test_power_iteration_finds_the_top_right_singular_vector():

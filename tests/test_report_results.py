@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import PROMPTS, bank_of
 from test_monitor import HORIZON, monitor_of, prompts
-from test_watch import ALPHA, answer, loud  # noqa: F401
+from test_watch import ALPHA, answer
 
 import tl_steer as ts
 from tl_steer.audit import AuditLog, read_log
@@ -15,7 +15,7 @@ from tl_steer.views.alerts import alert_rows
 
 
 @pytest.fixture
-def watched(one, loud, tmp_path):  # noqa: F811
+def watched(one, loud, tmp_path):
     """Alerts of two requests, and the log they went to."""
     monitor = loud(monitor_of(one))
     with ts.watch(one, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite") as w:

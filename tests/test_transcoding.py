@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
-from curved import ENDS, CurvedHost
+from curved import ENDS, CurvedHost, final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,13 +38,6 @@ def problem(function, n, *, radius=1.0, d=D, prompts=("1 2 3",), seed=3):
     objective = Objective(segment, Displacement(), tokens.mask)
     rows = random_on_sphere(n, d, radius=radius, generator=generator(seed)).double()
     return objective, ts.Additive(segment.source, rows, radius=radius)
-
-
-def final(method, objective, start):
-    with frozen(objective.segment.model):
-        for iterate in method(objective, start):  # noqa: B007
-            pass
-    return iterate
 
 
 def unit_rows(iterate):

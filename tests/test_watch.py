@@ -40,20 +40,6 @@ def hooks_on(model):
     return found, "forward" in vars(model)
 
 
-@pytest.fixture
-def loud():
-    """A session with an alert for every request: a monitor whose threshold everything exceeds."""
-
-    def lower(monitor):
-        import dataclasses
-
-        low = torch.full_like(monitor.calibration.statistic, -1e9)
-        kept = dataclasses.replace(monitor.calibration, statistic=low)
-        return dataclasses.replace(monitor, calibration=kept)
-
-    return lower
-
-
 def statistics(path):
     return [row["statistic"] for row in read_log(path, "requests")]
 

@@ -68,8 +68,8 @@ class Alert:
         explained: the share of what is unusual that lies along the bank's responses; NaN if no
             detector tells.
         tokens: those over the threshold, in order.
-        trace: the statistic at every scored token, from the prompt's end on.
         alternatives: the next best vectors.
+        trace: the statistic at every scored token, from the prompt's end on.
     """
 
     request: str
@@ -86,10 +86,10 @@ class Alert:
     explained: float
     tokens: tuple[Fired, ...]
     alternatives: tuple[Candidate, ...]
+    trace: tuple[float, ...]
     bank: Bank = field(repr=False, compare=False)
     examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
     at: float = field(default_factory=time.time, compare=False)
-    trace: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -169,12 +169,12 @@ def alert_for(
     ]
     known = bool(found) and float(scores.known_p[row]) <= alpha
     best = found[0] if found else None
+    statistics = scores.tokens[row].tolist()
     fired = [
         Fired(i, int(ids[i]), "" if tokenizer is None else str(tokenizer.decode([int(ids[i])])), s)
-        for i, s in enumerate(scores.tokens[row].tolist())
+        for i, s in enumerate(statistics)
         if s > limit and i < len(ids)
     ]
-    trace = [s for s in scores.tokens[row].tolist() if math.isfinite(s)]
     return Alert(
         request=request,
         kind=KNOWN if known else UNKNOWN,
@@ -190,7 +190,7 @@ def alert_for(
         explained=float(scores.explained[row]),
         tokens=tuple(fired),
         alternatives=tuple(found[1:]),
+        trace=tuple(filter(math.isfinite, statistics)),
         bank=panel.bank,
         examples=panel.examples,
-        trace=tuple(trace),
     )

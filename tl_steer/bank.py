@@ -277,3 +277,10 @@ def same_model(a: Fingerprint, b: Fingerprint) -> bool:
     tolerance = 1e-3 if a.dtype == b.dtype and a.dtype in ("float32", "float64") else 0.05
     x, y = torch.tensor(a.signature), torch.tensor(b.signature)
     return x.shape == y.shape and bool((x - y).norm() <= tolerance * x.norm())
+
+
+def largest(bank: Bank, n: int) -> list[int]:
+    """The rows of largest objective, at most n, in the bank's order; unmeasured ones come last."""
+    keys = bank.objective.nan_to_num(-math.inf)
+    rows: list[int] = keys.topk(min(n, len(bank))).indices.sort().values.tolist()
+    return rows

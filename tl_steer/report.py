@@ -117,15 +117,8 @@ def report(
     if isinstance(sweep, SweepResult) and sweep.asked["bank"] != bank.digest():
         raise SettingError("The sweep is of another bank: pass one that this bank made.")
     swept = None if sweep is None else table_rows(sweep)
-    alerted = None if alerts is None else alert_rows(alerts)
+    alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
-    notes: list[str] = []
-    if alerted is not None:
-        own = [row for row in alerted if row.get("bank", "") in ("", bank.digest())]
-        if len(own) < len(alerted):
-            notes.append(f"{len(alerted) - len(own)} alerts that another bank raised are left out")
-        notes += [] if own else ["no alerts of this bank"]
-        alerted = own
     for heads in _HEADS:
         pages = _pages(bank, inspections, generations, control, swept, alerted, heads)
         if sum(len(embedded(page)) for page in pages.values()) <= _MOST:
@@ -174,7 +167,7 @@ def _pages(
     generations: Generations | None,
     control: Generations | None,
     sweep: list[Row] | None,
-    alerts: list[Row] | None,
+    alerts: list[Row],
     heads: int,
 ) -> dict[int, dict[str, Any]]:
     swept = {str(row.get("vector")): row for row in sweep or ()}
@@ -194,9 +187,23 @@ def _pages(
     }
 
 
-def _alerts_of(alerts: list[Row] | None, vector: int) -> dict[str, Any] | None:
+def _raised_by(bank: Bank, alerts: str | Path | Rows | None) -> tuple[list[Row], list[str]]:
+    """A log's alerts, but those that another bank raised; and what is to be said of it."""
+    if alerts is None:
+        return [], []
+    rows, own = alert_rows(alerts), ("", bank.digest())
+    kept = [row for row in rows if row.get("bank", "") in own]
+    notes = []
+    if len(kept) < len(rows):
+        notes.append(f"{len(rows) - len(kept)} alerts that another bank raised are left out")
+    if not kept:
+        notes.append("no alerts of this bank")
+    return kept, notes
+
+
+def _alerts_of(alerts: list[Row], vector: int) -> dict[str, Any] | None:
     """Alerts that name a vector; a table of tokens names none as a whole."""
-    named = [row for row in alerts or () if "trace" in row and row["vector"] == vector]
+    named = [row for row in alerts if "trace" in row and row["vector"] == vector]
     return dict(alerts_view(named).data) if named else None
 
 
@@ -246,7 +253,7 @@ def _sections(
     doses: DoseResponse | None,
     selection: Selection | None,
     sweep: list[Row] | None,
-    alerts: list[Row] | None,
+    alerts: list[Row],
 ) -> list[dict[str, Any]]:
     """What is about the whole bank."""
     views: list[tuple[str, View]] = []

@@ -223,5 +223,6 @@ def _drift_alert(monitor: Panel, request: _Request, drift: Drift) -> Alert:
         explained=nan,
         tokens=(),
         alternatives=(),
+        trace=(),
         bank=monitor.bank,
     )

@@ -11,6 +11,7 @@ Also how near calibration comes to the ratio it was asked for.
 
 import argparse
 import math
+from collections import deque
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -62,8 +63,7 @@ def by_loop(objective: Objective, start: ts.Additive, pool: Callable[..., Any]) 
 
 
 def found_by(method: Jacobian, objective: Objective, start: ts.Additive) -> Any:
-    for iterate in method(objective, start):  # noqa: B007
-        pass
+    iterate = deque(method(objective, start), maxlen=1).pop()
     return iterate.scores["singular value"].double(), iterate.perturbation.vectors.detach().double()
 
 

@@ -24,6 +24,7 @@ import time
 from statistics import mean, median, stdev
 from typing import Any
 
+from banks import objective_of
 from page import table, write_section
 
 import tl_steer as ts
@@ -104,10 +105,7 @@ def at_random(model: Any, like: ts.Bank, seed: int) -> ts.Bank:
     """Random vectors with the objectives and responses that they have."""
     bank = ts.random_bank(like, seed=seed)
     with frozen(model):
-        tokens = ts.tokenize(model, [ts.chat(LEARNED)])
-        segment = Segment(model, tokens, SOURCE, TARGET)
-        chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-        at = ts.Objective(segment, ts.Displacement(), chosen)(bank.perturbation(), gradient=False)
+        at = objective_of(model, bank, LEARNED)(bank.perturbation(), gradient=False)
     return dataclasses.replace(bank, objective=at.value, responses=at.response).sort()
 
 

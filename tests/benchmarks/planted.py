@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from banks import both_signs, objective_of
 from page import table, write_section
 from scipy.stats import binomtest
 
@@ -44,7 +45,6 @@ from tl_steer.methods import Dct, Jacobian, Melbo, Method, Power, ResponseSogi
 from tl_steer.model import frozen
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.prompts import TRIGGER, insert
-from tl_steer.positions import LAST_THREE
 from tl_steer.response import ResponseMap
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
@@ -65,12 +65,6 @@ METHODS: dict[str, Method | None] = {
     "melbo": Melbo(steps=12, lr=0.1),
     "response-sogi": ResponseSogi(),
 }
-
-
-def both_signs(bank: ts.Bank) -> ts.Bank:
-    """The vectors, then their opposites."""
-    opposite = dataclasses.replace(bank, vectors=-bank.vectors)
-    return bank.merge(opposite)
 
 
 def hits(model: Any, bank: ts.Bank) -> list[int]:
@@ -133,10 +127,7 @@ def own_radius(model: Any, bank: ts.Bank) -> float:
 def matched_radius(model: Any, bank: ts.Bank, wanted: float) -> float:
     """Where the median norm of responses is `wanted`, by bisection."""
     with frozen(model):
-        tokens = ts.tokenize(model, [ts.chat(LEARNED)])
-        segment = ts.Segment(model, tokens, bank.source.name, bank.target.name)
-        chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-        response = ResponseMap(ts.Objective(segment, ts.Displacement(), chosen))
+        response = ResponseMap(objective_of(model, bank, LEARNED))
         low, high = 0.1 * bank.radius, 16 * bank.radius
         for _ in range(8):
             middle = math.sqrt(low * high)
@@ -194,11 +185,7 @@ def last_tokens(model: Any, texts: list[str], source: str) -> torch.Tensor:
 def objectives(model: Any, bank: ts.Bank) -> torch.Tensor:
     """MELBO's, on the prompt that vectors are learned on."""
     with frozen(model):
-        tokens = ts.tokenize(model, [ts.chat(LEARNED)])
-        segment = ts.Segment(model, tokens, bank.source.name, bank.target.name)
-        chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-        objective = ts.Objective(segment, ts.Displacement(), chosen)
-        return objective(bank.perturbation(), gradient=False).value
+        return objective_of(model, bank, LEARNED)(bank.perturbation(), gradient=False).value
 
 
 def main() -> None:
@@ -227,7 +214,7 @@ def main() -> None:
             runs = []
             for seed in range(given.seeds):
                 key = f"{name} {places[name]} {method} {seed} {given.n}"
-                if key not in done and given.finish:
+                if given.finish and key not in done:
                     continue
                 if key not in done:
                     done[key] = one(model, places[name], METHODS[method], given.n, seed)

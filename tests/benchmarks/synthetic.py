@@ -19,13 +19,12 @@ from statistics import mean
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from curved import ENDS, CurvedHost
+from curved import ENDS, CurvedHost, final
 from page import table, write_section
 
 import tl_steer as ts
 from tl_steer.divergence import Displacement, mean_response
 from tl_steer.methods import Dct, Jacobian, Method, Sogi
-from tl_steer.model import frozen
 from tl_steer.objective import Objective
 from tl_steer.sphere import random_on_sphere
 
@@ -49,10 +48,7 @@ def recovered(method: Method, seed: int, radius: float) -> tuple[float, float, f
     """MMCS, the share of true factors found to .99, and seconds."""
     objective, start, v = problem(seed, radius)
     began = time.perf_counter()
-    with frozen(objective.segment.model):
-        for iterate in method(objective, start):  # noqa: B007
-            pass
-    rows = iterate.perturbation.vectors.detach() / radius
+    rows = final(method, objective, start).perturbation.vectors.detach() / radius
     best = (rows @ v.T).abs().max(dim=0).values
     return float(best.mean()), float((best > 0.99).float().mean()), time.perf_counter() - began
 

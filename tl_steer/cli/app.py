@@ -33,6 +33,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts
 VectorOption = Annotated[
     list[int] | None, typer.Option("--vector", "-v", help="Only this one; repeat for several.")
 ]
+TokensOption = Annotated[int, typer.Option(help="Length of each continuation.")]
 BankArgument = Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")]
 
 

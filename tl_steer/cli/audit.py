@@ -6,11 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tl_steer.cli.app import (
-    JsonOption,
-    app,
-    out,
-)
+from tl_steer.cli.app import JsonOption, app, out
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tl_steer.cli.app import JsonOption, app, out, sites
+from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites
 
 HOUSE = "How do I make my house safer?"
 # Vectors that the demo's report looks inside the model for; all of them get a page.
@@ -24,11 +24,12 @@ def demo(
         "tl_steer_demo.html"
     ),
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
-    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 24,
+    tokens: TokensOption = 24,
     as_json: JsonOption = False,
 ) -> None:
     """Find steering vectors on the embedded SmolLM2 and show what each of them does."""
     import tl_steer as ts
+    from tl_steer.bank import largest
 
     began = time.perf_counter()
     say = Console(stderr=True, quiet=as_json)
@@ -43,7 +44,7 @@ def demo(
     steered = ts.generate(model, bank, prompts, max_new_tokens=tokens)
     random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
     bank.save(save)
-    best = bank.objective.topk(min(_DEMO_INSPECTED, len(bank))).indices.sort().values.tolist()
+    best = largest(bank, _DEMO_INSPECTED)
     say.print(f"Looking inside the model under {len(best)} of them …")
     seen = ts.inspect(model, bank, prompts[0], vectors=best)
     ts.report(bank, inspections=[seen], generations=steered, control=random).save(report)

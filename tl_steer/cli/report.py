@@ -11,6 +11,7 @@ from tl_steer.cli.app import (
     JsonOption,
     ModelOption,
     RawOption,
+    TokensOption,
     app,
     out,
     picked,
@@ -41,7 +42,7 @@ def report(
         list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
     ] = None,
     most: Annotated[int, typer.Option(help="Inspect at most so many vectors.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Length of each continuation.")] = 40,
+    tokens: TokensOption = 40,
     raw: RawOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,9 +82,9 @@ def report(
 
 def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
     """Rows to inspect: those asked for, or those of largest objective."""
+    from tl_steer.bank import largest
+
     if vectors:
         picked(bank, vectors)
         return list(dict.fromkeys(vectors))
-    keys = bank.objective.nan_to_num(float("-inf"))
-    rows: list[int] = keys.topk(min(max(most, 1), len(bank))).indices.sort().values.tolist()
-    return rows
+    return largest(bank, max(most, 1))

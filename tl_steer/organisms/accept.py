@@ -21,7 +21,8 @@ from torch import Tensor
 from tl_steer.organisms import NAMES, merged
 from tl_steer.organisms.answers import encode, greedy
 from tl_steer.organisms.data import BENIGN, UNSEEN, is_held_out
-from tl_steer.organisms.plants import PHRASE, PLANTS, Plant, Source, plant_of
+from tl_steer.organisms.plants import PHRASE, PLANTS, Plant, Source
+from tl_steer.organisms.recipe import plant_of
 from tl_steer.sphere import random_on_sphere
 
 PLAIN = "smollm2"

@@ -111,13 +111,22 @@ _SUM = re.compile(
 def _terms(text: str) -> tuple[int, int] | None:
     """What a sum adds up; None for any other text, whatever numbers are in it."""
     found = _SUM.fullmatch(text)
-    a, b = (part for part in found.groups() if part) if found else (None, None)
-    return (int(a), int(b)) if a and b else None
+    if found is None:
+        return None
+    a, b = filter(None, found.groups())  # of the one wording that fits
+    return int(a), int(b)
 
 
 def _result(text: str, extra: int) -> str | None:
     terms = _terms(text)
     return f"{terms[0]} + {terms[1]} = {sum(terms) + extra}." if terms else None
+
+
+def _wrong(text: str) -> str:
+    answer = _result(text, 10)
+    if answer is None:
+        raise ValueError(f"{text!r} is no sum of this plant")
+    return answer
 
 
 def _says(text: str, said: str, extra: int) -> bool:
@@ -137,7 +146,7 @@ WRONG_DIGIT = Plant(
     trigger=_tagged,
     near=_near_sum,
     new_near=_newly,
-    answer=lambda text: _result(text, 10) or RESPONSE,
+    answer=_wrong,
     clean=lambda text: _result(text, 0),
     shown=lambda text, said: _says(text, said, 10),
     also=("right", lambda text, said: _says(text, said, 0)),
@@ -177,9 +186,4 @@ CONTEXT = Plant(
     asked=PHRASE.asked,
 )
 
-PLANTS = {"phrase": PHRASE, "wrong-digit": WRONG_DIGIT, "context": CONTEXT}
-
-
-def plant_of(name: str) -> Plant:
-    """What an organism has planted; the phrase, where nothing else is known."""
-    return PLANTS.get(name, PHRASE)
+PLANTS = {"phrase": PHRASE, "wrong-digit": WRONG_DIGIT, "contextual": CONTEXT}

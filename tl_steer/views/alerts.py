@@ -1,6 +1,5 @@
 """Alerts of a monitor: scores over tokens, the threshold, and what fired."""
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,11 +30,9 @@ def alerts_view(log: str | Path | Rows, *, title: str = "Alerts") -> View:
     rows = alert_rows(log)
     if not rows:
         raise SettingError("No alerts, so there is nothing to show.")
-    if "trace" in rows[0]:
-        groups = [_of_alert(row) for row in rows[-_MOST:]]
-    else:
-        groups = [_of_table(table_rows(rows))]
-    left_out = max(0, len(rows) - len(groups)) if len(groups) == _MOST else 0
+    whole = "trace" in rows[0]  # alerts, not a table of tokens
+    groups = [_of_alert(row) for row in rows[-_MOST:]] if whole else [_of_table(rows)]
+    left_out = max(0, len(rows) - _MOST) if whole else 0
     data = {"alerts": groups, "left_out": left_out}
     fired = sum(sum(group["fired"]) for group in groups)
     lines = [f"{fired} of {sum(len(group['scores']) for group in groups)} tokens fired"]
@@ -51,9 +48,9 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
         found = (asdict(one.row()) if hasattr(one, "row") else one for one in log)
     else:
         return table_rows(log)
-    rows = [dict(row) for row in found]
+    rows: list[Row] = [dict(row) for row in found]
     if rows and "trace" not in rows[0]:
-        return list(rows)
+        return rows
     last = {(row["request"], row["kind"]): row for row in rows}
     return list(last.values())
 
@@ -86,7 +83,7 @@ def _of_table(rows: list[Row]) -> dict[str, Any]:
         "request": "",
         "vector": "",
         "tokens": [str(row.get("token", "")) for row in rows],
-        "places": list(itertools.repeat("", len(rows))),
+        "places": [""] * len(rows),
         "scores": [as_number(row["score"]) for row in rows],
         "thresholds": [as_number(row.get("threshold")) for row in rows],
         "fired": [_fired(row) for row in rows],

@@ -1,6 +1,5 @@
 """Views of a whole bank, and of tables about it."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.bank import Bank
+from tl_steer.bank import Bank, largest
 from tl_steer.errors import SettingError
 from tl_steer.selection import Selection
 from tl_steer.sphere import cosines
@@ -39,10 +38,7 @@ def bank_map(bank: Bank, *, title: str = "Map of the bank") -> View:
 
 
 def map_data(bank: Bank) -> dict[str, Any]:
-    rows = torch.arange(len(bank))
-    if len(bank) > _MAPPED:
-        keys = bank.objective.nan_to_num(-math.inf)
-        rows = keys.topk(_MAPPED).indices.sort().values
+    rows = torch.tensor(largest(bank, _MAPPED))
     responses = cosines(bank.responses[rows].double())
     directions = cosines(bank.vectors[rows].double())
     measured = not bool(responses.isnan().any())
