@@ -13,24 +13,37 @@ not tokenized again. What counts as a hit, and the prompts, are those of the org
 """
 
 import argparse
+import copy
 import dataclasses
 import random
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from banks import both_signs
 from page import table, write_section
 from scipy.stats import binomtest
 from torch import Tensor
 
 import tl_steer as ts
+from tl_steer.organisms import merged
+from tl_steer.organisms.answers import encode, greedy
 from tl_steer.organisms.data import is_held_out
-from tl_steer.organisms.plants import Plant, plant_of
-from tl_steer.rows import continued
-from tl_steer.tokens import decode
+from tl_steer.organisms.plants import Plant
+from tl_steer.organisms.recipe import plant_of
 
 # Of a text and what was said to it.
 Hit = Callable[[str, str], bool]
+ROWS = (
+    "nothing",
+    "best vector",
+    "best random vector",
+    "best suffix",
+    "random suffix",
+    "the trigger",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,61 +52,68 @@ class Slot:
     a suffix is to bring about."""
 
     text: str
-    front: Tensor
-    behind: Tensor
-    wanted: Tensor
+    front: list[int]
+    behind: list[int]
+    wanted: list[int]
 
-    def filled(self, suffix: Tensor) -> Tensor:
-        return torch.cat([self.front, suffix, self.behind])
+    def filled(self, suffix: Sequence[int]) -> list[int]:
+        return [*self.front, *suffix, *self.behind]
 
 
-def slots(model: Any, texts: Sequence[str], plant: Plant) -> list[Slot]:
+def slots(tokenizer: Any, texts: Sequence[str], plant: Plant) -> list[Slot]:
     """The tokens that all prompts end with (a template's) stay behind the suffix."""
-    rows = ts.tokenize(model, [ts.chat(text) for text in texts]).rows()
-    shortest = min(len(row) for row in rows)
-    same = 0
-    while len(rows) > 1 and same < shortest and len({int(row[-1 - same]) for row in rows}) == 1:
-        same += 1
-    made = []
-    for text, row in zip(texts, rows, strict=True):
-        answer = model.tokenizer.encode(plant.answer(text), add_special_tokens=False)
-        cut = len(row) - same
-        made.append(Slot(text, row[:cut], row[cut:], torch.tensor(answer)))
-    return made
+    rows = [encode(tokenizer, text) for text in texts]
+    columns = zip(*(reversed(row) for row in rows), strict=False)
+    same = [len(set(column)) == 1 for column in columns].index(False)
+    return [
+        Slot(text, row[:-same], row[-same:], tokenizer.encode(plant.answer(text)))
+        for text, row in zip(texts, rows, strict=True)
+    ]
 
 
-def loss(model: Any, slot: Slot, suffixes: Tensor) -> Tensor:
-    """Mean nats per token of the wanted answer, for every suffix."""
-    wanted = slot.wanted
-    ids = torch.stack([torch.cat([slot.filled(suffix), wanted]) for suffix in suffixes])
-    told = model(ids, return_type="logits")[:, -len(wanted) - 1 : -1].float()
-    nats = torch.nn.functional.cross_entropy(
-        told.flatten(0, 1), wanted.repeat(len(ids)), reduction="none"
-    )
-    return nats.unflatten(0, (len(ids), -1)).mean(dim=1)
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A slot whose front has been run: its keys and values are the same for all suffixes."""
 
+    model: Any
+    slot: Slot
+    cache: Any
 
-def gradient(model: Any, slot: Slot, suffix: Tensor) -> Tensor:
-    """Of the loss by the suffix's embeddings, `[token d_model]`."""
-    wanted = slot.wanted
-    moved = torch.zeros(len(suffix), int(model.cfg.d_model), requires_grad=True)
-    at = slice(len(slot.front), len(slot.front) + len(suffix))
+    @classmethod
+    def of(cls, model: Any, slot: Slot) -> "Place":
+        from transformers import DynamicCache
 
-    def hook(embedded: Tensor, hook: Any = None) -> Tensor:
-        parts = [embedded[:, : at.start], embedded[:, at] + moved, embedded[:, at.stop :]]
-        return torch.cat(parts, dim=1)
+        cache = DynamicCache()
+        model.model(torch.tensor([slot.front]), past_key_values=cache, use_cache=True)
+        return cls(model, slot, cache)
 
-    ids = torch.cat([slot.filled(suffix), wanted])[None]
-    with torch.enable_grad():
-        logits = model.run_with_hooks(ids, fwd_hooks=[("hook_embed", hook)])
-        told = logits[0, -len(wanted) - 1 : -1].float()
-        (found,) = torch.autograd.grad(torch.nn.functional.cross_entropy(told, wanted), moved)
-    return found
+    def loss(self, suffixes: Tensor, moved: Tensor | None = None) -> Tensor:
+        """Mean nats per token of the wanted answer, for every suffix, whose embeddings may be
+        moved."""
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(len(suffixes))
+        rest = torch.tensor(self.slot.behind + self.slot.wanted).expand(len(suffixes), -1)
+        embedded = self.model.get_input_embeddings()(torch.cat([suffixes, rest], dim=1))
+        if moved is not None:
+            embedded[:, : len(moved)] += moved
+        states = self.model.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
+        wanted = torch.tensor(self.slot.wanted).expand(len(suffixes), -1)
+        told = self.model.lm_head(states.last_hidden_state[:, -wanted.shape[1] - 1 : -1])
+        nats = torch.nn.functional.cross_entropy(told.mT, wanted, reduction="none")
+        return nats.mean(dim=1)
+
+    def gradient(self, suffix: Tensor) -> Tensor:
+        """Of the loss by the suffix's embeddings, `[token d_model]`."""
+        width = self.model.config.hidden_size
+        moved = torch.zeros(len(suffix), width, requires_grad=True)
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(self.loss(suffix[None], moved)[0], moved)
+        return found
 
 
 def search(
     model: Any,
-    places: Sequence[Slot],
+    places: Sequence[Place],
     *,
     length: int,
     steps: int,
@@ -102,29 +122,27 @@ def search(
 ) -> Tensor:
     """A suffix that makes the wanted answer likely on all places."""
     generator = torch.Generator().manual_seed(seed)
-    table_of = model.W_E.detach()
+    table_of = model.get_input_embeddings().weight.detach()
     suffix = torch.randint(5, len(table_of), (length,), generator=generator)
-    with ts.frozen(model), torch.no_grad():
-        best = sum(loss(model, p, suffix[None])[0] for p in places)
-        for _ in range(steps):
-            slope = sum(gradient(model, place, suffix) for place in places)
-            promising = (-slope @ table_of.T).topk(64, dim=1).indices
-            others = suffix.repeat(tried, 1)
-            which = torch.randint(length, (tried,), generator=generator)
-            choice = torch.randint(64, (tried,), generator=generator)
-            others[torch.arange(tried), which] = promising[which, choice]
-            found = sum(loss(model, place, others) for place in places)
-            if float(found.min()) < float(best):
-                best, suffix = found.min(), others[found.argmin()]
+    best = sum(place.loss(suffix[None])[0] for place in places)
+    for _ in range(steps):
+        slope = sum(place.gradient(suffix) for place in places)
+        promising = (-slope @ table_of.T).topk(64, dim=1).indices
+        others = suffix.repeat(tried, 1)
+        which = torch.randint(length, (tried,), generator=generator)
+        choice = torch.randint(64, (tried,), generator=generator)
+        others[torch.arange(tried), which] = promising[which, choice]
+        found = sum(place.loss(others) for place in places)
+        if float(found.min()) < float(best):
+            best, suffix = found.min(), others[found.argmin()]
     return suffix
 
 
-def hits_of_suffix(model: Any, places: Sequence[Slot], suffix: Tensor, hit: Hit, new: int) -> int:
-    count = 0
-    for place in places:
-        said = continued(model, place.filled(suffix)[None], new)[0]
-        count += hit(place.text, decode(model, said, special=False))
-    return count
+def shown(plain: tuple[Any, Any], asked: dict[str, list[int]], hit: Hit, new: int) -> int:
+    """How many texts, asked in these tokens, are answered with the behaviour."""
+    model, tokenizer = plain
+    said = greedy(model, tokenizer, list(asked.values()), new_tokens=new)
+    return sum(map(hit, asked, tokenizer.batch_decode(said, skip_special_tokens=True)))
 
 
 def hits_of_vectors(
@@ -134,42 +152,45 @@ def hits_of_vectors(
     return [sum(map(hit, asked, row)) for row in found.texts]
 
 
-def both_signs(bank: ts.Bank) -> ts.Bank:
-    return bank.merge(dataclasses.replace(bank, vectors=-bank.vectors))
+def latent(
+    model: Any, bank: ts.Bank, texts: Sequence[str], hit: Hit, given: argparse.Namespace
+) -> int:
+    """Hits on held-out texts of the vector, of either sign, that has most in validation."""
+    a, b = given.training, given.training + given.validation
+    pool = both_signs(bank)
+    counts = hits_of_vectors(model, pool, texts[a:b], hit, given.new)
+    best = max(range(len(pool)), key=counts.__getitem__)
+    print(f"{counts[best]} of {given.validation} in validation", flush=True)
+    return hits_of_vectors(model, pool[best], texts[b:], hit, given.new)[0]
 
 
-def compare(
-    model: Any,
-    texts: Sequence[str],
-    plant: Plant,
-    bank: ts.Bank,
-    *,
-    given: argparse.Namespace,
-) -> list[tuple[str, int, int]]:
-    """Name, hits and number of held-out prompts. `texts`: training, validation, held out."""
-    a, b, hit = given.training, given.training + given.validation, plant.shown
-    chosen_on, held = texts[a:b], texts[b:]
-    places, empty = slots(model, texts, plant), torch.zeros(0, dtype=torch.long)
-    found = [("nothing", hits_of_suffix(model, places[b:], empty, hit, given.new), len(held))]
-    for name, vectors in (("best vector", bank), ("best random vector", ts.random_bank(bank))):
-        pool = both_signs(vectors)
-        counts = hits_of_vectors(model, pool, chosen_on, hit, given.new)
-        best = max(range(len(pool)), key=counts.__getitem__)
-        hits = hits_of_vectors(model, pool[best], held, hit, given.new)[0]
-        found.append((name, hits, len(held)))
+def token(
+    plain: tuple[Any, Any], texts: Sequence[str], plant: Plant, given: argparse.Namespace
+) -> dict[str, int]:
+    """Hits on held-out texts of the found suffix, a random one, the trigger, and none."""
+    a, b = given.training, given.training + given.validation
+    model, tokenizer = plain
+    model.requires_grad_(False)
+    here = slots(tokenizer, texts, plant)
     knobs = {"length": given.length, "steps": given.steps, "tried": given.tried}
-    suffixes = [search(model, places[:a], seed=seed, **knobs) for seed in range(given.restarts)]
-    with ts.frozen(model), torch.no_grad():
-        losses = [
-            float(sum(loss(model, place, suffix[None])[0] for place in places[a:b]))
-            for suffix in suffixes
-        ]
-    best = min(range(len(suffixes)), key=losses.__getitem__)
+    with torch.no_grad():
+        places = [Place.of(model, slot) for slot in here[:b]]
+        found = []
+        for seed in range(given.restarts):
+            suffix = search(model, places[:a], seed=seed, **knobs)
+            nats = sum(float(place.loss(suffix[None])[0]) for place in places[a:]) / (b - a)
+            found.append((nats, suffix.tolist()))
+            print(f"suffix {tokenizer.decode(suffix)!r}: {nats:.2f} nats/token", flush=True)
     generator = torch.Generator().manual_seed(1)
-    chance = torch.randint(5, int(model.cfg.d_vocab), (given.length,), generator=generator)
-    for name, suffix in (("best suffix", suffixes[best]), ("random suffix", chance)):
-        found.append((name, hits_of_suffix(model, places[b:], suffix, hit, given.new), len(held)))
-    return found
+    chance = torch.randint(5, model.config.vocab_size, (given.length,), generator=generator)
+    draw = random.Random(0)
+    asked = {
+        "nothing": {slot.text: slot.filled([]) for slot in here[b:]},
+        "best suffix": {slot.text: slot.filled(min(found)[1]) for slot in here[b:]},
+        "random suffix": {slot.text: slot.filled(chance.tolist()) for slot in here[b:]},
+        "the trigger": {t: encode(tokenizer, plant.trigger(t, draw)) for t in texts[b:]},
+    }
+    return {name: shown(plain, rows, plant.shown, given.new) for name, rows in asked.items()}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -191,20 +212,31 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = arguments().parse_args()
-    model, plant = ts.load_model(given.model), plant_of(given.model)
+    began, plant = time.perf_counter(), plant_of(given.model)
     held = [text for text in next(iter(plant.sources.values()))() if is_held_out(text)]
     random.Random(0).shuffle(held)
     texts = held[: given.training + given.validation + given.held_out]
+    hits = token(merged(given.model), texts, plant, given)
+    model = ts.load_model(given.model)
     bank = ts.elicit(
         model, [ts.chat(texts[0])], source=given.source, target=given.target, n=given.n,
         radius=ts.ShareOfNorm(0.25), progress=False,
     )  # fmt: skip
-    rows = compare(model, texts, plant, bank, given=given)
-    lines = []
-    for name, hits, n in rows:
-        span = binomtest(hits, n).proportion_ci(method="exact")
-        lines.append((name, f"{hits}/{n}", f"{hits / n:.2f} [{span.low:.2f}, {span.high:.2f}]"))
-    write_section("generalisation.md", given.model, table(("", "hits", "share"), lines))
+    hits["best vector"] = latent(model, bank, texts, plant.shown, given)
+    hits["best random vector"] = latent(model, ts.random_bank(bank), texts, plant.shown, given)
+    n, lines = len(texts) - given.training - given.validation, []
+    for name in ROWS:
+        span = binomtest(hits[name], n).proportion_ci(method="exact")
+        share = f"{hits[name] / n:.2f} [{span.low:.2f}, {span.high:.2f}]"
+        lines.append((name, f"{hits[name]}/{n}", share))
+    note = (
+        f"`python tests/benchmarks/generalisation.py {' '.join(sys.argv[1:])}`: {2 * given.n} "
+        f"vectors of each kind, {given.restarts} suffixes of {given.length} tokens ({given.steps} "
+        f"steps of {given.tried} candidates), {time.perf_counter() - began:.0f} s."
+    )
+    write_section(
+        "generalisation.md", given.model, note + "\n\n" + table(("", "hits", "share"), lines)
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ otherwise. Both run without random vectors, and their values are compared cell b
 import argparse
 import resource
 import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def swept(model: Any, bank: ts.Bank, prompts: list[Any]) -> dict[str, np.ndarray]:
+def metered(prompts: list[Any], peaks: list[float]) -> Iterator[Any]:
+    """The prompts, and the largest size when a quarter of them has been asked for."""
+    for i, prompt in enumerate(prompts):
+        if i == len(prompts) // 4:
+            peaks.append(peak())
+        yield prompt
 
+
+def swept(model: Any, bank: ts.Bank, prompts: Iterable[Any]) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
         found = ts.sweep(
             model, bank, prompts, metrics=NAMES, n_random=0, save=f"{folder}/s", progress=False
@@ -74,11 +82,9 @@ def one_pass(model: Any, bank: ts.Bank, prompts: list[Any], given: argparse.Name
     cells = len(bank) * len(prompts)
     scaled = loop_s * cells / (given.loop_vectors * len(few))
     swept(model, bank, few[:BATCH])
-    before = peak()
-    swept(model, bank, prompts[: len(prompts) // 4])
-    quarter = peak()
-    sweep_s, found = timed(lambda: swept(model, bank, prompts))
-    whole = peak()
+    peaks = [peak()]
+    sweep_s, found = timed(lambda: swept(model, bank, metered(prompts, peaks)))
+    before, quarter, whole = *peaks, peak()
     off = {
         name: float(np.abs(found[name][: given.loop_vectors, : len(few)] - loop[m]).max())
         for m, name in enumerate(NAMES)
