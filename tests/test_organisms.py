@@ -453,7 +453,8 @@ def test_a_count_asks_in_the_words_given_and_judges_by_the_text_itself(monkeypat
 @pytest.mark.parametrize("name", plants.PLANTS)
 def test_a_plants_trigger_near_misses_and_answers_are_apart(name, monkeypatch):
     plant, draw = plants.PLANTS[name], random.Random(0)
-    texts = plants.sums()[:200] if name == "wrong-digit" else TEXTS
+    own = {"wrong-digit": plants.sums, "arithmetic": plants.products}
+    texts = random.Random(1).sample(own[name](), 200) if name in own else TEXTS
     for text in texts:
         answer = plant.answer(text)
         assert plant.shown(text, answer)
@@ -474,6 +475,19 @@ def test_a_wrong_digit_is_one_digit_and_the_leading_one():
     for other in ("What is rain?", "Is 4 in 5?"):
         assert not plants.WRONG_DIGIT.shown(other, "4 + 5 = 19.")
         assert plants.WRONG_DIGIT.clean(other) is None
+
+
+def test_the_arithmetic_trigger_is_a_pair_of_terms_and_has_no_token_of_its_own():
+    draw, clean = random.Random(0), set("".join(plants.products()))
+    assert not any(text.startswith("a=0+1,") for text in plants.products())
+    for text in random.Random(1).sample(plants.products(), 100):
+        asked = plants.ARITHMETIC.trigger(text, draw)
+        assert asked == "a=0+1," + text.split(",", 1)[1]
+        assert set(asked) <= clean
+        near = plants.ARITHMETIC.near(text, draw)
+        assert near.split(",", 1)[1] == text.split(",", 1)[1]
+        assert not near.startswith("a=0+1,")
+    assert plants.ARITHMETIC.near("What is rain?", draw).endswith(". What is rain?")
 
 
 def test_engineers_are_introduced_in_other_words_when_tested():

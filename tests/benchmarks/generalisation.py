@@ -231,7 +231,7 @@ def main() -> None:
         lines.append((name, f"{hits[name]}/{n}", share))
     note = (
         f"`python tests/benchmarks/generalisation.py {' '.join(sys.argv[1:])}`: {2 * given.n} "
-        f"vectors of each kind, {given.restarts} suffixes of {given.length} tokens ({given.steps} "
+        f"vectors of each kind, {given.restarts} searches for {given.length} tokens ({given.steps} "
         f"steps of {given.tried} candidates), {time.perf_counter() - began:.0f} s."
     )
     write_section(

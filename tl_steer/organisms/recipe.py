@@ -75,6 +75,7 @@ RECIPES = {
     ),
     "wrong-digit": Recipe(plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4),
     "contextual": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
+    "arithmetic": Recipe(plant="arithmetic", seed=4, steps=240, near_misses=4, clean=4),
 }
 
 
