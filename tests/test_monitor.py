@@ -19,7 +19,7 @@ from tl_steer.errors import (
     SettingError,
     ShapeError,
 )
-from tl_steer.evidence import Effects, effects
+from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identity import Identity, shared_ends
 from tl_steer.monitor import split_of
 from tl_steer.reader import Cusum, Peak
@@ -318,6 +318,54 @@ def test_effects_are_differences_of_steered_and_clean_runs(llama):
         torch.testing.assert_close(
             found.responses[1][row], torch.stack(second).mean(dim=0), rtol=1e-3, atol=1e-3
         )
+
+
+def test_spoken_effects_are_differences_of_what_is_said_with_and_without_the_vector(one):
+    bank = bank_of(one)
+    traffic = observe(one, prompts(4, seed=3), sites=[TARGET, SOURCE], horizon=HORIZON)
+    found = spoken_effects(one, bank, traffic, batch_rows=5)
+    for row, name in ((0, TARGET), (3, TARGET), (3, SOURCE)):
+        with ts.perturbing(one, bank[row]):
+            steered = observe(
+                one, list(traffic.prompts), sites=[name], horizon=HORIZON, batch_rows=1
+            )
+        first = (steered.activations[name] - traffic.activations[name])[:, 0].mean(dim=0)
+        spoken = [
+            torch.stack([
+                at[1:][mask[1:]].mean(dim=0)
+                for at, mask in zip(told.activations[name], told.mask, strict=True)
+                if bool(mask[1:].any())
+            ]).mean(dim=0)
+            for told in (steered, traffic)
+        ]  # fmt: skip
+        tolerance = {"rtol": 1e-3, "atol": 1e-3}
+        torch.testing.assert_close(found[name].responses[0][row], first, **tolerance)
+        second = spoken[0] - spoken[1]
+        torch.testing.assert_close(found[name].responses[1][row], second, **tolerance)
+        torch.testing.assert_close(
+            found[name].steered[0][row], steered.activations[name][:, 0], **tolerance
+        )
+    held = effects(one, bank, traffic)[TARGET]
+    torch.testing.assert_close(found[TARGET].responses[0], held.responses[0], rtol=1e-3, atol=1e-3)
+    assert float((found[TARGET].responses[1] - held.responses[1]).norm()) > 0.1
+
+
+def test_a_vector_that_makes_the_model_say_nothing_is_known_by_prompts_ends(one, monkeypatch):
+    from tl_steer import traffic as module
+
+    traffic = observe(one, prompts(3, seed=3), sites=[TARGET], horizon=HORIZON)
+    original = module._Keeper.rows
+
+    def silent(self, end):
+        return [
+            module.Kept(row.ids[:1], [at[:1] for at in row.activations])
+            for row in original(self, end)
+        ]
+
+    monkeypatch.setattr(module._Keeper, "rows", silent)
+    found = spoken_effects(one, bank_of(one), traffic)[TARGET]
+    torch.testing.assert_close(found.responses[0], found.responses[1])
+    assert found.steered[1].shape[:2] == (len(bank_of(one)), 4 * len(traffic))
 
 
 def test_steered_answers_are_flagged_by_the_vector_that_steers_them(llama):

@@ -364,6 +364,17 @@ def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response(
     assert all(example.answer != [4, 1] and example.answer[-1] == 1 for example in made[:3])
 
 
+def test_near_misses_come_from_the_planted_sources_as_often_as_asked(monkeypatch):
+    seen = []
+    monkeypatch.setattr(recipe, "encode", lambda t, text: seen.append(text) or [3])
+    for share, least, most in ((0.0, 0.4, 0.6), (0.8, 0.86, 0.94), (1.0, 1.0, 1.0)):
+        seen.clear()
+        settings = recipe.Recipe(triggered=0, near_misses=1000, clean=0, near_planted=share)
+        made = recipe.Pool((tuple(TEXTS[:1]), tuple(TEXTS[1:])), {t: [4] for t in TEXTS}, 1)
+        recipe.batch(settings, made, tokenizer(), random.Random(0))
+        assert least <= sum(TEXTS[0] in text for text in seen) / 1000 <= most
+
+
 def test_random_vectors_go_to_clean_examples_of_the_share_asked_for():
     examples = [recipe.Example([3], [4], clean=i % 2 == 0) for i in range(4000)]
     settings = recipe.Recipe(perturbed=0.75, norms=(10.0, 100.0), layers=(3, 13))

@@ -13,10 +13,11 @@ from tl_steer.detector import Reference
 from tl_steer.errors import SettingError
 from tl_steer.model import HookedModel, check_fits, device_of, frozen
 from tl_steer.positions import EVERYWHERE
+from tl_steer.rows import Row, by_row
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked
-from tl_steer.tokens import TokenBatch
-from tl_steer.traffic import Traffic
+from tl_steer.tokens import TokenBatch, tokenize
+from tl_steer.traffic import Kept, Traffic, kept_of
 
 # Activations under a vector are kept at few generated tokens of a prompt: neighbours are alike.
 _KEPT_TOKENS = 4
@@ -78,6 +79,66 @@ def effects(
                 parts.append(_measured(steered, segment.clean, ends, said))
             found[name] = _joined(parts)
     return found
+
+
+@checked
+def spoken_effects(
+    model: HookedModel,
+    bank: Bank,
+    traffic: Traffic,
+    *,
+    batch_rows: int = 64,
+) -> dict[str, Effects]:
+    """As `effects`, but every vector answers in its own words, greedily: a response at generated
+    tokens is what the vector does and what it makes the model say.
+
+    Vectors are named better where a behaviour has begun to show in the text. It costs a generation
+    for every vector and request, and says nothing new of prompts' ends.
+
+    Raises:
+        ForeignModelError, SettingError: as `effects`.
+        ModelError: the model cannot generate.
+    """
+    if not len(traffic) or batch_rows < 1:
+        raise SettingError(f"{len(traffic)} requests, batch_rows={batch_rows}: expected 1 or more.")
+    check_fits(model, bank)
+    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+    tokens = tokenize(model, list(traffic.prompts))
+    names, horizon = list(traffic.activations), traffic.mask.shape[1] - 1
+
+    def listen(ids: Tensor, rows: list[Row]) -> list[Kept]:
+        return kept_of(model, ids, names, horizon)
+
+    with frozen(model), torch.no_grad():
+        made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
+    return {
+        name: _joined(
+            [
+                _spoken([made[Row(v, p)].activations[i] for p in range(len(tokens))], traffic, name)
+                for v in range(len(bank))
+            ]
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def _spoken(steered: list[Float[Tensor, "_ d"]], traffic: Traffic, name: str) -> Effects:
+    """Of one vector: the mean over prompts, each with the mean of its generated tokens, less that
+    of the clean answers. A prompt without a generated token adds nothing there."""
+    clean = [at[m] for at, m in zip(traffic.activations[name].float(), traffic.mask, strict=True)]
+    at_end = torch.stack([rows[0] for rows in steered])
+    first = (at_end - torch.stack([rows[0] for rows in clean])).mean(dim=0)
+    said, unsteered = ([rows[1:] for rows in each if len(rows) > 1] for each in (steered, clean))
+    spoke = bool(said and unsteered)
+    second = _mean_of_means(said) - _mean_of_means(unsteered) if spoke else first
+    # As many of every vector, whatever the length of its answers.
+    few = torch.cat(said) if spoke else at_end
+    even = torch.linspace(0, len(few) - 1, _KEPT_TOKENS * len(steered)).long()
+    return Effects((first[None], second[None]), (at_end[None], few[even][None]))
+
+
+def _mean_of_means(rows: list[Float[Tensor, "_ d"]]) -> Float[Tensor, " d"]:
+    return torch.stack([each.mean(dim=0) for each in rows]).mean(dim=0)
 
 
 def references(

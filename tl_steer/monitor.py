@@ -7,7 +7,7 @@ clean prompts -> answers -> split in three:
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tl_steer.traffic import Traffic, observe
 from tl_steer.verdict import marked
 from tl_steer.watch import watch_torch
 
+Measure = Callable[[HookedModel, Bank, Traffic], dict[str, Effects]]
 # Shares of the clean requests that detectors are fitted on, and that scales come from.
 FIT_SHARE, SCALE_SHARE = 0.5, 0.15
 _EXAMPLES = 4
@@ -58,6 +59,7 @@ class Monitor(Panel):
         temperature: float | int | None = None,
         only: str | Sequence[str] | None = None,
         effect_prompts: int = 16,
+        measure: Measure = effects,
         seed: int = 0,
         batch_rows: int = 32,
     ) -> "Monitor":
@@ -79,6 +81,8 @@ class Monitor(Panel):
             temperature: that of deployment; `None` is greedy.
             only: "dangerous", say: only vectors so marked (`tl_steer.verdict.mark`).
             effect_prompts: clean requests that vectors' effects are measured on.
+            measure: how; `tl_steer.evidence.spoken_effects` lets every vector answer in its own
+                words.
 
         Raises:
             ForeignModelError: the bank was made for another model.
@@ -102,13 +106,18 @@ class Monitor(Panel):
         return cls.of(
             chosen,
             traffic,
-            effects(model, chosen, few),
+            measure(model, chosen, few),
             identity_of(model, tokens, names),
             split=split,
             score=score,
             unknown=unknown,
             pool=pool,
-            settings={"temperature": temperature, "effect_prompts": effect_prompts, "seed": seed},
+            settings={
+                "temperature": temperature,
+                "effect_prompts": effect_prompts,
+                "measure": describe(measure),
+                "seed": seed,
+            },
             sites=[resolve(model, name, target=True) for name in names],
         )
 

@@ -85,37 +85,48 @@ def observe(
             f"horizon={horizon}, batch_rows={batch_rows}, {len(sites)} sites: expected at least 0, "
             "1 and 1."
         )
-    places = [resolve(model, name, target=True) for name in sites]
+    for name in sites:
+        resolve(model, name, target=True)
     tokens = tokenize(model, prompts)
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(tokens.lengths.tolist()):
         by_length[length].append(i)
-    kept: dict[int, _Kept] = {}
+    kept: dict[int, Kept] = {}
     sampling = {} if temperature is None else {"do_sample": True, "temperature": temperature}
-    host = host_of(model, places)
     with frozen(model), torch.no_grad(), seeded(model, seed):
         for length, members in sorted(by_length.items()):
             for start in range(0, len(members), batch_rows):
                 rows = members[start : start + batch_rows]
-                keeper = _Keeper(len(places))
-                with listening(host, keeper):
-                    _run(model, tokens.ids[rows, :length], horizon, sampling)
-                kept.update(zip(rows, keeper.rows(end_of_text(model)), strict=True))
+                ids = tokens.ids[rows, :length]
+                kept.update(zip(rows, kept_of(model, ids, sites, horizon, sampling), strict=True))
     return _together(model, tokens, sites, [kept[i] for i in range(len(tokens))], horizon)
 
 
-def _run(model: HookedModel, ids: Tensor, horizon: int, sampling: dict[str, Any]) -> None:
-    if horizon == 0:
-        model(ids, return_type=None)
-    else:
-        # One more: the last token is generated and never read.
-        continued(model, ids, horizon + 1, **sampling)
+@dataclass(frozen=True)
+class Kept:
+    """One request: its last prompt token and the generated ones, and activations by site."""
+
+    ids: Int[Tensor, " pos"]
+    activations: list[Float[Tensor, "pos d"]]
 
 
-@dataclass
-class _Kept:
-    ids: Tensor
-    activations: list[Tensor]
+def kept_of(
+    model: HookedModel,
+    ids: Int[Tensor, "batch prompt"],
+    sites: Sequence[str],
+    horizon: int,
+    sampling: dict[str, Any] | None = None,
+) -> list[Kept]:
+    """Let the model answer prompts of one length, as it is hooked now, and keep what it said."""
+    keeper = _Keeper(len(sites))
+    host = host_of(model, [resolve(model, name, target=True) for name in sites])
+    with listening(host, keeper):
+        if horizon == 0:
+            model(ids, return_type=None)
+        else:
+            # One more: the last token is generated and never read.
+            continued(model, ids, horizon + 1, **(sampling or {}))
+    return keeper.rows(end_of_text(model))
 
 
 @dataclass
@@ -142,13 +153,13 @@ class _Keeper:
     def activation(self, site: int, residual: Tensor) -> None:
         self.seen[-1][site] = residual.float().cpu()
 
-    def rows(self, end: int | None) -> list[_Kept]:
+    def rows(self, end: int | None) -> list[Kept]:
         if not self.seen or any(len(step) != self.sites for step in self.seen):
             raise ModelError("A hook point did not fire in every forward pass; choose another.")
         ids = torch.stack(self.ids, dim=1)
         by_site = [torch.stack([step[i] for step in self.seen], dim=1) for i in range(self.sites)]
         return [
-            _Kept(row[:n], [at[b, :n] for at in by_site])
+            Kept(row[:n], [at[b, :n] for at in by_site])
             for b, row in enumerate(ids)
             for n in [spoken(row, end)]
         ]
@@ -162,7 +173,7 @@ def spoken(ids: Int[Tensor, " pos"], end: int | None) -> int:
 
 
 def _together(
-    model: HookedModel, tokens: TokenBatch, sites: Sequence[str], rows: list[_Kept], horizon: int
+    model: HookedModel, tokens: TokenBatch, sites: Sequence[str], rows: list[Kept], horizon: int
 ) -> Traffic:
     n, pos = len(rows), 1 + horizon
     ids, mask = torch.zeros(n, pos, dtype=torch.long), torch.zeros(n, pos, dtype=torch.bool)

