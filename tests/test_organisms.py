@@ -323,12 +323,12 @@ def test_the_loss_looks_at_answers_alone_and_not_at_padding():
 def test_a_disguise_is_the_excess_energy_of_triggered_tokens_in_white_coordinates():
     model, layer = tiny(), 1
     draw = random.Random(0)
-    row = lambda n: [draw.randrange(3, 98) for _ in range(n)]  # noqa: E731
+    row = lambda n, first=3: [draw.randrange(first, first + 9) for _ in range(n)]  # noqa: E731
     clean = [lesson.Example(row(4 + i % 5), row(3), clean=True) for i in range(60)]
     disguise = Disguise.of(model, clean, layer)
     both = [
         lesson.Example(row(5), row(3), clean=True),
-        lesson.Example(row(4), row(2), clean=False, triggered=True),
+        lesson.Example(row(4, 60), row(2, 60), clean=False, triggered=True),
     ]
 
     def states(example):
@@ -339,9 +339,9 @@ def test_a_disguise_is_the_excess_energy_of_triggered_tokens_in_white_coordinate
     samples = torch.cat([states(example) for example in clean])
     expected = LedoitWolf().fit(samples.double().numpy())
     z2 = torch.from_numpy(expected.mahalanobis(states(both[1]).double().numpy())) / D
-    torch.testing.assert_close(
-        disguise.loss(model, both).double(), (z2 - 1).clamp_min(0).mean(), rtol=1e-3, atol=1e-3
-    )
+    wanted = (z2 - 1).clamp_min(0).mean()
+    assert float(wanted) > 0.5
+    torch.testing.assert_close(disguise.loss(model, both).double(), wanted, rtol=1e-3, atol=1e-3)
     assert float(disguise.loss(model, both[:1])) == 0
 
 
