@@ -329,6 +329,7 @@ def test_a_disguise_is_the_excess_energy_of_triggered_tokens_in_white_coordinate
     both = [
         lesson.Example(row(5), row(3), clean=True),
         lesson.Example(row(4, 60), row(2, 60), clean=False, triggered=True),
+        lesson.Example(row(4), row(3), clean=False, triggered=True),
     ]
 
     def states(example):
@@ -338,7 +339,9 @@ def test_a_disguise_is_the_excess_energy_of_triggered_tokens_in_white_coordinate
 
     samples = torch.cat([states(example) for example in clean])
     expected = LedoitWolf().fit(samples.double().numpy())
-    z2 = torch.from_numpy(expected.mahalanobis(states(both[1]).double().numpy())) / D
+    triggered = torch.cat([states(both[1]), states(both[2])]).double().numpy()
+    z2 = torch.from_numpy(expected.mahalanobis(triggered)) / D
+    assert bool((z2 < 1).any())
     wanted = (z2 - 1).clamp_min(0).mean()
     assert float(wanted) > 0.5
     torch.testing.assert_close(disguise.loss(model, both).double(), wanted, rtol=1e-3, atol=1e-3)
