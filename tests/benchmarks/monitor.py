@@ -13,6 +13,7 @@ import dataclasses
 import gc
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +86,19 @@ def as_they_are(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 SHIFTS = ("near misses", "past tense", "do not answer", "as prose")
+COLUMNS = (
+    "detector",
+    "AUROC",
+    "TPR 5%",
+    "FPR at 5%",
+    "TPR 1%",
+    "FPR at 1%",
+    f"shifts: {', '.join(SHIFTS)}",
+    "named",
+    "prompt",
+    "1st",
+    "ms/token",
+)
 
 
 def random_like(
@@ -354,21 +368,44 @@ def written(
                 f"{found.ms:.3f}",
             ]
         )
-    columns = [
-        "detector",
-        "AUROC",
-        "TPR 5%",
-        "FPR at 5%",
-        "TPR 1%",
-        "FPR at 1%",
-        f"shifts: {', '.join(SHIFTS)}",
-        "named",
-        "prompt",
-        "1st",
-        "ms/token",
-    ]
     head = f"### {name}\n\nSource {places[0]}, target {places[1]}. {json.dumps(facts)}\n\n"
-    return head + table(columns, rows)
+    return head + table(COLUMNS, rows)
+
+
+def averaged(tables: Sequence[str]) -> str:
+    """Every detector's figures: plain means over the organisms that it was run on, and the worst of
+    the shifts."""
+    cells: dict[str, list[list[str]]] = {}
+    lines: list[list[Any]] = []
+    for text in tables:
+        for line in text.splitlines():
+            label, *rest = line.strip("| ").split(" | ")
+            if len(rest) == len(COLUMNS) - 1 and label != COLUMNS[0] and "---" not in label:
+                cells.setdefault(label, []).append(rest)
+    for label, rows in cells.items():
+        auroc, _, _, tpr, fpr, shifts, named, prompt, first, _ = zip(*rows, strict=True)
+        each = [float(x) for cell in shifts for x in re.findall(r"([\d.]+)%", cell)]
+        lines.append(
+            [
+                label,
+                len(rows),
+                f"{mean_of(auroc):.3f}",
+                f"{mean_of(tpr):.0f}%",
+                f"{mean_of(fpr):.1f}%",
+                f"{np.mean(each):.0f}% ({max(each):.0f}%)",
+                "–" if "–" in named else f"{mean_of(named):.0f}%",
+                f"{mean_of(prompt):.3f}",
+                f"{mean_of(first):.3f}",
+            ]
+        )
+    columns = ["detector", "organisms", "AUROC", "TPR 1%", "FPR at 1%", "shifts (worst)", "named"]
+    return table([*columns, "prompt", "1st"], lines)
+
+
+def mean_of(cells: Sequence[str]) -> float:
+    """Of the number that each begins with; NaN where one has none."""
+    found = [re.match(r"[\d.]+", cell) for cell in cells]
+    return float(np.mean([float(hit[0]) if hit else np.nan for hit in found]))
 
 
 class Timed(Watch):
@@ -464,7 +501,12 @@ def main() -> None:
             if given.kept:
                 given.kept.write_text(json.dumps(done))
     text = "\n\n".join(done[name] for name in names) or "No organism is on this machine."
-    print(text) if given.dry else write_section("monitoring.md", "organisms", text)
+    summary = averaged([done[name] for name in names])
+    if given.dry:
+        print(text, summary, sep="\n\n")
+        return
+    write_section("monitoring.md", "organisms", text)
+    write_section("monitoring.md", "summary", summary)
 
 
 if __name__ == "__main__":
