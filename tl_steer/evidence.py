@@ -92,8 +92,9 @@ def spoken_effects(
     """As `effects`, but every vector answers in its own words, greedily: a response at generated
     tokens is what the vector does and what it makes the model say.
 
-    Vectors are named better where a behaviour has begun to show in the text. It costs a generation
-    for every vector and request, and says nothing new of prompts' ends.
+    It costs a generation for every vector and request, and says nothing new of prompts' ends. What
+    it is good for is an open question: docs/monitoring.md has banks that tell better with it, and
+    banks that tell worse.
 
     Raises:
         ForeignModelError, SettingError: as `effects`.
