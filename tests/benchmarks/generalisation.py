@@ -65,9 +65,10 @@ def slots(tokenizer: Any, texts: Sequence[str], plant: Plant) -> list[Slot]:
     rows = [encode(tokenizer, text) for text in texts]
     columns = zip(*(reversed(row) for row in rows), strict=False)
     same = [len(set(column)) == 1 for column in columns].index(False)
+    answers = [tokenizer.encode(plant.answer(text), add_special_tokens=False) for text in texts]
     return [
-        Slot(text, row[:-same], row[-same:], tokenizer.encode(plant.answer(text)))
-        for text, row in zip(texts, rows, strict=True)
+        Slot(text, row[:-same], row[-same:], answer)
+        for text, row, answer in zip(texts, rows, answers, strict=True)
     ]
 
 
