@@ -1,5 +1,6 @@
 """Banks are values; their files are whole or refused."""
 
+import dataclasses
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.bank import Fingerprint, Provenance
+from tl_steer.bank import Fingerprint, Provenance, largest
 from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, SettingError
 from tl_steer.model import fingerprint
 
@@ -149,6 +150,14 @@ def test_sorting_orders_everything_alike():
     assert torch.equal(ordered.responses[0], original.responses[at])
 
 
+def test_the_largest_vectors_keep_their_order_and_unmeasured_ones_come_last():
+    objective = torch.tensor([2.0, math.nan, 5.0, 1.0, 4.0])
+    some = dataclasses.replace(bank(), objective=objective)
+    assert largest(some, 3) == [0, 2, 4]
+    assert largest(some, 4) == [0, 2, 3, 4]
+    assert largest(some, 9) == [0, 1, 2, 3, 4]
+
+
 def test_near_duplicates_are_dropped_by_their_response():
     doubled = bank().merge(bank())
     assert len(doubled) == 10
@@ -156,8 +165,6 @@ def test_near_duplicates_are_dropped_by_their_response():
 
 
 def test_merging_refuses_what_does_not_belong_together():
-    import dataclasses
-
     other_target = dataclasses.replace(bank(), target=bank().source)
     with pytest.raises(SettingError, match="different target"):
         bank().merge(other_target)
