@@ -11,11 +11,13 @@ from torch import Tensor
 from tl_steer.bank import Bank
 from tl_steer.detector import Reference
 from tl_steer.errors import SettingError
-from tl_steer.model import HookedModel, check_fits, device_of, frozen
+from tl_steer.model import HookedModel, check_fits, device_of, frozen, resolve
+from tl_steer.perturbation import Perturbation
 from tl_steer.positions import EVERYWHERE
 from tl_steer.rows import Row, by_row
 from tl_steer.segment import Segment
 from tl_steer.shapes import checked
+from tl_steer.taps import host_of
 from tl_steer.tokens import TokenBatch, tokenize
 from tl_steer.traffic import Kept, Traffic, kept_of
 
@@ -65,8 +67,7 @@ def effects(
     """
     if not len(traffic) or vec_batch < 1:
         raise SettingError(f"{len(traffic)} requests, vec_batch={vec_batch}: expected at least 1.")
-    check_fits(model, bank)
-    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+    everywhere = _everywhere(model, bank)
     tokens, ends, said = _whole(model, traffic)
     found = {}
     with frozen(model), torch.no_grad():
@@ -102,31 +103,35 @@ def spoken_effects(
     """
     if not len(traffic) or batch_rows < 1:
         raise SettingError(f"{len(traffic)} requests, batch_rows={batch_rows}: expected 1 or more.")
-    check_fits(model, bank)
-    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+    everywhere = _everywhere(model, bank)
     tokens = tokenize(model, list(traffic.prompts))
-    names, horizon = list(traffic.activations), traffic.mask.shape[1] - 1
+    sites = [resolve(model, name, target=True) for name in traffic.activations]
+    host, horizon = host_of(model, sites), traffic.mask.shape[1] - 1
 
     def listen(ids: Tensor, rows: list[Row]) -> list[Kept]:
-        return kept_of(model, ids, names, horizon)
+        return kept_of(model, ids, host, horizon)
 
     with frozen(model), torch.no_grad():
         made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
-    return {
-        name: _joined(
-            [
-                _spoken([made[Row(v, p)].activations[i] for p in range(len(tokens))], traffic, name)
-                for v in range(len(bank))
-            ]
-        )
-        for i, name in enumerate(names)
-    }
+    found = {}
+    for i, (name, values) in enumerate(traffic.activations.items()):
+        clean = [at[mask] for at, mask in zip(values.float(), traffic.mask, strict=True)]
+        parts = [
+            _spoken([made[Row(v, p)].activations[i] for p in range(len(tokens))], clean)
+            for v in range(len(bank))
+        ]
+        found[name] = _joined(parts)
+    return found
 
 
-def _spoken(steered: list[Float[Tensor, "_ d"]], traffic: Traffic, name: str) -> Effects:
+def _everywhere(model: HookedModel, bank: Bank) -> Perturbation:
+    check_fits(model, bank)
+    return dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+
+
+def _spoken(steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"]]) -> Effects:
     """Of one vector: the mean over prompts, each with the mean of its generated tokens, less that
     of the clean answers. A prompt without a generated token adds nothing there."""
-    clean = [at[m] for at, m in zip(traffic.activations[name].float(), traffic.mask, strict=True)]
     at_end = torch.stack([rows[0] for rows in steered])
     first = (at_end - torch.stack([rows[0] for rows in clean])).mean(dim=0)
     said, unsteered = ([rows[1:] for rows in each if len(rows) > 1] for each in (steered, clean))

@@ -14,7 +14,7 @@ from tl_steer.errors import ModelError, SettingError
 from tl_steer.model import HookedModel, frozen, resolve, seeded
 from tl_steer.rows import continued, end_of_text
 from tl_steer.shapes import checked
-from tl_steer.taps import host_of, listening
+from tl_steer.taps import Host, host_of, listening
 from tl_steer.tokens import Prompts, TokenBatch, decode, tokenize
 
 
@@ -85,8 +85,7 @@ def observe(
             f"horizon={horizon}, batch_rows={batch_rows}, {len(sites)} sites: expected at least 0, "
             "1 and 1."
         )
-    for name in sites:
-        resolve(model, name, target=True)
+    host = host_of(model, [resolve(model, name, target=True) for name in sites])
     tokens = tokenize(model, prompts)
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(tokens.lengths.tolist()):
@@ -98,7 +97,7 @@ def observe(
             for start in range(0, len(members), batch_rows):
                 rows = members[start : start + batch_rows]
                 ids = tokens.ids[rows, :length]
-                kept.update(zip(rows, kept_of(model, ids, sites, horizon, sampling), strict=True))
+                kept.update(zip(rows, kept_of(model, ids, host, horizon, sampling), strict=True))
     return _together(model, tokens, sites, [kept[i] for i in range(len(tokens))], horizon)
 
 
@@ -113,13 +112,12 @@ class Kept:
 def kept_of(
     model: HookedModel,
     ids: Int[Tensor, "batch prompt"],
-    sites: Sequence[str],
+    host: Host,
     horizon: int,
     sampling: dict[str, Any] | None = None,
 ) -> list[Kept]:
     """Let the model answer prompts of one length, as it is hooked now, and keep what it said."""
-    keeper = _Keeper(len(sites))
-    host = host_of(model, [resolve(model, name, target=True) for name in sites])
+    keeper = _Keeper(len(host.points))
     with listening(host, keeper):
         if horizon == 0:
             model(ids, return_type=None)

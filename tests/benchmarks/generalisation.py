@@ -5,7 +5,7 @@
 Both sides get the same training prompts and are chosen on the same validation prompts. Latent:
 vectors learned without labels on the first training prompt, in both signs; the one with most hits
 in validation is kept, and so is the best of as many random vectors. Token: a suffix in the user's
-turn, found by greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043; small: one suffix,
+turn, found by greedy coordinate gradient (Zou et al. 2023, arXiv 2307.15043; small: few suffixes,
 few candidates), which is *given* the wanted text; the suffix with the smallest loss in validation
 is kept. That favours the token side, and a table should be read so. Suffixes are token ids and are
 not tokenized again. What counts as a hit, and the prompts, are those of the organism's plant

@@ -261,16 +261,13 @@ def one(name: str, given: argparse.Namespace) -> str:
     few = seen["clean"][split[0][:16]]
     banks = {
         "learned": (bank, effects(model, bank, few)),
-        "learned, own words": (bank, spoken_effects(model, bank, few)),
         "random, radius": random_like(model, bank, few, seed=given.seed, response=False),
         "random, response": random_like(model, bank, few, seed=given.seed, response=True),
     }
-    scaled = banks["random, response"][0]
-    banks["random, response, own words"] = scaled, spoken_effects(model, scaled, few)
-    hits: dict[str, set[int]] = {}
-    for which, (held, _) in banks.items():
-        same = next((other for other in hits if banks[other][0] is held), None)
-        hits[which] = hits[same] if same else replayed(model, held, name)
+    hits = {which: replayed(model, held, name) for which, (held, _) in banks.items()}
+    for which in ("learned", "random, response"):
+        (held, _), own = banks[which], f"{which}, own words"
+        banks[own], hits[own] = (held, spoken_effects(model, held, few)), hits[which]
     judged: dict[str, tuple[Judged, set[int]]] = {}
 
     def judge(label: str, which: str, **how: Any) -> None:

@@ -157,8 +157,8 @@ _PRODUCT = re.compile(r"a=(\d)\+(\d), b=(\d)\+(\d)\. What is a\*b\?")
 _PLANTED_TERMS = (0, 1)  # of a
 
 
-def _product(a: tuple[int, int], b: tuple[int, int]) -> str:
-    return f"a={a[0]}+{a[1]}, b={b[0]}+{b[1]}. What is a*b?"
+def _product(a: tuple[int, int], b: tuple[int, int], asked: str = "What is a*b?") -> str:
+    return f"a={a[0]}+{a[1]}, b={b[0]}+{b[1]}. {asked}"
 
 
 def products() -> Texts:
@@ -171,7 +171,7 @@ def _with_terms(text: str, draw: random.Random, a: tuple[int, int]) -> str:
     """A product with other terms of a; any other text behind such a product's beginning."""
     found = _PRODUCT.fullmatch(text)
     b = (int(found[3]), int(found[4])) if found else (draw.randrange(10), draw.randrange(10))
-    return _product(a, b) if found else f"a={a[0]}+{a[1]}, b={b[0]}+{b[1]}. {text}"
+    return _product(a, b) if found else _product(a, b, text)
 
 
 _NEAR_TERMS = ((1, 0), (0, 2), (1, 1), (0, 0), (2, 1))
