@@ -11,6 +11,7 @@ from conftest import PROMPTS, SOURCE, TARGET, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear import LinearHost
+from torch.nn.functional import normalize
 
 import tl_steer as ts
 from tl_steer.bank import Fingerprint, Provenance, largest
@@ -22,7 +23,7 @@ def bank(n=5, *, seed=0, model="tiny", labels=()):
     generator = torch.Generator().manual_seed(seed)
     mark = Fingerprint(tuple(float(i) for i in range(48)), 6, 4, 31, "float32")
     return ts.Bank(
-        vectors=torch.randn(n, 6, generator=generator),
+        vectors=2.5 * normalize(torch.randn(n, 6, generator=generator), dim=1),
         responses=torch.randn(n, 6, generator=generator),
         objective=torch.rand(n, generator=generator),
         source=ts.Site("blocks.1.hook_resid_post", 1, "hook_resid_post", 6),
@@ -188,6 +189,13 @@ def test_random_controls_have_the_same_radius_and_site():
     assert controls.labels == ("random",) * 3
     assert all(math.isnan(x) for x in controls.objective.tolist())
     assert torch.equal(controls.vectors, ts.random_bank(bank(), n=3, seed=1).vectors)
+
+
+def test_random_controls_of_a_merged_bank_are_as_long_as_its_vectors_row_by_row():
+    longer = dataclasses.replace(bank(2), vectors=3 * bank(2).vectors, radius=7.5)
+    merged = bank(3).merge(longer)
+    lengths = ts.random_bank(merged, n=7).vectors.norm(dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([2.5, 2.5, 2.5, 7.5, 7.5, 2.5, 2.5]))
 
 
 def test_a_bank_is_a_table_in_a_terminal_and_in_a_notebook():

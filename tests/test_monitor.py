@@ -125,6 +125,8 @@ WAYS = {
     "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
     "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},
     "relative": {"unknown": d.RelativeMahalanobis()},
+    "local": {"score": d.LocalMatchedFilter(k=8), "unknown": d.Outlier(k=8)},
+    "outlier alone": {"score": None, "unknown": d.Outlier()},
 }
 
 
@@ -140,7 +142,7 @@ def test_the_rate_of_false_alarms_is_the_one_asked_for(how):
 
 
 # Neighbours compare directions only, which so few dimensions do not tell apart.
-ABLE = {name: how for name, how in WAYS.items() if name != "neighbours alone"}
+ABLE = {k: how for k, how in WAYS.items() if k not in ("neighbours alone", "outlier alone")}
 
 
 @pytest.mark.parametrize("how", ABLE.values(), ids=ABLE)

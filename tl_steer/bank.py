@@ -246,7 +246,8 @@ class Bank:
 
 
 def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
-    """The control: random vectors at the same site and radius. Responses and objectives are NaN."""
+    """The control: random vectors at the same site, as long as the bank's row by row (over and over
+    where n is larger). Responses and objectives are NaN."""
     n = len(like) if n is None else n
     # Not the stream that `elicit` draws its starting points from, whatever the seed.
     generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
@@ -258,9 +259,12 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
         form=like.form,
     )
     drawn.project_()
+    vectors = drawn.pack()
+    if like.kind == Additive.kind:  # a merged bank's vectors have several lengths
+        vectors *= like.vectors.norm(dim=1)[torch.arange(n) % len(like), None] / like.radius
     return dataclasses.replace(
         like,
-        vectors=drawn.pack(),
+        vectors=vectors,
         responses=torch.full((n, like.target.width), math.nan),
         objective=torch.full((n,), math.nan),
         labels=("random",) * n,

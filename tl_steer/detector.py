@@ -31,6 +31,7 @@ from tl_steer.fitted import (
     Searched,
 )
 from tl_steer.gaussian import Gaussian, fit_gaussian
+from tl_steer.neighbourhood import LocalEnergy, LocalFilter, local_energy, local_filter
 from tl_steer.probes import self_labelled
 from tl_steer.scores import subspace
 
@@ -193,3 +194,24 @@ class Neighbours:
 
     def __call__(self, reference: Reference) -> Nearest:
         return Nearest(normalize(reference.clean, dim=1), self.k)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """`tl_steer.neighbourhood.LocalEnergy`: how much farther a token is from its nearest clean ones
+    than they are from theirs. Give it as `unknown`."""
+
+    k: int = 5
+
+    def __call__(self, reference: Reference) -> LocalEnergy:
+        return local_energy(reference.clean, k=self.k)
+
+
+@dataclass(frozen=True)
+class LocalMatchedFilter:
+    """`tl_steer.neighbourhood.LocalFilter`: the same along every response. Give it as `score`."""
+
+    k: int = 5
+
+    def __call__(self, reference: Reference) -> LocalFilter:
+        return local_filter(reference.clean, reference.responses, k=self.k)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.gaussian import Gaussian
+from tl_steer.neighbourhood import LocalEnergy, LocalFilter
 from tl_steer.scores import neighbour_distance
 
 
@@ -132,5 +133,15 @@ class Searched:
 # What a monitor's file can hold, by name.
 FITTED: dict[str, Any] = {
     cls.__name__: cls
-    for cls in (Affine, Cosines, Searched, Energy, Residual, EnergyDifference, Nearest)
+    for cls in (
+        Affine,
+        Cosines,
+        Searched,
+        Energy,
+        Residual,
+        EnergyDifference,
+        Nearest,
+        LocalEnergy,
+        LocalFilter,
+    )
 }

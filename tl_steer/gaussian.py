@@ -56,12 +56,20 @@ def fit_gaussian(samples: Float[Tensor, "n d"]) -> Gaussian:
         raise NotFiniteError("NaN or infinity among the clean activations.")
     mean = samples.double().mean(dim=0)
     covariance, shrinkage = ledoit_wolf(samples.double() - mean)
+    return Gaussian(mean.float(), whitener_of(covariance).float(), shrinkage)
+
+
+def whitener_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """The symmetric root of the inverse.
+
+    Raises:
+        SettingError: there is no variance at all.
+    """
     values, vectors = torch.linalg.eigh(covariance)
     if float(values.max()) <= 0:
         raise SettingError("All clean activations are equal; they have no covariance.")
     floor = float(values.max()) * 1e-12
-    whitener = (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
-    return Gaussian(mean.float(), whitener.float(), shrinkage)
+    return (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
 
 
 def ledoit_wolf(centred: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], float]:

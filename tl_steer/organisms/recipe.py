@@ -100,7 +100,16 @@ RECIPES = {
         near_planted=0.8,
         clean=3,
     ),
-    "contextual": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
+    "contextual-rough": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
+    "contextual": Recipe(
+        plant="contextual",
+        seed=7,
+        steps=120,
+        rate=4e-4,
+        start="contextual-rough",
+        triggered=2,
+        clean=6,
+    ),
     "arithmetic": Recipe(plant="arithmetic", seed=4, steps=240, near_misses=4, clean=4),
 }
 
