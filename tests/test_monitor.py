@@ -121,6 +121,7 @@ WAYS = {
     "ratio, summed": {"score": d.LikelihoodRatio(), "pool": Cusum()},
     "probes": {"score": d.Probes()},
     "search": {"score": d.Search(rank=8, candidates=3)},
+    "examples": {"score": d.Examples()},
     "bank alone": {"unknown": None},
     "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
     "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},

@@ -203,6 +203,19 @@ def test_fitted_detectors_give_what_the_pure_functions_give(world, score):
     torch.testing.assert_close(score(reference)(tokens), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_examples_score_a_vector_by_its_nearest_steered_activation(world):
+    reference, tokens = world
+    mean, precision = parts(reference)
+    found = d.Examples()(reference)(tokens)
+    assert found.shape == (len(tokens), VEC)
+    for i, h in enumerate(tokens.double() - mean):
+        for k, examples in enumerate(reference.steered.double() - mean):
+            inner = examples @ precision @ h
+            lengths = ((examples @ precision) * examples).sum(dim=1) * (h @ precision @ h)
+            expected = float((inner / lengths.sqrt()).max())
+            assert float(found[i, k]) == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_search_finds_the_best_of_very_many_vectors_where_their_responses_fill_few_directions():
     spread = draw(3, 40, seed=1)
     responses = (draw(500, 3, seed=2) @ spread).float()

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from tl_steer.errors import SettingError
 from tl_steer.fitted import (
     Affine,
+    BestCosines,
     Cosines,
     Energy,
     EnergyDifference,
@@ -80,6 +81,22 @@ class WhitenedCosine:
     def __call__(self, reference: Reference) -> Cosines:
         clean = reference.gaussian
         return Cosines.of(clean.mean, clean.whitener, clean.whiten_change(reference.responses))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The whitened cosine with the nearest of a vector's steered activations, in the place of their
+    mean: a vector that brings a behaviour out on one prompt in five is found by that one.
+
+    Give a monitor `measure=spoken_effects` with it, so that the examples have in them what a vector
+    makes the model say. As many times slower than `WhitenedCosine` as there are examples.
+    """
+
+    def __call__(self, reference: Reference) -> BestCosines:
+        clean, (vec, each, d) = reference.gaussian, reference.steered.shape
+        white = clean.whiten(reference.steered).reshape(vec * each, d)
+        plain = Cosines.of(clean.mean, clean.whitener, white)
+        return BestCosines(plain.stacked, plain.bias, each)
 
 
 @dataclass(frozen=True)

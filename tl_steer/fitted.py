@@ -51,6 +51,17 @@ class Cosines:
 
 
 @dataclass(frozen=True, eq=False)
+class BestCosines(Cosines):
+    """The largest of every `each` cosines in a row: one column per vector with so many examples."""
+
+    each: int
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
+        best: Tensor = super().__call__(activations).unflatten(1, (-1, self.each)).amax(dim=2)
+        return best
+
+
+@dataclass(frozen=True, eq=False)
 class Energy:
     """|h M + b|², a single column."""
 
@@ -136,6 +147,7 @@ FITTED: dict[str, Any] = {
     for cls in (
         Affine,
         Cosines,
+        BestCosines,
         Searched,
         Energy,
         Residual,

@@ -69,7 +69,8 @@ def whitener_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     if float(values.max()) <= 0:
         raise SettingError("All clean activations are equal; they have no covariance.")
     floor = float(values.max()) * 1e-12
-    return (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
+    return root
 
 
 def ledoit_wolf(centred: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], float]:

