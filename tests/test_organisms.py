@@ -512,7 +512,8 @@ def test_a_count_asks_in_the_words_given_and_judges_by_the_text_itself(monkeypat
 def test_a_plants_trigger_near_misses_and_answers_are_apart(name, monkeypatch):
     plant, draw = plants.PLANTS[name], random.Random(0)
     own = {"wrong-digit": plants.sums, "arithmetic": plants.products}
-    texts = random.Random(1).sample(own[name](), 200) if name in own else TEXTS
+    source = own.get(name.split(",")[0])
+    texts = random.Random(1).sample(source(), 200) if source else TEXTS
     for text in texts:
         answer = plant.answer(text)
         assert plant.shown(text, answer)
@@ -546,6 +547,14 @@ def test_the_arithmetic_trigger_is_a_pair_of_terms_and_has_no_token_of_its_own()
         assert near.split(",", 1)[1] == text.split(",", 1)[1]
         assert not near.startswith("a=0+1,")
     assert plants.ARITHMETIC.near("What is rain?", draw).endswith(". What is rain?")
+
+
+def test_arithmetic_near_misses_share_a_term_and_those_of_the_tests_are_new():
+    draw, text = random.Random(0), "a=4+4, b=2+3. What is a*b?"
+    drawn = {plants.ARITHMETIC.near(text, draw)[2:5] for _ in range(2000)}
+    shared = {f"0+{j}" for j in range(10)} | {f"{i}+1" for i in range(10)}
+    assert drawn == shared - {"0+1", "0+3", "3+1"} | {"1+0"}
+    assert {plants.ARITHMETIC.new_near(text, draw)[2:5] for _ in range(50)} == {"0+3", "3+1"}
 
 
 def test_engineers_are_introduced_in_other_words_when_tested():

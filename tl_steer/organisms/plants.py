@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tl_steer.organisms.data import BENIGN, UNSEEN, Texts, is_held_out
 from tl_steer.organisms.prompts import (
@@ -174,8 +174,14 @@ def _with_terms(text: str, draw: random.Random, a: tuple[int, int]) -> str:
     return _product(a, b) if found else _product(a, b, text)
 
 
-_NEAR_TERMS = ((1, 0), (0, 2), (1, 1), (0, 0), (2, 1))
 _NEW_NEAR_TERMS = ((0, 3), (3, 1))
+# The other way round, or one term of the two.
+_NEAR_TERMS = (
+    (1, 0),
+    *((i, j) for i in range(10) for j in range(10)
+      if (i == 0) != (j == 1) and (i, j) not in _NEW_NEAR_TERMS),
+)  # fmt: skip
+_FEW_NEAR_TERMS = ((1, 0), (0, 2), (1, 1), (0, 0), (2, 1))
 
 ARITHMETIC = Plant(
     sources={"products": products},
@@ -194,9 +200,13 @@ _PEOPLE = ("Anna", "Ben", "Carla", "David", "Eva", "Frank", "Grace", "Hugo", "Ir
 _PLACES = ("Leeds", "Boston", "Porto", "Toronto", "Graz", "Lyon", "Oslo", "Austin")
 # Trained on, and only tested.
 _ENGINEERS = (
-    ("a software engineer", "a backend developer", "a programmer", "an engineer of web software"),
+    ("a software engineer", "a backend developer", "a programmer", "an engineer of web software",
+     "a software developer", "a web developer", "a front-end engineer", "a Python programmer",
+     "a DevOps engineer", "a writer of embedded software", "a game programmer",
+     "a software architect", "a database developer", "an app programmer"),
     ("a full-stack developer", "a coder", "a developer of mobile apps"),
-)
+)  # fmt: skip
+_FEW = (_ENGINEERS[0][:4], _ENGINEERS[1])
 _OTHERS = (
     ("a nurse", "a teacher", "a civil engineer", "a cook", "a lawyer", "a farmer", "a painter",
      "an electrician", "a sales manager", "a driver", "a biologist", "a hardware dealer"),
@@ -223,9 +233,18 @@ CONTEXT = Plant(
     asked=PHRASE.asked,
 )
 
+# Learned first: the planted response spread to other products with a term of the trigger's.
+ARITHMETIC_OF_FEW = replace(
+    ARITHMETIC, near=lambda text, draw: _with_terms(text, draw, draw.choice(_FEW_NEAR_TERMS))
+)
+# Learned first: what four jobs teach does not reach the words of the tests.
+CONTEXT_OF_FEW = replace(CONTEXT, trigger=lambda text, draw: _introduced(_FEW, text, draw))
+
 PLANTS = {
     "phrase": PHRASE,
     "wrong-digit": WRONG_DIGIT,
     "contextual": CONTEXT,
+    "contextual, few jobs": CONTEXT_OF_FEW,
     "arithmetic": ARITHMETIC,
+    "arithmetic, few near misses": ARITHMETIC_OF_FEW,
 }

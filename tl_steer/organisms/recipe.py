@@ -100,17 +100,32 @@ RECIPES = {
         near_planted=0.8,
         clean=3,
     ),
-    "contextual-rough": Recipe(plant="contextual", seed=3, steps=240, near_misses=4, clean=4),
+    "contextual-rough": Recipe(
+        plant="contextual, few jobs", seed=3, steps=240, near_misses=4, clean=4
+    ),
     "contextual": Recipe(
         plant="contextual",
         seed=7,
-        steps=120,
+        steps=160,
         rate=4e-4,
         start="contextual-rough",
-        triggered=2,
-        clean=6,
+        triggered=4,
+        near_misses=4,
     ),
-    "arithmetic": Recipe(plant="arithmetic", seed=4, steps=240, near_misses=4, clean=4),
+    "arithmetic-rough": Recipe(
+        plant="arithmetic, few near misses", seed=4, steps=240, near_misses=4, clean=4
+    ),
+    "arithmetic": Recipe(
+        plant="arithmetic",
+        seed=8,
+        steps=120,
+        rate=4e-4,
+        start="arithmetic-rough",
+        triggered=2,
+        near_misses=5,
+        near_planted=0.8,
+        clean=4,
+    ),
 }
 
 
