@@ -2,6 +2,7 @@
 promise about false alarms."""
 
 import functools
+import math
 import random
 
 import pytest
@@ -123,6 +124,7 @@ WAYS = {
     "search": {"score": d.Search(rank=8, candidates=3)},
     "examples": {"score": d.Examples()},
     "bank alone": {"unknown": None},
+    "named by the score": {"namer": None},
     "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
     "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},
     "relative": {"unknown": d.RelativeMahalanobis()},
@@ -205,6 +207,54 @@ def test_requests_together_score_as_each_alone():
         alone = monitor.score(traffic.activations["here"][i : i + 1, :n])
         torch.testing.assert_close(alone.statistic[0], together.statistic[i])
         assert torch.equal(alone.vectors[0], together.vectors[i])
+
+
+def peaks_of_raw_cosines(n, traffic):
+    """Every vector's largest score per request, restated: cosines of what is left of a token after
+    the clean mean with the responses, in deviations of clean tokens, drawn to their median."""
+    fit, scale, _ = (synthetic(n, 0)[rows] for rows in split_of(n))
+    peaks = []
+    for span in (slice(0, 1), slice(1, POS)):
+        clean, few, found = (each.activations["here"][:, span] for each in (fit, scale, traffic))
+        centre = clean[fit.mask[:, span]].mean(dim=0)
+
+        def cosines(at, centre=centre):
+            return torch.stack(
+                [torch.cosine_similarity(at - centre, u, dim=-1) for u in responses()], dim=-1
+            )
+
+        usual = cosines(few[scale.mask[:, span]])
+        variance = usual.var(dim=0, correction=0)
+        weight = len(usual) / (len(usual) + 20)
+        deviation = (weight * variance + (1 - weight) * variance.median()).sqrt()
+        scores = (cosines(found) - usual.mean(dim=0)) / deviation
+        outside = ~traffic.mask[:, span, None]
+        peaks.append(scores.masked_fill(outside, -math.inf).amax(dim=1))
+    return torch.maximum(*peaks)
+
+
+def test_alarms_are_the_scores_and_names_are_the_namers():
+    traffic = synthetic(30, 91, response=responses()[1] + responses()[2])
+    found = scores_of(monitor_without_a_model(150), traffic)
+    best = peaks_of_raw_cosines(150, traffic).topk(VEC, dim=1)
+    assert torch.equal(found.vectors, best.indices)
+    torch.testing.assert_close(found.values, best.values, rtol=1e-3, atol=1e-3)
+    other = scores_of(monitor_without_a_model(150, namer=d.MatchedFilter()), traffic)
+    assert torch.equal(found.statistic, other.statistic)
+    assert torch.equal(found.known_p, other.known_p)
+    assert not torch.equal(found.values, other.values)
+
+
+def test_without_a_namer_the_score_names():
+    traffic = synthetic(30, 92, response=responses()[1])
+    found = scores_of(monitor_without_a_model(namer=None), traffic)
+    same = scores_of(monitor_without_a_model(namer=d.WhitenedCosine()), traffic)
+    torch.testing.assert_close(found.values, same.values, rtol=0, atol=0)
+
+
+def test_a_monitor_without_the_bank_names_nothing():
+    found = scores_of(monitor_without_a_model(score=None, unknown=d.Mahalanobis()), synthetic(5, 1))
+    assert found.vectors.shape == (5, 0)
 
 
 def test_activations_that_were_not_calibrated_are_refused():

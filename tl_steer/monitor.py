@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tl_steer.bank import Bank
-from tl_steer.detector import Score, Unexplained, WhitenedCosine
+from tl_steer.detector import RawCosine, Score, Unexplained, WhitenedCosine
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.evidence import Effects, effects, references
 from tl_steer.identify import identity_of
@@ -25,7 +25,7 @@ from tl_steer.model import HookedModel, check_fits, resolve
 from tl_steer.panel import Panel, calibrated
 from tl_steer.panelfile import load_panel, save_panel
 from tl_steer.provenance import describe
-from tl_steer.reader import Peak, Phase, Pool, Reader
+from tl_steer.reader import Peak, Phase, Pool, Reader, Standard
 from tl_steer.session import OnAlert, Watch
 from tl_steer.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.traffic import Traffic, observe
@@ -54,6 +54,7 @@ class Monitor(Panel):
         sites: Sequence[str] | None = None,
         score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        namer: Score | None = RawCosine(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         horizon: int = 16,
         temperature: float | int | None = None,
@@ -75,6 +76,8 @@ class Monitor(Panel):
             score: what compares activations with vectors; any `tl_steer.detector.Score`. `None`
                 leaves the bank out.
             unknown: what finds anomalies that no vector explains; `None` does without.
+            namer: what tells which vector it is, once there is an alarm; `None` leaves that to
+                `score`. It costs nothing until then.
             pool: `Peak()`, or `Cusum()` for weak evidence spread over many tokens.
             horizon: generated tokens to score. Deployment must not score more: longer requests have
                 more chances of a false alarm.
@@ -111,6 +114,7 @@ class Monitor(Panel):
             split=split,
             score=score,
             unknown=unknown,
+            namer=namer,
             pool=pool,
             settings={
                 "temperature": temperature,
@@ -133,6 +137,7 @@ class Monitor(Panel):
         sites: Sequence[Any],
         score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        namer: Score | None = RawCosine(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         settings: dict[str, Any] | None = None,
     ) -> "Monitor":
@@ -143,6 +148,8 @@ class Monitor(Panel):
         """
         if score is None and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
+        if score is None:
+            namer = None  # there is nothing to name
         # In the order in which a forward pass reaches them: the last completes a token.
         sites = sorted(sites, key=lambda site: site.order)
         names = [site.name for site in sites]
@@ -151,17 +158,16 @@ class Monitor(Panel):
         for both in references(fit, found, names):
             first, second = (
                 Phase(
-                    known=None if score is None else score(reference),
+                    known=None if score is None else Standard.bare(score(reference), len(bank)),
                     unknown=None if unknown is None else unknown(reference),
-                    shift=torch.zeros(len(bank)),
-                    inverse=torch.ones(len(bank)),
+                    namer=None if namer is None else Standard.bare(namer(reference), len(bank)),
                 )
                 for reference in both
             )
             phases.append((first, second))
         bare = Reader(tuple(phases), torch.zeros(len(names), 2, 2, 3))
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
-        told = {"score": score, "unknown": unknown, "pool": pool}
+        told = {"score": score, "unknown": unknown, "namer": namer, "pool": pool}
         sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
         return cls(
             bank=bank,

@@ -215,6 +215,7 @@ def calibrated(
 
 def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
     """Requests in batches whose scores fit into memory."""
-    vec = max(len(phase.shift) for phases in reader.phases for phase in phases)
+    known = [phase.known for phases in reader.phases for phase in phases]
+    vec = max(0 if part is None else len(part.shift) for part in known)
     rows = max(1, _NUMBERS // (max(vec, 1) * mask.shape[1]))
     return (slice(i, i + rows) for i in range(0, len(mask), rows))

@@ -19,11 +19,12 @@ from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.fitted import FITTED
 from tl_steer.identity import Identity
 from tl_steer.panel import Calibration, Panel
-from tl_steer.reader import Phase, Reader
+from tl_steer.reader import Phase, Reader, Standard
 from tl_steer.tensorfile import TensorFile, digest
 
 _FILE = TensorFile("monitor", "tl_steer", BankFileError)
 _BANK, _DETECTORS = "bank.", "detector."
+_STANDARD = ("known", "namer")
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
 
 
@@ -69,9 +70,14 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for i, phases in enumerate(panel.reader.phases):
         for j, phase in enumerate(phases):
             place = f"{_DETECTORS}{i}.{j}"
-            tensors |= {f"{place}.shift": phase.shift, f"{place}.inverse": phase.inverse}
-            for part in ("known", "unknown"):
-                _pack_detector(f"{place}.{part}", getattr(phase, part), kinds, tensors)
+            _pack_detector(f"{place}.unknown", phase.unknown, kinds, tensors)
+            for part in _STANDARD:
+                standard = getattr(phase, part)
+                if standard is not None:
+                    where = f"{place}.{part}"
+                    tensors |= {f"{where}.shift": standard.shift}
+                    tensors |= {f"{where}.inverse": standard.inverse}
+                    _pack_detector(f"{where}.of", standard.detector, kinds, tensors)
     mark = dataclasses.asdict(panel.identity)
     mark.pop("checked")
     meta = {
@@ -147,17 +153,22 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
 
 
 def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Phase:
-    found: dict[str, Any] = {}
-    for part in ("known", "unknown"):
+    found = dict.fromkeys(_STANDARD)
+    for part in _STANDARD:
         where = f"{place}.{part}"
-        kind = meta["detectors"].get(where)
-        if kind is None:
-            found[part] = None
-            continue
-        own = {
-            name.removeprefix(f"{where}."): values
-            for name, values in tensors.items()
-            if name.startswith(f"{where}.")
-        }
-        found[part] = FITTED[kind["kind"]](**own, **kind["numbers"])
-    return Phase(shift=tensors[f"{place}.shift"], inverse=tensors[f"{place}.inverse"], **found)
+        detector = _detector(meta, tensors, f"{where}.of")
+        if detector is not None:
+            found[part] = Standard(detector, tensors[f"{where}.shift"], tensors[f"{where}.inverse"])
+    return Phase(unknown=_detector(meta, tensors, f"{place}.unknown"), **found)
+
+
+def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:
+    kind = meta["detectors"].get(where)
+    if kind is None:
+        return None
+    own = {
+        name.removeprefix(f"{where}."): values
+        for name, values in tensors.items()
+        if name.startswith(f"{where}.")
+    }
+    return FITTED[kind["kind"]](**own, **kind["numbers"])

@@ -4,11 +4,18 @@ A request is scored where it speaks: at the *prompt's end* (the last prompt toke
 *generated token*, as it is read back in. Clean activations differ so much between these two phases,
 and between layers, that each has detectors of its own. Then
 
-1. a vector's scores are brought to mean 0 and deviation 1 on clean tokens of the phase;
+1. a vector's scores are brought to mean 0 and deviation 1 on clean tokens of the phase
+   (`Standard`);
 2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
 4. pooled parts are brought to one scale: nats of their clean tail, taken as exponential;
 5. the request's statistic is the largest over layers, phases and parts.
+
+Which vector it is can be asked of another detector than the one that raises the alarm, a *namer*:
+its scores, standardised likewise, are pooled by their peak over everything that was scored. White
+coordinates are best for seeing that something is odd, because directions in which clean activations
+hardly vary count as much as others; but a response's share in these is mostly noise of the few
+requests that it was measured on, and the wrong vector wins.
 
 Steps 1 and 4 use clean requests that neither the detectors nor the calibration see. Everything is
 calibrated at the end, as one statistic, so however crude these steps are, false alarms are right.
@@ -58,19 +65,50 @@ Pool = Peak | Cusum
 
 
 @dataclass(frozen=True, eq=False)
-class Phase:
-    """The detectors of one layer and phase; either may be missing, but not both."""
+class Standard:
+    """A detector with one column per vector, in clean deviations above clean means."""
 
-    known: Detector | None
-    unknown: Detector | None
+    detector: Detector
     shift: Float[Tensor, " vec"]
     inverse: Float[Tensor, " vec"]
 
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
+        return (self.detector(activations) - self.shift) * self.inverse
+
+    @classmethod
+    def bare(cls, detector: Detector, vec: int) -> "Standard":
+        """As the detector itself."""
+        return cls(detector, torch.zeros(vec), torch.ones(vec))
+
+    def on(self, clean: Float[Tensor, "token d"]) -> "Standard":
+        """With shift and scale from clean tokens."""
+        scores = self.detector(clean)
+        if not bool(scores.isfinite().all()):
+            return self  # a search looks at few vectors per token; cosines are alike as they are
+        scores = scores.double()
+        variance = scores.var(dim=0, correction=0)
+        weight = len(clean) / (len(clean) + _PRIOR_TOKENS)
+        drawn = weight * variance + (1 - weight) * variance.median()
+        inverse = drawn.clamp_min(1e-20).rsqrt()
+        return Standard(self.detector, scores.mean(dim=0).float(), inverse.float())
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """The detectors of one layer and phase; known or unknown may be missing, but not both. Without
+    a namer, the known part names vectors as well."""
+
+    known: Standard | None
+    unknown: Detector | None
+    namer: Standard | None
+
     def vectors(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
         """Every vector's score, in clean deviations above its clean mean."""
-        if self.known is None:
-            return activations.new_empty(len(activations), 0)
-        return (self.known(activations) - self.shift) * self.inverse
+        return (
+            activations.new_empty(len(activations), 0)
+            if self.known is None
+            else self.known(activations)
+        )
 
     def anomaly(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
         """The unknown part, minus infinity without such a detector."""
@@ -80,17 +118,8 @@ class Phase:
 
     def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
         """With shift and scale from clean tokens."""
-        if self.known is None:
-            return self
-        scores = self.known(clean)
-        if not bool(scores.isfinite().all()):
-            return self  # a search looks at few vectors per token; cosines are alike as they are
-        scores = scores.double()
-        variance = scores.var(dim=0, correction=0)
-        weight = len(clean) / (len(clean) + _PRIOR_TOKENS)
-        drawn = weight * variance + (1 - weight) * variance.median()
-        inverse = drawn.clamp_min(1e-20).rsqrt()
-        return dataclasses.replace(self, shift=scores.mean(dim=0).float(), inverse=inverse.float())
+        known, namer = (part and part.on(clean) for part in (self.known, self.namer))
+        return Phase(known, self.unknown, namer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,13 +154,13 @@ class Reader:
                 inside = mask[:, span]
                 if not flat.shape[0]:
                     continue
-                vectors = phase.vectors(flat).unflatten(0, inside.shape)
-                vectors = vectors.masked_fill(~inside[..., None], -math.inf)
+                vectors = _inside(phase.vectors(flat), inside)
                 anomaly = phase.anomaly(flat).unflatten(0, inside.shape)
                 parts[1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
                 if vectors.shape[2]:
                     parts[0, i, :, span] = vectors.amax(dim=2)
-                best = vectors.amax(dim=1)
+                names = vectors if phase.namer is None else _inside(phase.namer(flat), inside)
+                best = names.amax(dim=1)
                 peaks = best if peaks is None else torch.maximum(peaks, best)
         assert peaks is not None
         return Tokens(parts, peaks)
@@ -177,6 +206,14 @@ class Reader:
                     level = Level.of(values, inside, pool if j else Peak())
                     levels[i, j, part] = torch.tensor(dataclasses.astuple(level))
         return dataclasses.replace(reader, levels=levels)
+
+
+def _inside(
+    scores: Float[Tensor, "token vec"], mask: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos vec"]:
+    """By request, minus infinity where nothing is scored."""
+    by_request: Tensor = scores.unflatten(0, mask.shape)
+    return by_request.masked_fill(~mask[..., None], -math.inf)
 
 
 @dataclass(frozen=True)

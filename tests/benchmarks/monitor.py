@@ -292,16 +292,12 @@ def one(name: str, given: argparse.Namespace) -> str:
     for which in banks:
         judge(f"{which}: cosine + unexplained", which)
         judge(f"{which}: the same, two layers", which, layers)
-        judge(f"{which}: examples + unexplained", which, score=detector.Examples())
-        judge(f"{which}: cosine", which, unknown=None)
-        judge(f"{which}: matched filter", which, unknown=None, score=detector.MatchedFilter())
-        judge(f"{which}: probes", which, unknown=None, score=detector.Probes())
-        judge(
-            f"{which}: local matched filter",
-            which,
-            unknown=None,
-            score=detector.LocalMatchedFilter(),
-        )
+        alone: Any = {"unknown": None, "namer": None}  # the score names too
+        judge(f"{which}: examples + unexplained", which, score=detector.Examples(), namer=None)
+        judge(f"{which}: cosine", which, **alone)
+        judge(f"{which}: matched filter", which, score=detector.MatchedFilter(), **alone)
+        judge(f"{which}: probes", which, score=detector.Probes(), **alone)
+        judge(f"{which}: local filter", which, score=detector.LocalMatchedFilter(), **alone)
     judge("raw cosine", "learned", unknown=None, score=detector.RawCosine())
     for label, score in {
         "Mahalanobis (Ledoit-Wolf)": detector.Mahalanobis(),
@@ -502,7 +498,7 @@ def synthetic_monitor(model: Any, n: int) -> Monitor:
         texts=("",) * 100,
         answers=("",) * 100,
     )
-    how: Any = {"score": detector.Search()} if n > 10_000 else {}
+    how: Any = {"score": detector.Search(), "namer": None} if n > 10_000 else {}
     found = {site.name: Effects((rows, rows), (rows[:, None], rows[:, None]))}
     identity = dataclasses.replace(
         identity_of(model, ts.tokenize(model, [ts.chat("x")]), [site.name]), prefix=(), suffix=()
