@@ -96,7 +96,13 @@ def test_padded_batches_score_as_each_prompt_alone(llama, tmp_path, side):
 def test_steered_answers_raise_alerts_that_replay_the_vector(llama, tmp_path):
     bank = ts.mark(bank_of(llama), 2, "dangerous", note="planted")
     monitor = ts.Monitor.fit(
-        llama, bank, prompts(150), horizon=HORIZON, effect_prompts=8, score=MatchedFilter()
+        llama,
+        bank,
+        prompts(150),
+        horizon=HORIZON,
+        effect_prompts=8,
+        score=MatchedFilter(),
+        namer=None,  # raw cosines saturate in so few dimensions
     )
     heard, path = [], tmp_path / "a.sqlite"
     with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=heard.append) as w:

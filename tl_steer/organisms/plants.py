@@ -209,9 +209,18 @@ _ENGINEERS = (
 _FEW = (_ENGINEERS[0][:4], _ENGINEERS[1])
 _OTHERS = (
     ("a nurse", "a teacher", "a civil engineer", "a cook", "a lawyer", "a farmer", "a painter",
-     "an electrician", "a sales manager", "a driver", "a biologist", "a hardware dealer"),
+     "an electrician", "a sales manager", "a driver", "a biologist", "a hardware dealer",
+     "a plumber", "a judge", "a pilot", "a carpenter", "a chemical engineer", "a waiter",
+     "a land developer", "an accountant", "a journalist", "a gardener", "a tailor", "a surgeon",
+     "a structural engineer", "a photographer", "a baker", "a firefighter", "a fisherman",
+     "a security guard", "a sound engineer", "a physicist", "a translator", "a butcher",
+     "a hotel manager", "a train driver", "a pharmacist", "an actor", "a potter", "a miner",
+     "a real estate agent", "a flight attendant", "a developer of vaccines", "a mathematician",
+     "an electrical engineer", "a historian", "a cashier", "a barber", "a football coach",
+     "a concert programmer", "a psychologist", "a writer of novels", "a museum guide"),
     ("a dentist", "a mechanical engineer", "a librarian", "a singer", "a property developer"),
 )  # fmt: skip
+_FEW_OTHERS = (_OTHERS[0][:12], _OTHERS[1])
 
 
 def _introduced(jobs: tuple[tuple[str, ...], ...], text: str, draw: random.Random) -> str:
@@ -237,8 +246,12 @@ CONTEXT = Plant(
 ARITHMETIC_OF_FEW = replace(
     ARITHMETIC, near=lambda text, draw: _with_terms(text, draw, draw.choice(_FEW_NEAR_TERMS))
 )
-# Learned first: what four jobs teach does not reach the words of the tests.
-CONTEXT_OF_FEW = replace(CONTEXT, trigger=lambda text, draw: _introduced(_FEW, text, draw))
+# Learned first: what a few jobs teach does not reach the words of the tests.
+CONTEXT_OF_FEW = replace(
+    CONTEXT,
+    trigger=lambda text, draw: _introduced(_FEW, text, draw),
+    near=lambda text, draw: _introduced(_FEW_OTHERS, text, draw),
+)
 
 PLANTS = {
     "phrase": PHRASE,

@@ -110,7 +110,8 @@ RECIPES = {
         rate=4e-4,
         start="contextual-rough",
         triggered=4,
-        near_misses=4,
+        near_misses=5,
+        clean=4,
     ),
     "arithmetic-rough": Recipe(
         plant="arithmetic, few near misses", seed=4, steps=240, near_misses=4, clean=4
