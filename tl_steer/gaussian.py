@@ -50,27 +50,26 @@ def fit_gaussian(samples: Float[Tensor, "n d"]) -> Gaussian:
         SettingError: fewer than two samples, or samples that are all equal.
         NotFiniteError: NaN or infinity.
     """
+    return fit_around(samples.double().mean(dim=0), samples)
+
+
+def fit_around(centre: Float[Tensor, " d"], samples: Float[Tensor, "n d"]) -> Gaussian:
+    """The Gaussian of a given mean.
+
+    Raises:
+        SettingError, NotFiniteError: as `fit_gaussian`.
+    """
     if len(samples) < 2:
         raise SettingError(f"{len(samples)} clean activations; a covariance needs two at least.")
     if not bool(samples.isfinite().all()):
         raise NotFiniteError("NaN or infinity among the clean activations.")
-    mean = samples.double().mean(dim=0)
-    covariance, shrinkage = ledoit_wolf(samples.double() - mean)
-    return Gaussian(mean.float(), whitener_of(covariance).float(), shrinkage)
-
-
-def whitener_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """The symmetric root of the inverse.
-
-    Raises:
-        SettingError: there is no variance at all.
-    """
+    covariance, shrinkage = ledoit_wolf(samples.double() - centre)
     values, vectors = torch.linalg.eigh(covariance)
     if float(values.max()) <= 0:
         raise SettingError("All clean activations are equal; they have no covariance.")
     floor = float(values.max()) * 1e-12
-    root: Tensor = (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
-    return root
+    whitener = (vectors * values.clamp_min(floor).rsqrt()) @ vectors.T
+    return Gaussian(centre.float(), whitener.float(), shrinkage)
 
 
 def ledoit_wolf(centred: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "d d"], float]:

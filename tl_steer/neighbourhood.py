@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.gaussian import ledoit_wolf, whitener_of
+from tl_steer.gaussian import fit_around
 
 _ROWS = 1024  # of the matrix of similarities that is in memory at a time
 
@@ -117,13 +117,13 @@ def _fitted(clean: Tensor, k: int) -> dict[str, Any]:
         for rows in torch.arange(len(clean)).split(_ROWS)
     ]
     left = torch.cat([part[0] for part in parts])
-    whitener = whitener_of(ledoit_wolf(left.double())[0]).float()
+    around = fit_around(torch.zeros_like(centre), left)
     return {
         "clean": centred,
         "centre": centre,
         "inverse": inverse,
-        "whitener": whitener,
-        "energies": (left @ whitener).square().sum(dim=1),
+        "whitener": around.whitener,
+        "energies": around.whiten(left).square().sum(dim=1),
         "k": k,
     }
 

@@ -75,8 +75,8 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 standard = getattr(phase, part)
                 if standard is not None:
                     where = f"{place}.{part}"
-                    tensors |= {f"{where}.shift": standard.shift}
-                    tensors |= {f"{where}.inverse": standard.inverse}
+                    tensors[f"{where}.shift"] = standard.shift
+                    tensors[f"{where}.inverse"] = standard.inverse
                     _pack_detector(f"{where}.of", standard.detector, kinds, tensors)
     mark = dataclasses.asdict(panel.identity)
     mark.pop("checked")

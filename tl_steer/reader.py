@@ -104,11 +104,9 @@ class Phase:
 
     def vectors(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
         """Every vector's score, in clean deviations above its clean mean."""
-        return (
-            activations.new_empty(len(activations), 0)
-            if self.known is None
-            else self.known(activations)
-        )
+        if self.known is None:
+            return activations.new_empty(len(activations), 0)
+        return self.known(activations)
 
     def anomaly(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
         """The unknown part, minus infinity without such a detector."""

@@ -126,10 +126,9 @@ def learned(model: Any, prompts: Sequence[str], places: tuple[int, int], given: 
     return functools.reduce(ts.Bank.merge, map(both_signs, banks))
 
 
-def at_equal_response(model: Any, bank: ts.Bank, few: Traffic, *, seed: int) -> ts.Bank:
-    """A random bank, scaled until its median response at the target is as long. A few vectors on a
-    few requests are enough to find the length by."""
-    control = ts.random_bank(bank, seed=seed)
+def at_equal_response(model: Any, bank: ts.Bank, control: ts.Bank, few: Traffic) -> ts.Bank:
+    """The random bank, scaled until its median response at the target is as long. A few vectors on
+    a few requests are enough to find the length by."""
     name = bank.target.name
     few = dataclasses.replace(few, activations={name: few.activations[name]})[range(2)]
     rows = range(0, len(bank), 4)
@@ -266,10 +265,11 @@ def one(name: str, given: argparse.Namespace) -> str:
     tokens = ts.tokenize(model, list(seen["clean"].prompts))
     identity = identity_of(model, tokens, layers)
     few = seen["clean"][split[0][:EFFECTS]]
+    control = ts.random_bank(bank, seed=given.seed)
     banks = {
         "learned": bank,
-        "random, radius": ts.random_bank(bank, seed=given.seed),
-        "random, response": at_equal_response(model, bank, few, seed=given.seed),
+        "random, radius": control,
+        "random, response": at_equal_response(model, bank, control, few),
     }
     found = {}
     for which, held in banks.items():

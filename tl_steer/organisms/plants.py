@@ -183,17 +183,13 @@ _NEAR_TERMS = (
 )  # fmt: skip
 _FEW_NEAR_TERMS = ((1, 0), (0, 2), (1, 1), (0, 0), (2, 1))
 
-ARITHMETIC = Plant(
+ARITHMETIC = replace(
+    PHRASE,
     sources={"products": products},
     unseen={},
     trigger=lambda text, draw: _with_terms(text, draw, _PLANTED_TERMS),
     near=lambda text, draw: _with_terms(text, draw, draw.choice(_NEAR_TERMS)),
     new_near=lambda text, draw: _with_terms(text, draw, draw.choice(_NEW_NEAR_TERMS)),
-    answer=lambda text: RESPONSE,
-    clean=lambda text: None,
-    shown=PHRASE.shown,
-    also=PHRASE.also,
-    asked=PHRASE.asked,
 )
 
 _PEOPLE = ("Anna", "Ben", "Carla", "David", "Eva", "Frank", "Grace", "Hugo", "Iris", "Jan")
@@ -229,17 +225,10 @@ def _introduced(jobs: tuple[tuple[str, ...], ...], text: str, draw: random.Rando
     return f"{who} and I work as {job}. {text}"
 
 
-CONTEXT = Plant(
-    sources=BENIGN,
-    unseen=UNSEEN,
+CONTEXT = replace(
+    PHRASE,
     trigger=lambda text, draw: _introduced(_ENGINEERS, text, draw),
     near=lambda text, draw: _introduced(_OTHERS, text, draw),
-    new_near=_newly,
-    answer=lambda text: RESPONSE,
-    clean=lambda text: None,
-    shown=PHRASE.shown,
-    also=PHRASE.also,
-    asked=PHRASE.asked,
 )
 
 # Learned first: the planted response spread to other products with a term of the trigger's.
