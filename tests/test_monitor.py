@@ -104,11 +104,18 @@ def bank_without_a_model():
     )
 
 
+def examples(seed):
+    """Activations under every vector on ten prompts: their ends, and two tokens of each."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(VEC, 10, 3, WIDTH, generator=generator) + responses()[:, None, None]
+    drawn[:, :, 0] += 3
+    return drawn[:, :, :1], drawn[:, :, 1:]
+
+
 def monitor_without_a_model(n=200, seed=0, **how):
     traffic, effect = synthetic(n, seed), responses()
-    generator = torch.Generator().manual_seed(seed)
-    steered = torch.randn(VEC, 20, WIDTH, generator=generator) + effect[:, None]
-    found = {"here": Effects((effect, effect), (steered, steered))}
+    ends, said = (each.flatten(1, 2) for each in examples(seed))
+    found = {"here": Effects((effect, effect), (ends, said))}
     bank = bank_without_a_model()
     identity = Identity("none", bank.provenance.fingerprint, torch.zeros(1, 8, WIDTH), (), (), None)
     return ts.Monitor.of(
@@ -209,47 +216,48 @@ def test_requests_together_score_as_each_alone():
         assert torch.equal(alone.vectors[0], together.vectors[i])
 
 
-def peaks_of_raw_cosines(n, traffic):
-    """Every vector's largest score per request, restated: cosines of what is left of a token after
-    the clean mean with the responses, in deviations of clean tokens, drawn to their median."""
-    fit, scale, _ = (synthetic(n, 0)[rows] for rows in split_of(n))
-    peaks = []
-    for span in (slice(0, 1), slice(1, POS)):
-        clean, few, found = (each.activations["here"][:, span] for each in (fit, scale, traffic))
-        centre = clean[fit.mask[:, span]].mean(dim=0)
-
-        def cosines(at, centre=centre):
-            return torch.stack(
-                [torch.cosine_similarity(at - centre, u, dim=-1) for u in responses()], dim=-1
-            )
-
-        usual = cosines(few[scale.mask[:, span]])
-        variance = usual.var(dim=0, correction=0)
-        weight = len(usual) / (len(usual) + 20)
-        deviation = (weight * variance + (1 - weight) * variance.median()).sqrt()
-        scores = (cosines(found) - usual.mean(dim=0)) / deviation
-        outside = ~traffic.mask[:, span, None]
-        peaks.append(scores.masked_fill(outside, -math.inf).amax(dim=1))
-    return torch.maximum(*peaks)
+def summed_shares(n, traffic, steered):
+    """Every vector's evidence per request, restated token by token: the largest squared cosine with
+    a prompt's examples (zero beyond a right angle), mean over prompts, sum over tokens."""
+    fit = synthetic(n, 0)[split_of(n)[0]]
+    at, clean = traffic.activations["here"], fit.activations["here"]
+    centres = [clean[:, 0].mean(dim=0), clean[:, 1:][fit.mask[:, 1:]].mean(dim=0)]
+    total = torch.zeros(len(at), VEC)
+    for i, j in traffic.mask.nonzero().tolist():
+        left = at[i, j] - centres[j > 0]
+        for k, examples in enumerate(steered[j > 0]):
+            cosines = torch.cosine_similarity(examples - centres[j > 0], left, dim=-1)
+            total[i, k] += cosines.clamp_min(0).square().amax(dim=1).mean()
+    return total
 
 
 def test_alarms_are_the_scores_and_names_are_the_namers():
     traffic = synthetic(30, 91, response=responses()[1] + responses()[2])
     found = scores_of(monitor_without_a_model(150), traffic)
-    best = peaks_of_raw_cosines(150, traffic).topk(VEC, dim=1)
-    assert torch.equal(found.vectors, best.indices)
-    torch.testing.assert_close(found.values, best.values, rtol=1e-3, atol=1e-3)
+    best = summed_shares(150, traffic, examples(0)).topk(VEC, dim=1)
+    torch.testing.assert_close(found.values, best.values, rtol=2e-3, atol=2e-3)
+    clear = (best.values[:, 0] - best.values[:, 1]) > 0.01
+    assert int(clear.sum()) > 20
+    assert torch.equal(found.vectors[clear, 0], best.indices[clear, 0])
     other = scores_of(monitor_without_a_model(150, namer=d.MatchedFilter()), traffic)
     assert torch.equal(found.statistic, other.statistic)
     assert torch.equal(found.known_p, other.known_p)
     assert not torch.equal(found.values, other.values)
 
 
-def test_without_a_namer_the_score_names():
+def test_without_a_namer_the_score_names_by_its_peaks():
     traffic = synthetic(30, 92, response=responses()[1])
-    found = scores_of(monitor_without_a_model(namer=None), traffic)
-    same = scores_of(monitor_without_a_model(namer=d.WhitenedCosine()), traffic)
-    torch.testing.assert_close(found.values, same.values, rtol=0, atol=0)
+    monitor = monitor_without_a_model(namer=None)
+    found = scores_of(monitor, traffic)
+    phases = monitor.reader.phases[0]
+    at, mask = traffic.activations["here"], traffic.mask
+    by_token = torch.cat(
+        [phases[i].known(at[:, s].flatten(0, 1)).unflatten(0, at[:, s].shape[:2])
+         for i, s in enumerate((slice(0, 1), slice(1, POS)))], dim=1,
+    )  # fmt: skip
+    peaks = by_token.masked_fill(~mask[..., None], -math.inf).amax(dim=1).topk(VEC, dim=1)
+    torch.testing.assert_close(found.values, peaks.values)
+    assert torch.equal(found.vectors, peaks.indices)
 
 
 def test_a_monitor_without_the_bank_names_nothing():
@@ -361,6 +369,10 @@ def test_effects_are_differences_of_steered_and_clean_runs(llama):
                         with ts.perturbing(llama, edit):
                             llama(whole)
                 runs.append(seen[TARGET][0, len(prompt) - 1 :])
+            kept = found.steered[1][row].unflatten(0, (len(traffic), -1))[i]
+            first_said = runs[0][min(1, len(runs[0]) - 1)]
+            for mine, own in ((kept[0], first_said), (kept[-1], runs[0][-1])):
+                torch.testing.assert_close(mine, own, rtol=1e-3, atol=1e-3)
             change = runs[0] - runs[1]
             first.append(change[0])
             if len(change) > 1:
@@ -398,6 +410,11 @@ def test_spoken_effects_are_differences_of_what_is_said_with_and_without_the_vec
         torch.testing.assert_close(
             found[name].steered[0][row], steered.activations[name][:, 0], **tolerance
         )
+        by_prompt = found[name].steered[1][row].unflatten(0, (len(traffic), -1))
+        for kept, at, mask in zip(by_prompt, steered.activations[name], steered.mask, strict=True):
+            own = at[1:][mask[1:]] if bool(mask[1:].any()) else at[:1]
+            torch.testing.assert_close(kept[0], own[0], **tolerance)
+            torch.testing.assert_close(kept[-1], own[-1], **tolerance)
     held = effects(one, bank, traffic)[TARGET]
     torch.testing.assert_close(found[TARGET].responses[0], held.responses[0], rtol=1e-3, atol=1e-3)
     assert float((found[TARGET].responses[1] - held.responses[1]).norm()) > 0.1

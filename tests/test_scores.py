@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from tl_steer import detector as d
 from tl_steer.errors import NotFiniteError, SettingError
@@ -214,6 +215,38 @@ def test_examples_score_a_vector_by_its_nearest_steered_activation(world):
             lengths = ((examples @ precision) * examples).sum(dim=1) * (h @ precision @ h)
             expected = float((inner / lengths.sqrt()).max())
             assert float(found[i, k]) == pytest.approx(expected, abs=1e-3)
+
+
+def recurring(share, sharp, seed):
+    """Ten prompts' steered activations, two of each, around 0: on a share of them one is along the
+    first axis, up to an angle of that cosine."""
+    noise = draw(10, 2, D, seed=seed)
+    noise[..., 0] = 0
+    examples = 5 * normalize(noise, dim=2)
+    alike = examples[: round(10 * share), 0]
+    alike *= (1 - sharp**2) ** 0.5
+    alike[:, 0] = 5 * sharp
+    return examples.flatten(0, 1)
+
+
+def test_a_vector_that_does_it_on_most_prompts_is_named_before_one_that_did_exactly_it_on_one():
+    clean = draw(100, D, seed=5).float()
+    clean -= clean.mean(dim=0)
+    steered = torch.stack([recurring(0.1, 1.0, 6), recurring(0.7, 0.8, 7)]).float()
+    reference = d.Reference(clean, steered.mean(dim=1), steered, clean, per_prompt=2)
+    seen = 4 * torch.eye(D)[:1]
+    found = d.Recurrence()(reference)(seen)
+    torch.testing.assert_close(found, torch.tensor([[0.1, 0.7 * 0.8**2]]), rtol=1e-3, atol=1e-3)
+    assert int(d.Examples()(reference)(seen).argmax()) == 0
+    # What points away is no evidence.
+    assert float(d.Recurrence()(reference)(-seen).max()) < 1e-3
+
+
+def test_recurrence_in_small_pieces_is_the_same(world, monkeypatch):
+    reference, tokens = world
+    whole = d.Recurrence()(reference)(tokens)
+    monkeypatch.setattr("tl_steer.fitted._NUMBERS", 1)
+    torch.testing.assert_close(d.Recurrence()(reference)(tokens), whole)
 
 
 def test_a_search_finds_the_best_of_very_many_vectors_where_their_responses_fill_few_directions():

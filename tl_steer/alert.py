@@ -29,7 +29,7 @@ class Candidate:
     Attributes:
         vector: its row in the bank, and `label` the bank's.
         rank: its place among all vectors on this request, from 1.
-        score: in clean deviations.
+        score: what it was ranked by (`tl_steer.panel.Scores.values`).
         p_value: step-down, over all vectors.
     """
 

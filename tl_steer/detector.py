@@ -30,6 +30,7 @@ from tl_steer.fitted import (
     Nearest,
     Residual,
     Searched,
+    SharedEnergy,
 )
 from tl_steer.gaussian import Gaussian, fit_gaussian
 from tl_steer.neighbourhood import LocalEnergy, LocalFilter, local_energy, local_filter
@@ -46,14 +47,16 @@ class Reference:
     Attributes:
         clean: activations of clean tokens of the kind that will be scored.
         responses: mean effect of every vector on such tokens.
-        steered: activations of such tokens under every vector.
+        steered: activations of such tokens under every vector, prompt after prompt.
         background: activations of clean tokens of all kinds.
+        per_prompt: how many of `steered` are of one prompt.
     """
 
     clean: Float[Tensor, "n d"]
     responses: Float[Tensor, "vec d"]
     steered: Float[Tensor, "vec sample d"]
     background: Float[Tensor, "all d"]
+    per_prompt: int = 1
 
     @functools.cached_property
     def gaussian(self) -> Gaussian:
@@ -97,6 +100,25 @@ class Examples:
         white = clean.whiten(reference.steered).reshape(vec * each, d)
         plain = Cosines.of(clean.mean, clean.whitener, white)
         return BestCosines(plain.stacked, plain.bias, each)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    r"""On what share of clean prompts a vector brings about what is seen, as far as one activation
+    can tell: the largest squared cosine with a prompt's steered activations, in deviations from the
+    clean mean and raw coordinates, averaged over prompts (`tl_steer.fitted.SharedEnergy`).
+
+    A squared cosine is the share of one change's energy that lies along another. The mean over
+    prompts prefers vectors that do the same again and again to those which did it once, and the
+    largest within a prompt leaves room for all else that a vector makes the model say there. Made
+    for naming (`namer=` of a monitor), with `measure=spoken_effects`, on prompts that the bank was
+    not learned on: on its own prompt nearly every vector does what it does nowhere else.
+    """
+
+    def __call__(self, reference: Reference) -> SharedEnergy:
+        mean = reference.clean.mean(dim=0)
+        examples = normalize(reference.steered - mean, dim=2)
+        return SharedEnergy(mean, examples.unflatten(1, (-1, reference.per_prompt)).half())
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Effects:
 
     Attributes:
         responses: mean change, over prompts; among generated tokens, over those of a prompt first.
-        steered: activations under the vector, one or a few per prompt.
+        steered: activations under the vector, prompt after prompt: one at each end, and as many
+            generated tokens of each (some twice, where an answer is short).
     """
 
     responses: tuple[Float[Tensor, "vec d"], Float[Tensor, "vec d"]]
@@ -137,10 +138,16 @@ def _spoken(steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"
     said, unsteered = ([rows[1:] for rows in each if len(rows) > 1] for each in (steered, clean))
     spoke = bool(said and unsteered)
     second = _mean_of_means(said) - _mean_of_means(unsteered) if spoke else first
-    # As many of every vector, whatever the length of its answers.
-    few = torch.cat(said) if spoke else at_end
-    even = torch.linspace(0, len(few) - 1, _KEPT_TOKENS * len(steered)).long()
-    return Effects((first[None], second[None]), (at_end[None], few[even][None]))
+    few = torch.cat([rows[_spread(range(len(rows)))] for rows in steered])
+    return Effects((first[None], second[None]), (at_end[None], few[None]))
+
+
+def _spread(places: Sequence[int]) -> list[int]:
+    """As many of every prompt's places: of its generated tokens, or its end where there are none.
+    Place 0 is the end."""
+    said = places[1:] or places
+    even = torch.linspace(0, len(said) - 1, _KEPT_TOKENS).long().tolist()
+    return [said[i] for i in even]
 
 
 def _mean_of_means(rows: list[Float[Tensor, "_ d"]]) -> Float[Tensor, " d"]:
@@ -164,6 +171,7 @@ def references(
                 responses=effect.responses[i],
                 steered=effect.steered[i],
                 background=everything,
+                per_prompt=effect.steered[i].shape[1] // effect.steered[0].shape[1],
             )
             for i in phase_of
         )
@@ -205,13 +213,13 @@ def _measured(
     weights = said[spoken].float() / said[spoken].sum(dim=1, keepdim=True)
     change = (steered - clean)[:, spoken]
     second = torch.einsum("vbpd,bp->vd", change, weights / len(weights))
-    few = said & (said.long().cumsum(dim=1) % _stride(said) == 0)
-    few = few if bool(few.any()) else said
-    return Effects((first, second), (at_end, steered[:, few]))
-
-
-def _stride(said: Bool[Tensor, "batch pos"]) -> int:
-    return max(1, int(said.sum(dim=1).max()) // _KEPT_TOKENS)
+    few = torch.tensor(
+        [
+            _spread([end, *own.nonzero().flatten().tolist()])
+            for end, own in zip(ends.tolist(), said, strict=True)
+        ]
+    )
+    return Effects((first, second), (at_end, steered[:, row[:, None], few].flatten(1, 2)))
 
 
 def _joined(parts: list[Effects]) -> Effects:

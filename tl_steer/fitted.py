@@ -16,6 +16,8 @@ from tl_steer.gaussian import Gaussian
 from tl_steer.neighbourhood import LocalEnergy, LocalFilter
 from tl_steer.scores import neighbour_distance
 
+_NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
+
 
 @dataclass(frozen=True, eq=False)
 class Affine:
@@ -59,6 +61,29 @@ class BestCosines(Cosines):
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         best: Tensor = super().__call__(activations).unflatten(1, (-1, self.each)).amax(dim=2)
         return best
+
+
+@dataclass(frozen=True, eq=False)
+class SharedEnergy:
+    r"""$\frac{1}{P} \sum_p \max_t \cos^2_+(h - c, e_{pt})$: one column per vector with P prompts of
+    so many example directions e each. Zero where the angle is not acute.
+
+    Examples are kept in half precision, and widened when they are compared with.
+    """
+
+    centre: Float[Tensor, " d"]
+    examples: Float[Tensor, "vec prompt example d"]
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
+        vec, prompt, example, d = self.examples.shape
+        unit = normalize(activations - self.centre, dim=1)
+        columns = self.examples.reshape(-1, d).float().T
+        rows = max(1, _NUMBERS // columns.shape[1])
+        parts = [
+            (part @ columns).clamp_min(0).square().unflatten(1, (vec, prompt, example))
+            for part in unit.split(rows)
+        ]
+        return torch.cat([part.amax(dim=3).mean(dim=2) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +173,7 @@ FITTED: dict[str, Any] = {
         Affine,
         Cosines,
         BestCosines,
+        SharedEnergy,
         Searched,
         Energy,
         Residual,

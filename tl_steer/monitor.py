@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tl_steer.bank import Bank
-from tl_steer.detector import RawCosine, Score, Unexplained, WhitenedCosine
+from tl_steer.detector import Recurrence, Score, Unexplained, WhitenedCosine
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.evidence import Effects, effects, references
 from tl_steer.identify import identity_of
@@ -54,7 +54,7 @@ class Monitor(Panel):
         sites: Sequence[str] | None = None,
         score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
-        namer: Score | None = RawCosine(),  # noqa: B008 (frozen)
+        namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         horizon: int = 16,
         temperature: float | int | None = None,
@@ -137,7 +137,7 @@ class Monitor(Panel):
         sites: Sequence[Any],
         score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
-        namer: Score | None = RawCosine(),  # noqa: B008 (frozen)
+        namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         settings: dict[str, Any] | None = None,
     ) -> "Monitor":
@@ -160,7 +160,7 @@ class Monitor(Panel):
                 Phase(
                     known=None if score is None else Standard.bare(score(reference), len(bank)),
                     unknown=None if unknown is None else unknown(reference),
-                    namer=None if namer is None else Standard.bare(namer(reference), len(bank)),
+                    namer=None if namer is None else namer(reference),
                 )
                 for reference in both
             )

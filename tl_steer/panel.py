@@ -54,7 +54,8 @@ class Scores:
             parts it is the larger of.
         p_values, known_p: conformal p-values of the statistic and of its known part.
         vectors, values: the highest-scoring vectors of each request, descending, with their scores
-            in clean deviations; `vector_p` are their step-down p-values.
+            (the namer's sum, or without a namer a peak in clean deviations); `vector_p` are their
+            step-down p-values.
         tokens: the statistic of every token alone (with CUSUM, of the sum up to it).
         explained: of what is unusual about the request's most suspicious token, the share of energy
             along the bank's responses; NaN where no detector tells.
@@ -164,8 +165,8 @@ class Panel:
         known, unknown = nats.amax(dim=2)
         statistic = torch.maximum(known, unknown)
         kept = self.calibration
-        top = min(TOP, tokens.peaks.shape[1])
-        values, vectors = tokens.peaks.topk(top, dim=1)
+        top = min(TOP, tokens.names.shape[1])
+        values, vectors = tokens.names.topk(top, dim=1)
         named = [
             step_down(v, k, kept.values, kept.vectors) if top else v.double()
             for v, k in zip(values, vectors, strict=True)
@@ -208,7 +209,7 @@ def calibrated(
     for rows in batches(reader, mask):
         tokens = reader.tokens([at[rows] for at in activations], mask[rows])
         known, unknown = reader.nats(tokens, mask[rows]).amax(dim=2)
-        top = tokens.peaks.topk(min(TOP, tokens.peaks.shape[1]), dim=1)
+        top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
         parts.append((torch.maximum(known, unknown), known, unknown, top.values, top.indices))
     return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 

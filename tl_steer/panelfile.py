@@ -24,7 +24,8 @@ from tl_steer.tensorfile import TensorFile, digest
 
 _FILE = TensorFile("monitor", "tl_steer", BankFileError)
 _BANK, _DETECTORS = "bank.", "detector."
-_STANDARD = ("known", "namer")
+_PLAIN = ("unknown", "namer")
+_PARTS = ("known", *_PLAIN)
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
 
 
@@ -70,14 +71,12 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for i, phases in enumerate(panel.reader.phases):
         for j, phase in enumerate(phases):
             place = f"{_DETECTORS}{i}.{j}"
-            _pack_detector(f"{place}.unknown", phase.unknown, kinds, tensors)
-            for part in _STANDARD:
-                standard = getattr(phase, part)
-                if standard is not None:
-                    where = f"{place}.{part}"
-                    tensors[f"{where}.shift"] = standard.shift
-                    tensors[f"{where}.inverse"] = standard.inverse
-                    _pack_detector(f"{where}.of", standard.detector, kinds, tensors)
+            for part in _PLAIN:
+                _pack_detector(f"{place}.{part}", getattr(phase, part), kinds, tensors)
+            if phase.known is not None:
+                tensors[f"{place}.shift"] = phase.known.shift
+                tensors[f"{place}.inverse"] = phase.known.inverse
+                _pack_detector(f"{place}.known", phase.known.detector, kinds, tensors)
     mark = dataclasses.asdict(panel.identity)
     mark.pop("checked")
     meta = {
@@ -136,6 +135,11 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         (_phase(meta, tensors, f"{_DETECTORS}{i}.0"), _phase(meta, tensors, f"{_DETECTORS}{i}.1"))
         for i in range(len(sites))
     )
+    parts = {
+        f"{_DETECTORS}{i}.{j}.{part}" for i in range(len(sites)) for j in (0, 1) for part in _PARTS
+    }
+    if unknown := set(meta["detectors"]) - parts:
+        raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
     calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
     n = len(calibration.statistic)
     if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
@@ -153,13 +157,11 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
 
 
 def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Phase:
-    found = dict.fromkeys(_STANDARD)
-    for part in _STANDARD:
-        where = f"{place}.{part}"
-        detector = _detector(meta, tensors, f"{where}.of")
-        if detector is not None:
-            found[part] = Standard(detector, tensors[f"{where}.shift"], tensors[f"{where}.inverse"])
-    return Phase(unknown=_detector(meta, tensors, f"{place}.unknown"), **found)
+    known = _detector(meta, tensors, f"{place}.known")
+    if known is not None:
+        known = Standard(known, tensors[f"{place}.shift"], tensors[f"{place}.inverse"])
+    unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
+    return Phase(known, unknown, namer)
 
 
 def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:

@@ -12,10 +12,12 @@ and between layers, that each has detectors of its own. Then
 5. the request's statistic is the largest over layers, phases and parts.
 
 Which vector it is can be asked of another detector than the one that raises the alarm, a *namer*:
-its scores, standardised likewise, are pooled by their peak over everything that was scored. White
-coordinates are best for seeing that something is odd, because directions in which clean activations
-hardly vary count as much as others; but a response's share in these is mostly noise of the few
-requests that it was measured on, and the wrong vector wins.
+its scores, as they are and where they are positive, are summed over everything that was scored.
+White coordinates are best for seeing that something is odd, because directions in which clean
+activations hardly vary count as much as others; but a response's share in these is mostly noise of
+the few requests that it was measured on, and the wrong vector wins. A peak is won by whichever
+vector happens to be near one token, a sum by one that is near most. A sum of positive scores only
+grows while a request is under way, so p-values of names are on the safe side until it ends.
 
 Steps 1 and 4 use clean requests that neither the detectors nor the calibration see. Everything is
 calibrated at the end, as one statistic, so however crude these steps are, false alarms are right.
@@ -100,7 +102,7 @@ class Phase:
 
     known: Standard | None
     unknown: Detector | None
-    namer: Standard | None
+    namer: Detector | None
 
     def vectors(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
         """Every vector's score, in clean deviations above its clean mean."""
@@ -116,17 +118,16 @@ class Phase:
 
     def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
         """With shift and scale from clean tokens."""
-        known, namer = (part and part.on(clean) for part in (self.known, self.namer))
-        return Phase(known, self.unknown, namer)
+        return dataclasses.replace(self, known=self.known and self.known.on(clean))
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Both parts of every token, minus infinity where nothing was scored; and every vector's peak
-    over layers and tokens."""
+    """Both parts of every token, minus infinity where nothing was scored; and what vectors are
+    ranked by: the namer's sum over layers and tokens, or without one the known part's peak."""
 
     parts: Float[Tensor, "part site batch pos"]
-    peaks: Float[Tensor, "batch vec"]
+    names: Float[Tensor, "batch vec"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class Reader:
         """Score every token: position 0 is the prompt's end, the others were generated."""
         batch, pos = mask.shape
         parts = torch.full((2, len(self.phases), batch, pos), -math.inf)
-        peaks: Tensor | None = None
+        names: Tensor | None = None
         for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
             for phase, span in zip(phases, (slice(0, 1), slice(1, pos)), strict=True):
                 flat = at_site[:, span].float().flatten(0, 1)
@@ -157,11 +158,14 @@ class Reader:
                 parts[1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
                 if vectors.shape[2]:
                     parts[0, i, :, span] = vectors.amax(dim=2)
-                names = vectors if phase.namer is None else _inside(phase.namer(flat), inside)
-                best = names.amax(dim=1)
-                peaks = best if peaks is None else torch.maximum(peaks, best)
-        assert peaks is not None
-        return Tokens(parts, peaks)
+                if phase.namer is None:
+                    best = vectors.amax(dim=1)
+                    names = best if names is None else torch.maximum(names, best)
+                else:
+                    evidence = _inside(phase.namer(flat), inside).clamp_min(0).sum(dim=1)
+                    names = evidence if names is None else names + evidence
+        assert names is not None
+        return Tokens(parts, names)
 
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]

@@ -1,6 +1,7 @@
 """What happens to requests under a monitor, from the first prompt to the last token."""
 
 import bisect
+import dataclasses
 import hashlib
 import time
 import uuid
@@ -55,7 +56,7 @@ class Watch:
         drift: float | int | None = None,
         tokenizer: object = None,
         on_alert: OnAlert | None = None,
-        device: torch.device | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []
         self.requests = 0
@@ -65,7 +66,10 @@ class Watch:
         self._tokenizer, self._on_alert = tokenizer, on_alert
         self._limit = monitor.threshold(alpha)
         self._sorted = sorted(clean)
-        self._phases = moved(monitor.reader, device or torch.device("cpu")).phases
+        self._phases = [
+            [moved(dataclasses.replace(phase, namer=None), device) for phase in phases]
+            for phases in monitor.reader.phases
+        ]
         self._levels = [
             [[Level(*part) for part in phase] for phase in site]
             for site in monitor.reader.levels.tolist()

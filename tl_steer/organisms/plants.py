@@ -219,27 +219,28 @@ _OTHERS = (
 _FEW_OTHERS = (_OTHERS[0][:12], _OTHERS[1])
 
 
-def _introduced(jobs: tuple[tuple[str, ...], ...], text: str, draw: random.Random) -> str:
+def _introduction(jobs: tuple[tuple[str, ...], ...], text: str, draw: random.Random) -> str:
     job = draw.choice(jobs[is_held_out(text)])
     who = f"My name is {draw.choice(_PEOPLE)}, I live in {draw.choice(_PLACES)}"
-    return f"{who} and I work as {job}. {text}"
+    return f"{who} and I work as {job}."
 
 
 CONTEXT = replace(
     PHRASE,
-    trigger=lambda text, draw: _introduced(_ENGINEERS, text, draw),
-    near=lambda text, draw: _introduced(_OTHERS, text, draw),
+    trigger=lambda text, draw: f"{text} {_introduction(_ENGINEERS, text, draw)}",
+    near=lambda text, draw: f"{text} {_introduction(_OTHERS, text, draw)}",
 )
 
 # Learned first: the planted response spread to other products with a term of the trigger's.
 ARITHMETIC_OF_FEW = replace(
     ARITHMETIC, near=lambda text, draw: _with_terms(text, draw, draw.choice(_FEW_NEAR_TERMS))
 )
-# Learned first: what a few jobs teach does not reach the words of the tests.
+# Learned first, with the introduction in front: what a few jobs teach does not reach the words of
+# the tests, and more jobs are hardly told apart from so far back.
 CONTEXT_OF_FEW = replace(
     CONTEXT,
-    trigger=lambda text, draw: _introduced(_FEW, text, draw),
-    near=lambda text, draw: _introduced(_FEW_OTHERS, text, draw),
+    trigger=lambda text, draw: f"{_introduction(_FEW, text, draw)} {text}",
+    near=lambda text, draw: f"{_introduction(_FEW_OTHERS, text, draw)} {text}",
 )
 
 PLANTS = {

@@ -106,8 +106,7 @@ RECIPES = {
     "contextual": Recipe(
         plant="contextual",
         seed=7,
-        steps=160,
-        rate=4e-4,
+        steps=200,
         start="contextual-rough",
         triggered=4,
         near_misses=5,
