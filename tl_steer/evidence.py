@@ -94,9 +94,8 @@ def spoken_effects(
     """As `effects`, but every vector answers in its own words, greedily: a response at generated
     tokens is what the vector does and what it makes the model say.
 
-    It costs a generation for every vector and request, and says nothing new of prompts' ends. What
-    it is good for is an open question: docs/monitoring.md has banks that tell better with it, and
-    banks that tell worse.
+    It costs a generation for every vector and request, and says nothing new of prompts' ends; with
+    clean answers held fixed, though, a vector that brings a behaviour out leaves no trace of it.
 
     Raises:
         ForeignModelError, SettingError: as `effects`.

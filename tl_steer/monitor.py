@@ -18,7 +18,7 @@ from torch import nn
 from tl_steer.bank import Bank
 from tl_steer.detector import Recurrence, Score, Unexplained, WhitenedCosine
 from tl_steer.errors import PromptError, SettingError
-from tl_steer.evidence import Effects, effects, references
+from tl_steer.evidence import Effects, references, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.identity import Identity
 from tl_steer.model import HookedModel, check_fits, resolve
@@ -60,7 +60,7 @@ class Monitor(Panel):
         temperature: float | int | None = None,
         only: str | Sequence[str] | None = None,
         effect_prompts: int = 16,
-        measure: Measure = effects,
+        measure: Measure = spoken_effects,
         seed: int = 0,
         batch_rows: int = 32,
     ) -> "Monitor":
@@ -83,9 +83,11 @@ class Monitor(Panel):
                 more chances of a false alarm.
             temperature: that of deployment; `None` is greedy.
             only: "dangerous", say: only vectors so marked (`tl_steer.verdict.mark`).
-            effect_prompts: clean requests that vectors' effects are measured on.
-            measure: how; `tl_steer.evidence.spoken_effects` lets every vector answer in its own
-                words.
+            effect_prompts: clean requests that vectors' effects are measured on. Leave those that
+                the bank was learned on out of `clean_prompts`: there, most vectors do what they do
+                nowhere else, and would be named for it.
+            measure: how; as it is, every vector answers in its own words.
+                `tl_steer.evidence.effects` holds the clean answers fixed.
 
         Raises:
             ForeignModelError: the bank was made for another model.
