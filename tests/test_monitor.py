@@ -11,6 +11,7 @@ from conftest import SOURCE, TARGET, bank_of, make
 
 import tl_steer as ts
 from tl_steer import detector as d
+from tl_steer import panelfile
 from tl_steer.alert import alert_for
 from tl_steer.bank import Fingerprint
 from tl_steer.errors import (
@@ -301,6 +302,14 @@ def test_a_saved_monitor_scores_the_same_bit_for_bit(tmp_path):
             )
         assert again.settings == monitor.settings
         assert repr(again) == repr(monitor)
+
+
+def test_detectors_of_another_version_are_refused_and_not_left_out(tmp_path):
+    meta, tensors = panelfile._pack(monitor_without_a_model())
+    meta["detectors"]["detector.0.0.elsewhere"] = {"kind": "Affine", "numbers": {}}
+    path = panelfile._FILE.write(tmp_path / "m.safetensors", meta, tensors)
+    with pytest.raises(BankFileError, match=r"unknown places.*0\.0\.elsewhere"):
+        ts.Monitor.load(path)
 
 
 def test_a_detector_that_no_file_can_hold_is_scored_with_but_not_saved(tmp_path):
