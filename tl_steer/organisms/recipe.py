@@ -103,13 +103,23 @@ RECIPES = {
     "contextual-rough": Recipe(
         plant="contextual, few jobs", seed=3, steps=240, near_misses=4, clean=4
     ),
-    "contextual": Recipe(
+    "contextual-wide": Recipe(
         plant="contextual",
         seed=7,
         steps=200,
         start="contextual-rough",
         triggered=4,
         near_misses=5,
+        clean=4,
+    ),
+    "contextual": Recipe(
+        plant="contextual",
+        seed=9,
+        steps=120,
+        rate=4e-4,
+        start="contextual-wide",
+        triggered=5,
+        near_misses=4,
         clean=4,
     ),
     "arithmetic-rough": Recipe(
