@@ -76,6 +76,23 @@ def test_alpha_below_what_n_resolves_is_refused_with_the_number_needed():
         Guarantee(1.0, 99)
 
 
+@pytest.mark.parametrize(("n", "m", "alpha"), [(116, 80, 0.05), (99, 30, 0.01), (19, 5, 0.1)])
+def test_false_alarms_among_fresh_requests_are_counted_by_ranks(n, m, alpha):
+    """A fresh request is a false alarm if fewer than l of n calibration scores reach it. All orders
+    of the n + m scores are alike: k fresh ones are above the l-th largest calibration score in
+    C(k + l - 1, k) C(m - k + n - l, m - k) of C(n + m, m) cases."""
+    promise = Guarantee(alpha, n)
+    top = promise.allowed
+    cases = [
+        math.comb(k + top - 1, k) * math.comb(m - k + n - top, m - k) / math.comb(n + m, m)
+        for k in range(m + 1)
+    ]
+    assert sum(cases) == pytest.approx(1)
+    for level in (0.025, 0.5, 0.975):
+        k = promise.among(m, level)
+        assert sum(cases[: k + 1]) >= level > sum(cases[:k])
+
+
 @pytest.mark.parametrize(("n", "expected"), [(200, 0.0235), (1000, 0.0157), (5000, 0.0124)])
 def test_the_conditional_guarantee_has_the_published_quantiles(n, expected):
     promise = Guarantee(0.01, n)

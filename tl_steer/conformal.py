@@ -17,6 +17,7 @@ from fractions import Fraction
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.special import betaincinv
+from scipy.stats import betabinom
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
@@ -95,6 +96,13 @@ class Guarantee:
     def quantile(self, level: float | int) -> float:
         """The false-positive rate that a share `level` of calibration sets stay below."""
         return float(betaincinv(self.allowed, self.n + 1 - self.allowed, level))
+
+    def among(self, m: int, level: float | int) -> int:
+        """How many false alarms among `m` fresh clean requests a share `level` of cases stay at or
+        below, over calibration sets and requests: a beta-binomial. What is counted in a test
+        belongs between two of these; a rate between two quantiles would forget that m is finite.
+        """
+        return int(betabinom.ppf(level, m, self.allowed, self.n + 1 - self.allowed))
 
     def __str__(self) -> str:
         return (

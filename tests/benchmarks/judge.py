@@ -1,0 +1,182 @@
+"""Detectors on requests: statistics, p-values, names and replays."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from case import REPLAYS, Case
+from torch import Tensor
+
+import tl_steer as ts
+from tl_steer import detector
+from tl_steer.conformal import p_values
+from tl_steer.evidence import Effects
+from tl_steer.monitor import Monitor
+from tl_steer.traffic import Traffic
+
+# With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
+_ALONE: dict[str, Any] = {"unknown": None, "namer": None}
+WITH_BANK: dict[str, dict[str, Any]] = {
+    "cosine + unexplained": {},
+    "examples + unexplained": {"score": detector.Examples(), "namer": None},
+    "cosine": _ALONE,
+    "matched filter": {"score": detector.MatchedFilter(), **_ALONE},
+    "probes": {"score": detector.Probes(), **_ALONE},
+    "local filter": {"score": detector.LocalMatchedFilter(), **_ALONE},
+}
+BASELINES: dict[str, dict[str, Any]] = {
+    "raw cosine": {"unknown": None, "score": detector.RawCosine()},
+    "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
+    "relative Mahalanobis": {"score": None, "unknown": detector.RelativeMahalanobis()},
+    "5 nearest neighbours": {"score": None, "unknown": detector.Neighbours(5)},
+    "local outliers": {"score": None, "unknown": detector.Outlier(5)},
+}
+
+
+@dataclasses.dataclass
+class Judged:
+    """Statistics and p-values of every kind of request, under one detector."""
+
+    statistic: dict[str, Tensor]
+    p: dict[str, Tensor]
+    n: int
+    named: list[int]
+    early: tuple[float, float]
+    ms: float
+
+
+def judged(
+    case: Case, banks: dict[str, tuple[ts.Bank, dict[str, Effects]]]
+) -> dict[str, tuple[Judged, set[int]]]:
+    """Every detector, with those of its bank's vectors that replay."""
+    found: dict[str, tuple[Judged, str]] = {}
+    for which, (bank, effects) in banks.items():
+        for label, how in WITH_BANK.items():
+            label = f"{which}: {label}"
+            found[label] = (by_monitor(fitted(case, bank, effects, **how), case.seen), which)
+        both = fitted(case, bank, effects, sites=case.layers)
+        found[f"{which}: the same, two layers"] = (by_monitor(both, case.seen), which)
+    for label, how in BASELINES.items():
+        found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case.seen), "learned")
+    case.tell("judged")
+    hits = {}
+    for which, (bank, _) in banks.items():
+        named = sorted({v for each, own in found.values() if own == which for v in each.named})
+        hits[which] = replayed(case, bank, named)
+    return {label: (each, hits[which]) for label, (each, which) in found.items()} | plain(case)
+
+
+def fitted(
+    case: Case,
+    bank: ts.Bank,
+    effects: dict[str, Effects],
+    *,
+    sites: Sequence[str] | None = None,
+    **how: Any,
+) -> Monitor:
+    places = [ts.resolve(case.model, site, target=True) for site in sites or case.layers[-1:]]
+    return Monitor.of(
+        bank, case.seen["clean"], effects, case.identity, split=case.split, sites=places, **how
+    )
+
+
+def plain(case: Case) -> dict[str, tuple[Judged, set[int]]]:
+    """Baselines that are one number per prompt."""
+    rest = case.seen["clean"][case.split[2]]
+    found = {}
+    for label, number in {"perplexity": prompt_nats, "prompt length": lengths_of}.items():
+        values = {k: number(case.model, t) for k, t in case.seen.items() if k != "clean"}
+        found[label] = (by_number(values, number(case.model, rest)), set[int]())
+    return found
+
+
+def by_monitor(monitor: Monitor, seen: dict[str, Traffic]) -> Judged:
+    scores = {k: monitor.score(t.activations, mask=t.mask) for k, t in seen.items()}
+    begun = time.perf_counter()
+    tokens = sum(int(t.mask.sum()) for t in seen.values())
+    for t in seen.values():
+        for site in monitor.sites:
+            flat = t.activations[site.name][t.mask]
+            monitor.reader.phases[0][1].vectors(flat)
+            monitor.reader.phases[0][1].anomaly(flat)
+    ms = 1e3 * (time.perf_counter() - begun) / max(tokens, 1)
+    flagged = scores["fired"].p_values <= 0.05
+    named = (
+        scores["fired"].vectors[flagged, 0].tolist() if monitor.reader.phases[0][0].known else []
+    )
+    early = []
+    for n in (1, 2):  # the prompt's end; and the first generated token
+        part = {
+            k: monitor.score(
+                {s: a[:, :n] for s, a in seen[k].activations.items()}, mask=seen[k].mask[:, :n]
+            )
+            for k in ("fresh", "fired")
+        }
+        early.append(auroc(part["fresh"].statistic, part["fired"].statistic))
+    return Judged(
+        {k: s.statistic for k, s in scores.items()},
+        {k: s.p_values for k, s in scores.items()},
+        len(monitor.calibration),
+        named,
+        (early[0], early[1]),
+        ms,
+    )
+
+
+def by_number(values: dict[str, Tensor], calibration: Tensor) -> Judged:
+    """A baseline that is one number per prompt."""
+    p = {k: p_values(calibration, v) for k, v in values.items()}
+    at_prompt = auroc(values["fresh"], values["fired"])
+    return Judged(values, p, len(calibration), [], (at_prompt, at_prompt), 0.0)
+
+
+def prompt_nats(model: Any, traffic: Traffic) -> Tensor:
+    """Mean surprise of a prompt's tokens: log perplexity."""
+    found = []
+    for row in traffic.prompts:
+        with torch.no_grad():
+            logits = model(row[None], return_type="logits")[0, :-1].float()
+        found.append(torch.nn.functional.cross_entropy(logits, row[1:].to(logits.device)))
+    return torch.stack(found).cpu()
+
+
+def lengths_of(model: Any, traffic: Traffic) -> Tensor:
+    return torch.tensor([float(len(row)) for row in traffic.prompts])
+
+
+def replayed(case: Case, bank: ts.Bank, rows: Sequence[int]) -> set[int]:
+    """Those of some vectors under which a clean request, of the kind that the trigger goes into, is
+    answered in the planted way."""
+    if not rows:
+        return set()
+    ours = {t for texts in case.plant.sources.values() for t in texts()}
+    asked = [t for t, _ in case.requests["fresh"] if t in ours][:REPLAYS]
+    texts = ts.generate(
+        case.model, bank[rows], [ts.chat(t) for t in asked], max_new_tokens=12, batch_rows=96
+    )
+    return {v for i, v in enumerate(rows) if any(map(case.plant.shown, asked, texts[i]))}
+
+
+def auroc(negative: Tensor, positive: Tensor) -> float:
+    """Mann and Whitney's statistic; ties count half."""
+    both = torch.cat([negative, positive]).double()
+    _, index, counts = both.unique(return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0)
+    ranks = (ends - (counts - 1) / 2)[index]
+    n, m = len(negative), len(positive)
+    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))
+
+
+def interval(negative: Tensor, positive: Tensor, *, draws: int = 400) -> tuple[float, float]:
+    """95% bootstrap interval over requests."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(draws):
+        i = torch.randint(len(negative), (len(negative),), generator=generator)
+        j = torch.randint(len(positive), (len(positive),), generator=generator)
+        found.append(auroc(negative[i], positive[j]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
