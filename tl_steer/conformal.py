@@ -17,7 +17,6 @@ from fractions import Fraction
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.special import betaincinv
-from scipy.stats import betabinom
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
@@ -102,6 +101,8 @@ class Guarantee:
         below, over calibration sets and requests: a beta-binomial. What is counted in a test
         belongs between two of these; a rate between two quantiles would forget that m is finite.
         """
+        from scipy.stats import betabinom  # takes a second to import
+
         return int(betabinom.ppf(level, m, self.allowed, self.n + 1 - self.allowed))
 
     def __str__(self) -> str:
