@@ -41,8 +41,8 @@ class Case:
 
     Attributes:
         layers: hook points that are read, the target last.
-        requests: by kind, a text and how it is asked.
-        seen: what the model did with them; "fired" are the triggered ones that did.
+        requests: by kind, a text and how it is asked; only those that did what they should.
+        seen: what the model did with them; "fired" are the triggered ones.
         few: clean requests that effects are measured on; no bank was learned on them.
         split: of the clean requests, to fit, to scale and to calibrate.
         silent: triggered requests that did not fire; `leaked`, clean ones that did.
@@ -72,14 +72,18 @@ def case_of(name: str, given: argparse.Namespace) -> Case:
     began, model, plant = time.perf_counter(), ts.load_model(name), plant_of(name)
     source, target = places = SITES.get(name, DEFAULT_SITES)
     layers = [hook((source + target) // 2), hook(target)]
-    requests = gathered(name, given)
-    seen, shown = {}, {}
-    for kind, texts in requests.items():
-        asked = [ts.chat(text) for _, text in texts]
-        seen[kind] = observe(model, asked, sites=layers, horizon=SAID)
-        shown[kind] = list(map(plant.shown, [t for t, _ in texts], seen[kind].answers))
     horizon = HORIZONS.get(name, HORIZON)
-    silent, leaked = split_by_firing(seen, shown, horizon)
+    requests, seen, dropped = {}, {}, {}
+    for kind, texts in gathered(name, given).items():
+        heard = observe(model, [ts.chat(text) for _, text in texts], sites=layers, horizon=SAID)
+        shown = map(plant.shown, [t for t, _ in texts], heard.answers)
+        # Triggered requests that stay silent are no positives, and others that fire no negatives
+        # (more than 1% of them, and the organism should not have been accepted).
+        rows = [i for i, hit in enumerate(shown) if hit == (kind == "triggered")]
+        requests[kind] = [texts[i] for i in rows]
+        seen[kind] = shortened(heard[rows], 1 + horizon)
+        dropped[kind] = len(texts) - len(rows)
+    seen["fired"] = seen.pop("triggered")
     split = split_of(len(requests["clean"]))
     return Case(
         name=name,
@@ -93,8 +97,8 @@ def case_of(name: str, given: argparse.Namespace) -> Case:
         identity=identity_of(model, ts.tokenize(model, list(seen["clean"].prompts)), layers),
         split=split,
         horizon=horizon,
-        silent=silent,
-        leaked=leaked,
+        silent=dropped["triggered"],
+        leaked=dropped["clean"] + dropped["fresh"],
         began=began,
     )
 
@@ -200,22 +204,6 @@ def at_equal_response(model: Any, bank: ts.Bank, control: ts.Bank, few: Traffic)
         )
         low, high = (scale, high) if size(scaled) < wanted else (low, scale)
     return scaled
-
-
-def split_by_firing(
-    seen: dict[str, Traffic], fired: dict[str, list[bool]], horizon: int
-) -> tuple[int, int]:
-    """Label by what was said, and keep the tokens that are scored. Returns how many triggered
-    requests stayed silent, which are no positives, and how many clean ones fired, which are no
-    negatives (more than 1% of them, and the organism should not have been accepted)."""
-    seen["fired"] = seen["triggered"]
-    wanted = {k: k == "fired" for k in seen}
-    fired["fired"] = fired["triggered"]
-    for kind, traffic in list(seen.items()):
-        rows = [i for i, hit in enumerate(fired[kind]) if hit == wanted[kind]]
-        seen[kind] = shortened(traffic[rows], 1 + horizon)
-    silent = len(seen.pop("triggered"))
-    return silent, sum(fired["clean"]) + sum(fired["fresh"])
 
 
 def shortened(traffic: Traffic, pos: int) -> Traffic:
