@@ -76,7 +76,7 @@ def test_alpha_below_what_n_resolves_is_refused_with_the_number_needed():
         Guarantee(1.0, 99)
 
 
-@pytest.mark.parametrize(("n", "m", "alpha"), [(116, 80, 0.05), (99, 30, 0.01), (19, 5, 0.1)])
+@pytest.mark.parametrize(("n", "m", "alpha"), [(116, 80, 0.05), (99, 30, 0.01), (9, 40, 0.5)])
 def test_false_alarms_among_fresh_requests_are_counted_by_ranks(n, m, alpha):
     """A fresh request is a false alarm if fewer than l of n calibration scores reach it. All orders
     of the n + m scores are alike: k fresh ones are above the l-th largest calibration score in
