@@ -242,11 +242,13 @@ def test_a_vector_that_does_it_on_most_prompts_is_named_before_one_that_did_exac
     assert float(d.Recurrence()(reference)(-seen).max()) < 1e-3
 
 
-def test_recurrence_in_small_pieces_is_the_same(world, monkeypatch):
+@pytest.mark.parametrize("score", [d.Recurrence(), d.Examples()], ids=str)
+def test_examples_compared_with_in_small_pieces_give_the_same(world, monkeypatch, score):
     reference, tokens = world
-    whole = d.Recurrence()(reference)(tokens)
+    whole = score(reference)(tokens)
+    assert len(whole) == len(tokens)
     monkeypatch.setattr("tl_steer.fitted._NUMBERS", 1)
-    torch.testing.assert_close(d.Recurrence()(reference)(tokens), whole)
+    torch.testing.assert_close(score(reference)(tokens), whole)
 
 
 def test_a_search_finds_the_best_of_very_many_vectors_where_their_responses_fill_few_directions():

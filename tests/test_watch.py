@@ -102,7 +102,6 @@ def test_steered_answers_raise_alerts_that_replay_the_vector(llama, tmp_path):
         horizon=HORIZON,
         effect_prompts=8,
         score=MatchedFilter(),
-        namer=None,  # raw cosines saturate in so few dimensions
     )
     heard, path = [], tmp_path / "a.sqlite"
     with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=heard.append) as w:

@@ -19,6 +19,12 @@ from tl_steer.scores import neighbour_distance
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
 
 
+def _pieces(activations: Float[Tensor, "token d"], columns: int) -> tuple[Tensor, ...]:
+    """Some tokens at a time: a vector has many examples, and a product with each is kept."""
+    parts: tuple[Tensor, ...] = activations.split(max(1, _NUMBERS // columns))
+    return parts
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
     """h M + b: one column per vector."""
@@ -59,8 +65,11 @@ class BestCosines(Cosines):
     each: int
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
-        best: Tensor = super().__call__(activations).unflatten(1, (-1, self.each)).amax(dim=2)
-        return best
+        parts = [
+            Cosines.__call__(self, part).unflatten(1, (-1, self.each)).amax(dim=2)
+            for part in _pieces(activations, self.stacked.shape[1])
+        ]
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +87,12 @@ class SharedEnergy:
         vec, prompt, example, d = self.examples.shape
         unit = normalize(activations - self.centre, dim=1)
         columns = self.examples.reshape(-1, d).float().T
-        rows = max(1, _NUMBERS // columns.shape[1])
         parts = [
             (part @ columns).clamp_min(0).square().unflatten(1, (vec, prompt, example))
-            for part in unit.split(rows)
-        ]
-        return torch.cat([part.amax(dim=3).mean(dim=2) for part in parts])
+            .amax(dim=3).mean(dim=2)
+            for part in _pieces(unit, columns.shape[1])
+        ]  # fmt: skip
+        return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False)

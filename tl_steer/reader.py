@@ -184,6 +184,14 @@ class Reader:
                     largest[part, :, span] = torch.maximum(largest[part, :, span], pooled)
         return largest
 
+    def without_namer(self) -> "Reader":
+        """The same for alarms, which need no names."""
+        phases = tuple(
+            (dataclasses.replace(prompt, namer=None), dataclasses.replace(generated, namer=None))
+            for prompt, generated in self.phases
+        )
+        return dataclasses.replace(self, phases=phases)
+
     def scaled(
         self,
         activations: Sequence[Float[Tensor, "batch pos d"]],
@@ -199,7 +207,7 @@ class Reader:
             for (prompt, generated), at in zip(self.phases, activations, strict=True)
         )
         reader = dataclasses.replace(self, phases=phases)
-        tokens = reader.tokens(activations, mask)
+        tokens = reader.without_namer().tokens(activations, mask)
         levels = torch.empty(len(phases), 2, 2, 3)
         for i in range(len(phases)):
             for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):

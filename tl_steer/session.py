@@ -1,7 +1,6 @@
 """What happens to requests under a monitor, from the first prompt to the last token."""
 
 import bisect
-import dataclasses
 import hashlib
 import time
 import uuid
@@ -66,10 +65,7 @@ class Watch:
         self._tokenizer, self._on_alert = tokenizer, on_alert
         self._limit = monitor.threshold(alpha)
         self._sorted = sorted(clean)
-        self._phases = [
-            [moved(dataclasses.replace(phase, namer=None), device) for phase in phases]
-            for phases in monitor.reader.phases
-        ]
+        self._phases = moved(monitor.reader.without_namer(), device).phases
         self._levels = [
             [[Level(*part) for part in phase] for phase in site]
             for site in monitor.reader.levels.tolist()

@@ -50,8 +50,9 @@ class Judged:
 
 def judged(
     case: Case, banks: dict[str, tuple[ts.Bank, dict[str, Effects]]]
-) -> dict[str, tuple[Judged, set[int]]]:
-    """Every detector, with those of its bank's vectors that replay."""
+) -> tuple[dict[str, tuple[Judged, set[int]]], dict[str, str]]:
+    """Every detector, with those of its bank's vectors that replay; and by bank, how many of all
+    that are named do."""
     found: dict[str, tuple[Judged, str]] = {}
     for which, (bank, effects) in banks.items():
         for label, how in WITH_BANK.items():
@@ -62,11 +63,13 @@ def judged(
     for label, how in BASELINES.items():
         found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case.seen), "learned")
     case.tell("judged")
-    hits = {}
+    hits, told = {}, {}
     for which, (bank, _) in banks.items():
         named = sorted({v for each, own in found.values() if own == which for v in each.named})
         hits[which] = replayed(case, bank, named)
-    return {label: (each, hits[which]) for label, (each, which) in found.items()} | plain(case)
+        told[which] = f"{len(hits[which])} of {len(named)}"
+    rows = {label: (each, hits[which]) for label, (each, which) in found.items()}
+    return rows | plain(case), told
 
 
 def fitted(

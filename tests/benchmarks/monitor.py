@@ -31,12 +31,7 @@ def one(name: str, given: argparse.Namespace) -> str:
     if fired < 10:
         return f"### {name}\n\nOnly {fired} triggered requests fired: not judged."
     banks = contenders(case, given)
-    rows = judged(case, banks)
-    replay = {}
-    for which in banks:
-        own = [pair for label, pair in rows.items() if label.startswith(f"{which}: ")]
-        named = {v for each, _ in own for v in each.named}
-        replay[which] = f"{len(named & own[0][1])} of {len(named)}"
+    rows, replay = judged(case, banks)
     facts = {
         "tokens scored": case.horizon,
         "fired": fired,
