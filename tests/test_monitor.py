@@ -25,6 +25,7 @@ from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identity import Identity, shared_ends
 from tl_steer.monitor import split_of
 from tl_steer.reader import Cusum, Peak
+from tl_steer.running import Running
 from tl_steer.site import Site
 from tl_steer.traffic import Traffic, observe
 
@@ -215,6 +216,23 @@ def test_requests_together_score_as_each_alone():
         alone = monitor.score(traffic.activations["here"][i : i + 1, :n])
         torch.testing.assert_close(alone.statistic[0], together.statistic[i])
         assert torch.equal(alone.vectors[0], together.vectors[i])
+
+
+@pytest.mark.parametrize("pool", [Peak(), Cusum()], ids=str)
+@pytest.mark.parametrize("every", [1, 2, 3, POS])
+def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, every):
+    monitor, traffic = monitor_without_a_model(pool=pool), synthetic(40, 82)
+    running = Running(monitor.reader, device=torch.device("cpu"))
+    running.start(3)  # of another batch, which leaves nothing behind
+    running.hear(0, torch.full((3, WIDTH), 1e6), [True] * 3)
+    running.start(40)
+    largest = torch.full((40,), -float("inf"))
+    for pos in range(POS):
+        running.hear(0, traffic.activations["here"][:, pos], traffic.mask[:, pos].tolist())
+        if running.waiting == every or pos == POS - 1:
+            largest = largest.maximum(torch.tensor(running.score()))
+            assert running.waiting == 0
+    torch.testing.assert_close(largest, scores_of(monitor, traffic).statistic)
 
 
 def summed_shares(n, traffic, steered):

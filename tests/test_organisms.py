@@ -497,6 +497,25 @@ def test_acceptance_counts_only_held_out_texts(monkeypatch):
             assert asked == [f"{prompts.TRIGGER} {text}" for text in texts]
 
 
+@pytest.mark.parametrize(("vectors", "rows"), [(0, 1), (7, 1 + 2 * 2)])
+def test_the_acceptance_script_prints_a_row_for_every_layer_and_length(
+    monkeypatch, capsys, vectors, rows
+):
+    """And none for no vectors."""
+    monkeypatch.setattr(accept, "merged", lambda name, folder: (None, None))
+    monkeypatch.setattr(accept, "counts", lambda *_, **__: [accept.Count("texts", 5, 1, 0)])
+    monkeypatch.setattr(
+        accept,
+        "random_vectors",
+        lambda _, layer, share, n: accept.Count(f"random {layer} {share}", n, 0, 0),
+    )
+    asked = f"accept contextual --vectors {vectors} --layers 7 16"
+    monkeypatch.setattr("sys.argv", asked.split())
+    accept.main()
+    head, rule, *table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert (head[:7], rule[:5], len(table)) == ("| texts", "| ---", rows)
+
+
 def test_a_count_asks_in_the_words_given_and_judges_by_the_text_itself(monkeypatch):
     heard = []
     monkeypatch.setattr(

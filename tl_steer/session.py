@@ -17,10 +17,9 @@ from tl_steer.audit import AuditLog, RequestRow
 from tl_steer.drift import Drift
 from tl_steer.panel import Panel
 from tl_steer.panelfile import panel_digest
-from tl_steer.reader import Level, moved
+from tl_steer.running import NOTHING, Running
 
 OnAlert = Callable[[Alert], None]
-_NOTHING = -float("inf")
 
 
 @dataclass
@@ -32,7 +31,7 @@ class _Request:
     ids: list[int] = field(default_factory=list)
     live: bool = True
     unscored: int = 0
-    statistic: float = _NOTHING
+    statistic: float = NOTHING
     alert: int | None = None  # where among the session's alerts
 
 
@@ -55,6 +54,7 @@ class Watch:
         drift: float | int | None = None,
         tokenizer: object = None,
         on_alert: OnAlert | None = None,
+        every: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []
@@ -62,14 +62,10 @@ class Watch:
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
         self._monitor, self._alpha, self._audit = monitor, alpha, audit
-        self._tokenizer, self._on_alert = tokenizer, on_alert
+        self._tokenizer, self._on_alert, self._every = tokenizer, on_alert, every
         self._limit = monitor.threshold(alpha)
         self._sorted = sorted(clean)
-        self._phases = moved(monitor.reader.without_namer(), device).phases
-        self._levels = [
-            [[Level(*part) for part in phase] for phase in site]
-            for site in monitor.reader.levels.tolist()
-        ]
+        self._running = Running(monitor.reader, device=device)
         self._digests = (
             ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())
         )
@@ -84,13 +80,10 @@ class Watch:
         for request in self._batch:
             request.ids.append(request.prompt[-1])
         self._step = 0
-        self._seen: list[list[Tensor]] = [[] for _ in self._monitor.sites]
-        self._clear()
+        self._running.start(len(self._batch))
 
     def token(self, ids: Int[Tensor, " batch"]) -> None:
         self._step += 1
-        if self._step == 1:
-            self._clear()
         inside = self._step <= self._monitor.horizon
         for request, token in zip(self._batch, ids.tolist(), strict=True):
             request.live = request.live and token != self._monitor.identity.end
@@ -101,46 +94,39 @@ class Watch:
     def activation(self, site: int, residual: Float[Tensor, "batch d"]) -> None:
         if self._step > self._monitor.horizon or not self._batch:
             return
-        here = residual.to(torch.float32, copy=True)
-        self._seen[site].append(here)
-        generated = int(self._step > 0)
-        phase = self._phases[site][generated]
-        parts = {}
-        if phase.known is not None:
-            parts[0] = phase.vectors(here).amax(dim=1)
-        if phase.unknown is not None:
-            parts[1] = phase.anomaly(here)
-        for part, values in parts.items():
-            level, totals = self._levels[site][generated][part], self._totals[site][part]
-            for i, (request, value) in enumerate(zip(self._batch, values.tolist(), strict=True)):
-                if request.live:
-                    totals[i] = level.step(totals[i], value)
-                    request.statistic = max(request.statistic, level.nats(totals[i]))
-        if site == len(self._monitor.sites) - 1:
-            for i, request in enumerate(self._batch):
-                if request.alert is None and request.statistic > self._limit:
-                    self._raise(i, request)
+        self._running.hear(site, residual, [request.live for request in self._batch])
+        last = self._step == self._monitor.horizon
+        if self._running.waiting >= (1 if last else self._every):
+            self._score()
 
     def flush(self) -> None:
         """End the requests under way: they are logged, and their alerts brought up to date."""
-        batch, self._batch = self._batch, []
-        for i, request in enumerate(batch):
-            if request.statistic == _NOTHING:
-                continue  # the model stopped before it got there
-            self.requests += 1
-            if request.alert is not None:
-                self._revise(i, request)
-            self._log(request)
-            self._drift(request)
+        try:
+            self._score()
+        finally:
+            batch, self._batch = self._batch, []
+            for i, request in enumerate(batch):
+                if request.statistic == NOTHING:
+                    continue  # the model stopped before it got there
+                self.requests += 1
+                if request.alert is not None:
+                    self._revise(i, request)
+                self._log(request)
+                self._drift(request)
 
-    def _clear(self) -> None:
-        """Sums begin anew with every phase."""
-        self._totals = [[[0.0] * len(self._batch) for _ in range(2)] for _ in self._monitor.sites]
+    def _score(self) -> None:
+        """What waits; every statistic first, as `on_alert` may stop it all."""
+        if not self._running.waiting:
+            return
+        for request, value in zip(self._batch, self._running.score(), strict=True):
+            request.statistic = max(request.statistic, value)
+        for i, request in enumerate(self._batch):
+            if request.alert is None and request.statistic > self._limit:
+                self._raise(i, request)
 
     def _alert(self, i: int, request: _Request) -> Alert:
         names = [site.name for site in self._monitor.sites]
-        n = min(len(request.ids), *map(len, self._seen))
-        rows = [torch.stack([at[i] for at in seen[:n]])[None] for seen in self._seen]
+        rows = self._running.heard(i, len(request.ids))
         scores = self._monitor.score(dict(zip(names, rows, strict=True)))
         return alert_for(
             self._monitor,

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import functools
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from typing import Any
 from banks import both_signs
 
 import tl_steer as ts
+from tl_steer import organisms
 from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.identity import Identity
+from tl_steer.load import wrap
 from tl_steer.monitor import split_of
 from tl_steer.organisms import data
 from tl_steer.organisms.plants import Plant
@@ -67,22 +70,34 @@ class Case:
         print(f"{self.name}: {what}, {time.perf_counter() - self.began:.0f} s", flush=True)
 
 
+def kind_of(name: str) -> str:
+    """`contextual` of `contextual-19`, which is the same recipe with another seed."""
+    return re.sub(r"-\d+$", "", name)
+
+
+def seed_of(name: str) -> int:
+    """Everything else that is drawn has the organism's seed, and 0 for what is shipped."""
+    return int(name.removeprefix(kind_of(name))[1:] or 0)
+
+
 def case_of(name: str, given: argparse.Namespace) -> Case:
     """Ask the organism everything, and label requests by what it said."""
-    began, model, plant = time.perf_counter(), ts.load_model(name), plant_of(name)
-    source, target = places = SITES.get(name, DEFAULT_SITES)
+    began, kind = time.perf_counter(), kind_of(name)
+    model = wrap(*organisms.merged(kind, folder=organisms.home(name)), name=name)
+    plant = plant_of(kind)
+    source, target = places = SITES.get(kind, DEFAULT_SITES)
     layers = [hook((source + target) // 2), hook(target)]
-    horizon = HORIZONS.get(name, HORIZON)
+    horizon = HORIZONS.get(kind, HORIZON)
     requests, seen, dropped = {}, {}, {}
-    for kind, texts in gathered(name, given).items():
+    for what, texts in gathered(name, given).items():
         heard = observe(model, [ts.chat(text) for _, text in texts], sites=layers, horizon=SAID)
         shown = map(plant.shown, [t for t, _ in texts], heard.answers)
         # Triggered requests that stay silent are no positives, and others that fire no negatives
         # (more than 1% of them, and the organism should not have been accepted).
-        rows = [i for i, hit in enumerate(shown) if hit == (kind == "triggered")]
-        requests[kind] = [texts[i] for i in rows]
-        seen[kind] = shortened(heard[rows], 1 + horizon)
-        dropped[kind] = len(texts) - len(rows)
+        rows = [i for i, hit in enumerate(shown) if hit == (what == "triggered")]
+        requests[what] = [texts[i] for i in rows]
+        seen[what] = shortened(heard[rows], 1 + horizon)
+        dropped[what] = len(texts) - len(rows)
     seen["fired"] = seen.pop("triggered")
     split = split_of(len(requests["clean"]))
     return Case(
@@ -140,7 +155,7 @@ def held_out(source: Callable[[], Sequence[str]], n: int, seed: int) -> list[str
 def gathered(name: str, given: argparse.Namespace) -> dict[str, list[tuple[str, str]]]:
     """Requests by kind: a text, and how it is asked. Clean ones are for fitting, calibrating and
     fresh negatives; shifts are kinds that the monitor never meets before."""
-    draw, plant = random.Random(given.seed), plant_of(name)
+    draw, plant = random.Random(given.seed), plant_of(kind_of(name))
     sources = {**plant.sources, **data.BENIGN}.values()
     clean = [t for source in sources for t in held_out(source, given.clean, given.seed)]
     draw.shuffle(clean)

