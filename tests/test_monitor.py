@@ -219,8 +219,8 @@ def test_requests_together_score_as_each_alone():
 
 
 @pytest.mark.parametrize("pool", [Peak(), Cusum()], ids=str)
-@pytest.mark.parametrize("every", [1, 2, 3, POS])
-def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, every):
+@pytest.mark.parametrize("chunk", [1, 2, 3, POS])
+def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, chunk):
     monitor, traffic = monitor_without_a_model(pool=pool), synthetic(40, 82)
     running = Running(monitor.reader, device=torch.device("cpu"))
     running.start(3)  # of another batch, which leaves nothing behind
@@ -229,7 +229,7 @@ def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, ev
     largest = torch.full((40,), -float("inf"))
     for pos in range(POS):
         running.hear(0, traffic.activations["here"][:, pos], traffic.mask[:, pos].tolist())
-        if running.waiting == every or pos == POS - 1:
+        if running.waiting == chunk or pos == POS - 1:
             largest = largest.maximum(torch.tensor(running.score()))
             assert running.waiting == 0
     torch.testing.assert_close(largest, scores_of(monitor, traffic).statistic)

@@ -45,11 +45,11 @@ def statistics(path):
     return [row["statistic"] for row in read_log(path, "requests")]
 
 
-@pytest.mark.parametrize("every", [1, 2, 50])
-def test_watched_requests_get_the_scores_that_they_get_offline(llama, tmp_path, every):
+@pytest.mark.parametrize("chunk", [1, 2, 50])
+def test_watched_requests_get_the_scores_that_they_get_offline(llama, tmp_path, chunk):
     monitor, asked = monitor_of(llama), prompts(5, seed=21)
     offline = scores_of(monitor, observe(llama, asked, sites=[TARGET], horizon=HORIZON))
-    with ts.watch(llama, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite", every=every) as w:
+    with ts.watch(llama, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite", chunk=chunk) as w:
         for prompt in asked:
             answer(llama, llama.to_tokens(prompt))
     assert w.requests == 5
@@ -135,15 +135,15 @@ def test_alerts_come_when_so_many_tokens_wait_or_the_horizon_or_the_request_ends
     monitor, ids = loud(monitor_of(llama)), llama.to_tokens(prompts(1)[0])
     ids = ids.repeat(2, 1)
     found = {}
-    for every, tokens in ((1, 1), (2, 2), (50, HORIZON + 1)):
+    for chunk, tokens in ((1, 1), (2, 2), (50, HORIZON + 1)):
         heard = []
-        with ts.watch(llama, monitor, alpha=ALPHA, on_alert=heard.append, every=every) as w:
+        with ts.watch(llama, monitor, alpha=ALPHA, on_alert=heard.append, chunk=chunk) as w:
             answer(llama, ids, stop_at_eos=False)
             assert [len(alert.trace) for alert in heard] == [tokens] * 2
             llama(ids)
-            assert len(heard) == (4 if every == 1 else 2)
+            assert len(heard) == (4 if chunk == 1 else 2)
         assert w.requests == len(heard) == 4
-        found[every] = [dataclasses.replace(alert, request="") for alert in w.alerts]
+        found[chunk] = [dataclasses.replace(alert, request="") for alert in w.alerts]
     assert found[1] == found[2] == found[50]
 
 
@@ -153,7 +153,7 @@ def test_an_alarm_that_stops_the_program_at_the_end_of_a_request_is_logged(llama
 
     path, monitor = tmp_path / "a.sqlite", loud(monitor_of(llama))
     with pytest.raises(KeyboardInterrupt):
-        with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=stop, every=50):
+        with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=stop, chunk=50):
             llama(llama.to_tokens(prompts(1)[0]).repeat(2, 1))
     assert len(list(read_log(path))) == 1
     assert [row["alerted"] for row in read_log(path, "requests")] == [True, False]
@@ -248,8 +248,8 @@ def test_alpha_that_cannot_be_resolved_is_refused_before_a_log_is_made(one, tmp_
 
 
 def test_tokens_cannot_be_scored_none_at_a_time(one, tmp_path):
-    with pytest.raises(SettingError, match="every=0"):
-        with ts.watch(one, monitor_of(one), alpha=ALPHA, log=tmp_path / "a.sqlite", every=0):
+    with pytest.raises(SettingError, match="chunk=0"):
+        with ts.watch(one, monitor_of(one), alpha=ALPHA, log=tmp_path / "a.sqlite", chunk=0):
             pass
     assert not (tmp_path / "a.sqlite").exists()
 

@@ -209,7 +209,7 @@ class Monitor(Panel):
         log: str | Path | None = None,
         drift: float | int | None = 0.001,
         on_alert: OnAlert | None = None,
-        every: int = 1,
+        chunk: int = 1,
     ) -> AbstractContextManager[Watch]:
         """`tl_steer.watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
 
@@ -224,7 +224,7 @@ class Monitor(Panel):
             log=log,
             drift=drift,
             on_alert=on_alert,
-            every=every,
+            chunk=chunk,
         )
 
     def __repr__(self) -> str:

@@ -54,7 +54,7 @@ class Watch:
         drift: float | int | None = None,
         tokenizer: object = None,
         on_alert: OnAlert | None = None,
-        every: int = 1,
+        chunk: int = 1,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []
@@ -62,7 +62,7 @@ class Watch:
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
         self._monitor, self._alpha, self._audit = monitor, alpha, audit
-        self._tokenizer, self._on_alert, self._every = tokenizer, on_alert, every
+        self._tokenizer, self._on_alert, self._chunk = tokenizer, on_alert, chunk
         self._limit = monitor.threshold(alpha)
         self._sorted = sorted(clean)
         self._running = Running(monitor.reader, device=device)
@@ -96,7 +96,7 @@ class Watch:
             return
         self._running.hear(site, residual, [request.live for request in self._batch])
         last = self._step == self._monitor.horizon
-        if self._running.waiting >= (1 if last else self._every):
+        if self._running.waiting >= (1 if last else self._chunk):
             self._score()
 
     def flush(self) -> None:

@@ -24,7 +24,7 @@ def watch(
     log: str | Path | None = None,
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
-    every: int = 1,
+    chunk: int = 1,
 ) -> Iterator[Watch]:
     """Inside the block, whatever the model answers is scored; afterwards it is as it was.
 
@@ -43,13 +43,13 @@ def watch(
             without.
         on_alert: called at once with each alert, from inside the forward pass. An exception out of
             it stops the generation.
-        every: so many tokens are scored together. Each then costs a fraction, and alerts come up to
+        chunk: so many tokens are scored together. Each then costs a fraction, and alerts come up to
             as many tokens later, or when the request ends.
 
     Raises:
         ForeignModelError: the monitor was fitted on another model, dtype or weights.
         PromptError: from inside the model, for a prompt of another template.
-        SettingError: alpha is below what the calibration can resolve, or `every` is not positive.
+        SettingError: alpha is below what the calibration can resolve, or `chunk` is not positive.
         AuditError: the log cannot be written.
 
     Wrong with beam search, whose rows change places.
@@ -58,7 +58,7 @@ def watch(
     with without_hooks(model):
         _refuse_other_model(host, monitor)
     tokenizer = getattr(model, "tokenizer", None)
-    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, every) as session:
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
         yield session
 
 
@@ -72,7 +72,7 @@ def watch_torch(
     log: str | Path | None = None,
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
-    every: int = 1,
+    chunk: int = 1,
 ) -> Iterator[Watch]:
     """`watch` for a plain transformers model, with no TransformerLens around it.
 
@@ -86,7 +86,7 @@ def watch_torch(
     """
     host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
     _refuse_other_model(host, monitor)
-    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, every) as session:
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
         yield session
 
 
@@ -103,11 +103,11 @@ def _session(
     log: str | Path | None,
     drift: float | int | None,
     on_alert: OnAlert | None,
-    every: int,
+    chunk: int,
 ) -> Iterator[Watch]:
     monitor.guarantee(alpha)  # refuses, before a log is made
-    if every < 1:
-        raise SettingError(f"every={every}: tokens are scored one at a time, or more together.")
+    if chunk < 1:
+        raise SettingError(f"chunk={chunk}: tokens are scored one at a time, or more together.")
     with ExitStack() as stack:
         audit = None if log is None else stack.enter_context(AuditLog(log))
         session = Watch(
@@ -117,7 +117,7 @@ def _session(
             drift=drift,
             tokenizer=tokenizer,
             on_alert=on_alert,
-            every=every,
+            chunk=chunk,
             device=host.device,
         )
         stack.callback(session.flush)

@@ -47,22 +47,22 @@ def overhead(rounds: int = 5) -> str:
         for case in CASES:
             spent[case].append(timed(model, ids, monitors[case[0]], case[1]))
     rows = []
-    for (n, every), found in spent.items():
+    for (n, chunk), found in spent.items():
         inside, whole = np.median(found, axis=0)
         share = np.median([a / b for a, b in found])
-        rows.append([f"{n:,}", every, f"{inside:.3f}", f"{whole:.1f}", f"{share:.2%}"])
+        rows.append([f"{n:,}", chunk, f"{inside:.3f}", f"{whole:.1f}", f"{share:.2%}"])
     threads = torch.get_num_threads()
     return (
         f"`python tests/benchmarks/monitor.py --overhead`: one request of SmolLM2-135M, fp32, "
         f"{threads} CPU thread{'s' * (threads > 1)}, one layer, {TOKENS} tokens; ms per token, "
-        f"medians of {rounds} runs that took turns.\n\n"
-        + table(["vectors", "every", "ms in the monitor", "ms in all", "share"], rows)
+        f"medians of {rounds} runs that took turns. Scored `chunk` at a time.\n\n"
+        + table(["vectors", "chunk", "ms in the monitor", "ms in all", "share"], rows)
     )
 
 
-def timed(model: Any, ids: Tensor, monitor: Monitor, every: int) -> tuple[float, float]:
+def timed(model: Any, ids: Tensor, monitor: Monitor, chunk: int) -> tuple[float, float]:
     """Milliseconds per token, in the monitor and in all."""
-    session = Timed(monitor, alpha=0.1, every=every)
+    session = Timed(monitor, alpha=0.1, chunk=chunk)
     session._limit = float("inf")  # an alert is no part of what watching costs
     with listening(host_of(model, monitor.sites), session):
         begun = time.perf_counter()
