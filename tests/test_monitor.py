@@ -1,6 +1,7 @@
 """Monitors: fitted on clean prompts, they find steered requests, name the vector, and keep their
 promise about false alarms."""
 
+import dataclasses
 import functools
 import math
 import random
@@ -24,7 +25,7 @@ from tl_steer.errors import (
 from tl_steer.evidence import Effects, effects, spoken_effects
 from tl_steer.identity import Identity, shared_ends
 from tl_steer.monitor import split_of
-from tl_steer.reader import Cusum, Peak
+from tl_steer.reader import Cusum, Level, Peak
 from tl_steer.running import Running
 from tl_steer.site import Site
 from tl_steer.traffic import Traffic, observe
@@ -149,7 +150,7 @@ def test_the_rate_of_false_alarms_is_the_one_asked_for(how):
         monitor = monitor_without_a_model(n=120, seed=seed, **how)
         fresh = scores_of(monitor, synthetic(200, 5000 + seed))
         rates.append(float((fresh.p_values <= alpha).double().mean()))
-    # 42 calibration requests each: the rate is a draw from Beta(4, 39), of deviation .045.
+    # 54 calibration requests each: the rate is a draw from Beta(5, 50), of deviation .04.
     assert abs(sum(rates) / len(rates) - monitor.guarantee(alpha).expected) < 3 * 0.05 / 6**0.5
 
 
@@ -159,12 +160,29 @@ ABLE = {k: how for k, how in WAYS.items() if k not in ("neighbours alone", "outl
 
 @pytest.mark.parametrize("how", ABLE.values(), ids=ABLE)
 def test_what_a_vector_does_is_flagged_and_the_vector_named(how):
-    monitor = monitor_without_a_model(**how)
-    found = scores_of(monitor, synthetic(60, 77, response=responses()[1]))
-    assert float((found.p_values <= 0.05).double().mean()) > 0.8
-    if how.get("score", True) is not None:
+    hits, named = [], []
+    for seed in range(6):  # one draw of clean requests may be a bad one
+        monitor = monitor_without_a_model(seed=seed, **how)
+        found = scores_of(monitor, synthetic(60, 77, response=responses()[1]))
         flagged = found.p_values <= 0.05
-        assert float((found.vectors[flagged, 0] == 1).double().mean()) > 0.9
+        hits.append(float(flagged.double().mean()))
+        if how.get("score", True) is not None:
+            named.append(float((found.vectors[flagged, 0] == 1).double().mean()))
+    assert sum(hits) / 6 > 0.75
+    assert all(share > 0.9 for share in named)
+
+
+def test_parts_are_brought_to_one_scale_by_few_requests():
+    """Half of 40 exponential draws tell their scale to 22%; one in five would to 35%."""
+    drawn = torch.distributions.Exponential(1 / 3).sample
+    torch.manual_seed(0)
+    mask = torch.ones(40, 1, dtype=torch.bool)
+    levels = [Level.of(drawn((40, 1)), mask, Peak()) for _ in range(400)]
+    scales = torch.tensor([level.scale for level in levels])
+    assert abs(float(scales.mean()) - 3) < 0.1
+    assert float(scales.std()) / 3 < 0.28
+    locations = torch.tensor([level.location for level in levels])
+    assert abs(float(locations.mean()) - 3 * math.log(2)) < 0.15
 
 
 def test_what_no_vector_does_is_an_unknown_anomaly_and_what_one_does_a_known_perturbation():
@@ -205,6 +223,46 @@ def test_tokens_behind_the_mask_do_not_matter():
     plain, other = scores_of(monitor, traffic), monitor.score(junk, mask=traffic.mask)
     assert torch.equal(plain.statistic, other.statistic)
     assert torch.equal(plain.vectors, other.vectors)
+
+
+def odds(clean, value):
+    """log(1 + .1 / P(X >= value)) for Laplace's distribution, as torch has it, with the median of
+    `clean` and the mean excess over it."""
+    at = clean.double().quantile(0.5)
+    spread = (clean[clean > at].double() - at).mean()
+    p = 1 - torch.distributions.Laplace(at, spread).cdf(value.double())
+    return (1 + 0.1 / p).log()
+
+
+def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
+    """Both parts, restated with the scores of single tokens."""
+    monitor, traffic = monitor_without_a_model(), synthetic(40, 83)
+    scale = synthetic(200, 0)[split_of(200)[1]]
+    reader, total = monitor.reader, torch.zeros(2, 40, POS)
+    of_scale = reader.tokens([scale.activations["here"]], scale.mask).parts[:, 0]
+    here = reader.tokens([traffic.activations["here"]], traffic.mask).parts[:, 0]
+    for part in (0, 1):
+        for span in (slice(0, 1), slice(1, POS)):
+            peaks = of_scale[part][:, span].amax(dim=1)
+            clean = peaks[peaks.isfinite()]
+            total[part][:, span] = odds(clean, here[part][:, span]).float()
+    total[..., 1:] += total[..., :1]
+    total[:, ~traffic.mask] = -math.inf
+    found = scores_of(monitor, traffic)
+    torch.testing.assert_close(found.statistic, total.sum(dim=0).amax(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.known, total[0].amax(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.tokens, total.sum(dim=0), rtol=1e-4, atol=1e-4)
+
+
+def test_nats_rise_with_the_score_however_far_out():
+    level = Level(math.nan, 2.0, 0.5)
+    values = torch.tensor([-math.inf, -30.0, 1.0, 2.0, 2.5, 60.0, 6e4])
+    nats = level.nats(values)
+    assert bool((nats.diff() >= 0).all())
+    assert float(nats[3]) == pytest.approx(math.log(1.2))
+    assert float(nats[-1]) == pytest.approx(2 * (6e4 - 2) + math.log(0.2))
+    each = [level.nats_of(float(value)) for value in values]
+    torch.testing.assert_close(torch.tensor(each), nats)
 
 
 def test_requests_together_score_as_each_alone():
@@ -481,8 +539,15 @@ def test_a_monitor_can_read_two_layers_and_knows_them_by_name(one):
     both = monitor_of(one, (SOURCE, TARGET))
     traffic = observe(one, prompts(10, seed=4), sites=[TARGET, SOURCE], horizon=HORIZON)
     found = scores_of(both, traffic)
-    known, unknown = found.known, found.unknown
-    assert torch.equal(torch.maximum(known, unknown), found.statistic)
+    one_site = [
+        dataclasses.replace(both.reader, phases=(p,), levels=level[None])
+        for p, level in zip(both.reader.phases, both.reader.levels, strict=True)
+    ]
+    alone = [
+        reader.nats(reader.tokens([traffic.activations[name]], traffic.mask), traffic.mask)
+        for reader, name in zip(one_site, (SOURCE, TARGET), strict=True)
+    ]
+    torch.testing.assert_close(found.tokens, sum(alone).sum(dim=0))
     with pytest.raises(ShapeError, match="site name"):
         both.score(traffic.activations[TARGET])
 

@@ -34,7 +34,7 @@ from tl_steer.watch import watch_torch
 
 Measure = Callable[[HookedModel, Bank, Traffic], dict[str, Effects]]
 # Shares of the clean requests that detectors are fitted on, and that scales come from.
-FIT_SHARE, SCALE_SHARE = 0.5, 0.15
+FIT_SHARE, SCALE_SHARE = 0.4, 0.15
 _EXAMPLES = 4
 
 

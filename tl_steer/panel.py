@@ -50,13 +50,13 @@ class Scores:
     """What a monitor makes of some requests.
 
     Attributes:
-        statistic: one number per request, in nats of the clean tail; `known` and `unknown` are the
-            parts it is the larger of.
+        statistic: one number per request, in nats: the largest sum of both parts at a token, with
+            what there was at the prompt's end. `known` and `unknown` are the same of one part.
         p_values, known_p: conformal p-values of the statistic and of its known part.
         vectors, values: the highest-scoring vectors of each request, descending, with their scores
             (the namer's sum, or without a namer a peak in clean deviations); `vector_p` are their
             step-down p-values.
-        tokens: the statistic of every token alone (with CUSUM, of the sum up to it).
+        tokens: that sum at every token.
         explained: of what is unusual about the request's most suspicious token, the share of energy
             along the bank's responses; NaN where no detector tells.
     """
@@ -163,7 +163,8 @@ class Panel:
         tokens = self.reader.tokens(activations, mask)
         nats = self.reader.nats(tokens, mask)
         known, unknown = nats.amax(dim=2)
-        statistic = torch.maximum(known, unknown)
+        at_tokens = nats.sum(dim=0)
+        statistic = at_tokens.amax(dim=1)
         kept = self.calibration
         top = min(TOP, tokens.names.shape[1])
         values, vectors = tokens.names.topk(top, dim=1)
@@ -180,13 +181,14 @@ class Panel:
             vectors=vectors,
             values=values,
             vector_p=torch.stack(named),
-            tokens=nats.amax(dim=0),
-            explained=self._explained(activations, nats.amax(dim=0)),
+            tokens=at_tokens,
+            explained=self._explained(activations, at_tokens),
         )
 
     def _explained(self, activations: Sequence[Tensor], nats: Tensor) -> Tensor:
         """At each request's most suspicious token, at the last site that can tell."""
-        worst = nats.argmax(dim=1)
+        own = torch.cat([nats[:, :1], nats[:, 1:] - nats[:, :1]], dim=1)
+        worst = own.argmax(dim=1)
         share = torch.full((len(nats),), float("nan"))
         for phases, at in zip(self.reader.phases, activations, strict=True):
             for phase, rows in zip(phases, (worst == 0, worst > 0), strict=True):
@@ -208,9 +210,10 @@ def calibrated(
     parts = []
     for rows in batches(reader, mask):
         tokens = reader.tokens([at[rows] for at in activations], mask[rows])
-        known, unknown = reader.nats(tokens, mask[rows]).amax(dim=2)
+        nats = reader.nats(tokens, mask[rows])
+        statistic, (known, unknown) = nats.sum(dim=0).amax(dim=1), nats.amax(dim=2)
         top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
-        parts.append((torch.maximum(known, unknown), known, unknown, top.values, top.indices))
+        parts.append((statistic, known, unknown, top.values, top.indices))
     return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 

@@ -22,7 +22,7 @@ from tl_steer.panel import Calibration, Panel
 from tl_steer.reader import Phase, Reader, Standard
 from tl_steer.tensorfile import TensorFile, digest
 
-_FILE = TensorFile("monitor", "tl_steer", BankFileError)
+_FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
 _BANK, _DETECTORS = "bank.", "detector."
 _PLAIN = ("unknown", "namer")
 _PARTS = ("known", *_PLAIN)
@@ -47,8 +47,6 @@ def load_panel(path: str | Path) -> Panel:
     """
     path = Path(path)
     meta, tensors = _FILE.read(path)
-    if meta.get("what") != "monitor":
-        raise BankFileError(f"{path} is no monitor. (ts.load_bank reads banks.)")
     try:
         return _unpack(meta, tensors, path)
     except BankFileError:
@@ -81,7 +79,6 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     mark.pop("checked")
     meta = {
         "format": _FILE.version,
-        "what": "monitor",
         "bank": bank_to_json(panel.bank),
         "sites": [dataclasses.asdict(site) for site in panel.sites],
         "identity": mark,

@@ -8,8 +8,16 @@ and between layers, that each has detectors of its own. Then
    (`Standard`);
 2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
-4. pooled parts are brought to one scale: nats of their clean tail, taken as exponential;
-5. the request's statistic is the largest over layers, phases and parts.
+4. pooled parts become nats, $\log(1 + w / P(X \ge x))$, with P Laplace's distribution with their
+   clean median and mean excess over it, and w = .1;
+5. nats of both parts and all layers are added up, and those of the prompt's end to those of every
+   generated token; the request's statistic is the largest of these sums.
+
+With w -> infinity the sum is Fisher's (1932) combination of tail probabilities, which is best if an
+anomaly shows everywhere, and with w -> 0 the largest part rules. In between, w is the odds that
+there is something to a part at all. A request that a vector steers is odd in both parts, and from
+the prompt's end on; a clean outlier (an answer in another language, say) is as odd as any in one
+part and hardly in the others, and would set the threshold for all if the largest part ruled.
 
 Which vector it is can be asked of another detector than the one that raises the alarm, a *namer*:
 its scores, as they are and where they are positive, are summed over everything that was scored.
@@ -38,7 +46,11 @@ from tl_steer.scores import cusum
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
 _PRIOR_TOKENS = 20
-_TAIL_FROM = 0.8
+# Parts are brought to one scale by clean requests above their median. Fewer of them, further out,
+# would be more to the point and far too noisy: one part with a scale too small by chance is in
+# charge of the threshold, and the others raise no alarm.
+_TAIL_FROM = 0.5
+_ODDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -170,9 +182,9 @@ class Reader:
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "part batch pos"]:
-        """Both parts at every token, on the common scale, the largest over layers. A request's own
-        is the largest over its tokens."""
-        largest = torch.full((2, *mask.shape), -math.inf)
+        """Both parts at every token: sums over layers, of a generated token and the prompt's end.
+        A request's own is the largest over its tokens, for each part and for their sum."""
+        total = torch.zeros(2, *mask.shape)
         for part in (0, 1):
             for i in range(len(self.phases)):
                 for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
@@ -180,9 +192,9 @@ class Reader:
                     if not values.shape[1]:
                         continue
                     level = Level(*self.levels[i, j, part].tolist())
-                    pooled = level.nats(level.pool(values, inside))
-                    largest[part, :, span] = torch.maximum(largest[part, :, span], pooled)
-        return largest
+                    total[part, :, span] += level.nats(level.pool(values, inside))
+        total[..., 1:] += total[..., :1]
+        return total.masked_fill(~mask, -math.inf)
 
     def without_namer(self) -> "Reader":
         """The same for alarms, which need no names."""
@@ -228,8 +240,7 @@ def _inside(
 
 @dataclass(frozen=True)
 class Level:
-    """How one part of one phase is pooled, and its clean tail: P(x > t) ≈ e^-(t - location)/scale,
-    up to a factor that is the same for all."""
+    """How one part of one phase is pooled, and its clean median and mean excess over it."""
 
     allowance: float
     location: float
@@ -249,15 +260,24 @@ class Level:
         """`pool`, one token at a time."""
         return value if math.isnan(self.allowance) else max(0.0, total + value - self.allowance)
 
-    def nats(self, pooled: Any) -> Any:
-        """On the common scale; tensors and numbers."""
-        return (pooled - self.location) / self.scale
+    def nats(self, pooled: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+        """log(1 + w / P(X >= pooled)), for Laplace's distribution."""
+        z = (pooled - self.location) / self.scale
+        rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
+        return torch.logaddexp(rare + math.log(_ODDS), torch.zeros(()))
+
+    def nats_of(self, pooled: float) -> float:
+        """`nats`, of one number."""
+        z = (pooled - self.location) / self.scale
+        rare = -math.log1p(-0.5 * math.exp(z)) if z < 0 else z + math.log(2)
+        x = rare + math.log(_ODDS)
+        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
     @classmethod
     def of(
         cls, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], pool: Pool
     ) -> "Level":
-        """From clean requests: the mean excess over the upper fifth."""
+        """From clean requests: the mean excess over the median."""
         inside = values[mask & values.isfinite()]
         if not len(inside):
             return cls(math.nan, 0.0, 1.0)

@@ -32,8 +32,9 @@ class Running:
         self._seen: list[list[Tensor]] = [[] for _ in sites]
         self._live: list[list[bool]] = []
         self._scored = 0
-        # Sums begin anew with every phase.
+        # Sums along tokens begin anew with every phase.
         self._totals = [[[[0.0] * n for _ in range(2)] for _ in range(2)] for _ in sites]
+        self._at_end = [0.0] * n
 
     @property
     def waiting(self) -> int:
@@ -53,25 +54,34 @@ class Running:
 
     def score(self) -> list[float]:
         """For each request, the largest statistic of its tokens that waited."""
-        first, self._scored = self._scored, len(self._live)
-        best = [NOTHING] * len(self._live[0]) if self._live else []
-        for site, seen in enumerate(self._seen):
-            for generated, at in enumerate((slice(first, 1), slice(max(first, 1), self._scored))):
-                if seen[at]:
-                    for i, nats in self._nats(site, generated, at):
-                        best[i] = max(best[i], nats)
+        n, first, last = len(self._at_end), self._scored, len(self._live)
+        self._scored = last
+        nats = {step: [0.0] * n for step in range(first, last)}
+        for site in range(len(self._seen)):
+            for generated, steps in enumerate(
+                (range(first, min(last, 1)), range(max(first, 1), last))
+            ):
+                if steps:
+                    self._add(nats, site, generated, steps)
+        best = [NOTHING] * n
+        for step, own in nats.items():
+            before = self._at_end if step else [0.0] * n
+            for i, live in enumerate(self._live[step]):
+                if live:
+                    best[i] = max(best[i], before[i] + own[i])
+            self._at_end = self._at_end if step else own
         return best
 
-    def _nats(self, site: int, generated: int, at: slice) -> Iterator[tuple[int, float]]:
-        together = torch.cat(self._seen[site][at])
+    def _add(self, nats: dict[int, list[float]], site: int, generated: int, steps: range) -> None:
+        """One site's, to every token's sum."""
+        together = torch.cat(self._seen[site][steps.start : steps.stop])
         for part, values in _parts(self._phases[site][generated], together):
             level, totals = self._levels[site][generated][part], self._totals[site][generated][part]
-            steps = values.view(-1, len(totals)).tolist()
-            for row, live in zip(steps, self._live[at], strict=True):
+            for step, row in zip(steps, values.view(-1, len(totals)).tolist(), strict=True):
                 for i, value in enumerate(row):
-                    if live[i]:
+                    if self._live[step][i]:
                         totals[i] = level.step(totals[i], value)
-                        yield i, level.nats(totals[i])
+                        nats[step][i] += level.nats_of(totals[i])
 
 
 def _parts(

@@ -84,7 +84,9 @@ class TensorFile:
 
     def _header(self, path: Path, header: str) -> dict[str, Any]:
         if not 0 < len(header) <= self.most_header:
-            raise self.error(f"{path} has no tl_steer header (or one of an absurd size).")
+            raise self.error(
+                f"{path} is no {self.what}: it has no header {self.key} (or one of an absurd size)."
+            )
         try:
             meta = json.loads(header)
         except (json.JSONDecodeError, RecursionError) as error:

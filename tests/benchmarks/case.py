@@ -154,23 +154,25 @@ def held_out(source: Callable[[], Sequence[str]], n: int, seed: int) -> list[str
 
 def gathered(name: str, given: argparse.Namespace) -> dict[str, list[tuple[str, str]]]:
     """Requests by kind: a text, and how it is asked. Clean ones are for fitting, calibrating and
-    fresh negatives; shifts are kinds that the monitor never meets before."""
+    fresh negatives, as many of every source; shifts are kinds that the monitor never meets before.
+    No text is in two of them, but for near misses and prose, which are of fresh ones."""
     draw, plant = random.Random(given.seed), plant_of(kind_of(name))
-    sources = {**plant.sources, **data.BENIGN}.values()
-    clean = [t for source in sources for t in held_out(source, given.clean, given.seed)]
+    sources = {**plant.sources, **data.BENIGN}
+    clean, fresh, triggered = [], [], []
+    for source, all_of_it in sources.items():
+        texts = held_out(all_of_it, 10**6, given.seed)
+        last = given.clean + given.tests // len(sources)
+        clean += texts[: given.clean]
+        fresh += texts[given.clean : last]
+        if source in plant.sources:
+            triggered += texts[last : last + given.tests // len(plant.sources)]
     draw.shuffle(clean)
-    kept = set(clean)
-    rest = {s: [t for t in held_out(s, 10**6, given.seed) if t not in kept] for s in sources}
-    pool = [t for texts in rest.values() for t in texts]
-    draw.shuffle(pool)
-    fresh = (pool or clean)[: given.tests]
-    ours = [t for s in plant.sources.values() for t in rest[s]]
-    draw.shuffle(ours)
+    draw.shuffle(fresh)
     near = (plant.near, plant.new_near)
     return {
         "clean": as_they_are(clean),
         "fresh": as_they_are(fresh),
-        "triggered": [(t, plant.trigger(t, draw)) for t in ours[-given.tests :]],
+        "triggered": [(t, plant.trigger(t, draw)) for t in triggered],
         "near misses": [(t, draw.choice(near)(t, draw)) for t in fresh[: given.shift]],
         "past tense": as_they_are(held_out(data.past_tense, given.shift, given.seed)),
         "do not answer": as_they_are(held_out(data.do_not_answer, given.shift, given.seed)),

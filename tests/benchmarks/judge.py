@@ -1,6 +1,7 @@
 """Detectors on requests: statistics, p-values, names and replays."""
 
 import dataclasses
+import random
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from case import REPLAYS, Case
+from jaxtyping import Float
 from torch import Tensor
 
 import tl_steer as ts
@@ -15,6 +17,8 @@ from tl_steer import detector
 from tl_steer.conformal import p_values
 from tl_steer.evidence import Effects
 from tl_steer.monitor import Monitor
+from tl_steer.panel import calibrated
+from tl_steer.reader import Peak
 from tl_steer.traffic import Traffic
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
@@ -36,12 +40,24 @@ BASELINES: dict[str, dict[str, Any]] = {
 }
 
 
+SPLITS = 10
+
+
 @dataclasses.dataclass
 class Judged:
-    """Statistics and p-values of every kind of request, under one detector."""
+    """Every kind of request under one detector.
+
+    Attributes:
+        statistic: of one split of the clean requests.
+        p: by split. One in a hundred of some two hundred calibration requests is two of them, so
+            what is flagged at 1% hangs on which requests these are.
+        n: calibration requests.
+        named: the vector of every alarm at 5%, under one split.
+        early: AUROC with the prompt's end alone, and with the first generated token.
+    """
 
     statistic: dict[str, Tensor]
-    p: dict[str, Tensor]
+    p: dict[str, Float[Tensor, "split request"]]
     n: int
     named: list[int]
     early: tuple[float, float]
@@ -57,11 +73,11 @@ def judged(
     for which, (bank, effects) in banks.items():
         for label, how in WITH_BANK.items():
             label = f"{which}: {label}"
-            found[label] = (by_monitor(fitted(case, bank, effects, **how), case.seen), which)
+            found[label] = (by_monitor(fitted(case, bank, effects, **how), case), which)
         both = fitted(case, bank, effects, sites=case.layers)
-        found[f"{which}: the same, two layers"] = (by_monitor(both, case.seen), which)
+        found[f"{which}: the same, two layers"] = (by_monitor(both, case), which)
     for label, how in BASELINES.items():
-        found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case.seen), "learned")
+        found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case), "learned")
     case.tell("judged")
     hits, told = {}, {}
     for which, (bank, _) in banks.items():
@@ -88,16 +104,44 @@ def fitted(
 
 def plain(case: Case) -> dict[str, tuple[Judged, set[int]]]:
     """Baselines that are one number per prompt."""
-    rest = case.seen["clean"][case.split[2]]
     found = {}
     for label, number in {"perplexity": prompt_nats, "prompt length": lengths_of}.items():
-        values = {k: number(case.model, t) for k, t in case.seen.items() if k != "clean"}
-        found[label] = (by_number(values, number(case.model, rest)), set[int]())
+        values = {k: number(case.model, t) for k, t in case.seen.items()}
+        clean = values.pop("clean")
+        found[label] = (by_number(values, [clean[rest] for _, rest in splits(case)]), set[int]())
     return found
 
 
-def by_monitor(monitor: Monitor, seen: dict[str, Traffic]) -> Judged:
+def splits(case: Case) -> list[tuple[list[int], list[int]]]:
+    """What was not fitted on, in scales and calibration; the first as a monitor would."""
+    _, scale, rest = case.split
+    held = [*scale, *rest]
+    found = []
+    for seed in range(SPLITS):
+        found.append((held[: len(scale)], held[len(scale) :]))
+        random.Random(seed).shuffle(held)
+    return found
+
+
+def resplit(monitor: Monitor, case: Case, scale: list[int], rest: list[int]) -> Monitor:
+    """The same detectors with other scales and another threshold; it names nothing."""
+    clean, names = case.seen["clean"], [site.name for site in monitor.sites]
+    few, many = clean[scale], clean[rest]
+    pool = Peak()
+    bare = monitor.reader.without_namer()
+    reader = bare.scaled([few.activations[n] for n in names], few.mask, pool)
+    known = calibrated(reader, [many.activations[n] for n in names], many.mask)
+    return dataclasses.replace(monitor, reader=reader, calibration=known)
+
+
+def by_monitor(monitor: Monitor, case: Case) -> Judged:
+    seen = {k: t for k, t in case.seen.items() if k != "clean"}
     scores = {k: monitor.score(t.activations, mask=t.mask) for k, t in seen.items()}
+    p: dict[str, list[Tensor]] = {k: [] for k in seen}
+    for scale, rest in splits(case):
+        other = resplit(monitor, case, scale, rest)
+        for k, t in seen.items():
+            p[k].append(other.score(t.activations, mask=t.mask).p_values)
     begun = time.perf_counter()
     tokens = sum(int(t.mask.sum()) for t in seen.values())
     for t in seen.values():
@@ -121,7 +165,7 @@ def by_monitor(monitor: Monitor, seen: dict[str, Traffic]) -> Judged:
         early.append(auroc(part["fresh"].statistic, part["fired"].statistic))
     return Judged(
         {k: s.statistic for k, s in scores.items()},
-        {k: s.p_values for k, s in scores.items()},
+        {k: torch.stack(each) for k, each in p.items()},
         len(monitor.calibration),
         named,
         (early[0], early[1]),
@@ -129,11 +173,11 @@ def by_monitor(monitor: Monitor, seen: dict[str, Traffic]) -> Judged:
     )
 
 
-def by_number(values: dict[str, Tensor], calibration: Tensor) -> Judged:
+def by_number(values: dict[str, Tensor], calibrations: Sequence[Tensor]) -> Judged:
     """A baseline that is one number per prompt."""
-    p = {k: p_values(calibration, v) for k, v in values.items()}
+    p = {k: torch.stack([p_values(clean, v) for clean in calibrations]) for k, v in values.items()}
     at_prompt = auroc(values["fresh"], values["fired"])
-    return Judged(values, p, len(calibration), [], (at_prompt, at_prompt), 0.0)
+    return Judged(values, p, len(calibrations[0]), [], (at_prompt, at_prompt), 0.0)
 
 
 def prompt_nats(model: Any, traffic: Traffic) -> Tensor:

@@ -40,10 +40,11 @@ def written(
                 rates += ["n too small"] * 2
                 continue
             promise = Guarantee(alpha, found.n)
-            hit = (found.p["fired"] <= alpha).double().mean()
+            hits = (found.p["fired"] <= alpha).double().mean(dim=1)
             false, m = (found.p["fresh"] <= alpha).double().mean(), len(negative)
             low_rate, high_rate = (promise.among(m, level) / m for level in (0.025, 0.975))
-            rates += [f"{hit:.0%}", f"{false:.1%} ({low_rate:.1%}–{high_rate:.1%})"]
+            rates.append(f"{hits.mean():.0%} ({hits.min():.0%}–{hits.max():.0%})")
+            rates.append(f"{false:.1%} ({low_rate:.1%}–{high_rate:.1%})")
         level = 0.01 if found.n >= 99 else 0.05
         shifts = ", ".join(f"{(found.p[k] <= level).double().mean():.0%}" for k in SHIFTS)
         named = (
