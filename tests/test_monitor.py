@@ -158,8 +158,9 @@ def test_the_rate_of_false_alarms_is_the_one_asked_for(how):
 ABLE = {k: how for k, how in WAYS.items() if k not in ("neighbours alone", "outlier alone")}
 
 
-@pytest.mark.parametrize("how", ABLE.values(), ids=ABLE)
-def test_what_a_vector_does_is_flagged_and_the_vector_named(how):
+@pytest.mark.parametrize("name", ABLE)
+def test_what_a_vector_does_is_flagged_and_the_vector_named(name):
+    how = ABLE[name]
     hits, named = [], []
     for seed in range(6):  # one draw of clean requests may be a bad one
         monitor = monitor_without_a_model(seed=seed, **how)
@@ -168,7 +169,9 @@ def test_what_a_vector_does_is_flagged_and_the_vector_named(how):
         hits.append(float(flagged.double().mean()))
         if how.get("score", True) is not None:
             named.append(float((found.vectors[flagged, 0] == 1).double().mean()))
-    assert sum(hits) / 6 > 0.75
+    # Only one token of these requests is odd, and clean ones are near some example: the sum over a
+    # request costs that score more than the others.
+    assert sum(hits) / 6 > (0.75 if name == "examples" else 0.8)
     assert all(share > 0.9 for share in named)
 
 

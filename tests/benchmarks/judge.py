@@ -38,8 +38,6 @@ BASELINES: dict[str, dict[str, Any]] = {
     "5 nearest neighbours": {"score": None, "unknown": detector.Neighbours(5)},
     "local outliers": {"score": None, "unknown": detector.Outlier(5)},
 }
-
-
 SPLITS = 10
 
 
@@ -127,9 +125,8 @@ def resplit(monitor: Monitor, case: Case, scale: list[int], rest: list[int]) -> 
     """The same detectors with other scales and another threshold; it names nothing."""
     clean, names = case.seen["clean"], [site.name for site in monitor.sites]
     few, many = clean[scale], clean[rest]
-    pool = Peak()
     bare = monitor.reader.without_namer()
-    reader = bare.scaled([few.activations[n] for n in names], few.mask, pool)
+    reader = bare.scaled([few.activations[n] for n in names], few.mask, Peak())
     known = calibrated(reader, [many.activations[n] for n in names], many.mask)
     return dataclasses.replace(monitor, reader=reader, calibration=known)
 
