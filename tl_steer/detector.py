@@ -35,7 +35,6 @@ from tl_steer.fitted import (
 from tl_steer.gaussian import Gaussian, fit_gaussian
 from tl_steer.neighbourhood import LocalEnergy, LocalFilter, local_energy, local_filter
 from tl_steer.probes import self_labelled
-from tl_steer.scores import subspace
 
 Detector: TypeAlias = Callable[[Float[Tensor, "token d"]], Float[Tensor, "token m"]]
 
@@ -62,6 +61,34 @@ class Reference:
     def gaussian(self) -> Gaussian:
         return fit_gaussian(self.clean)
 
+    @functools.cached_property
+    def frame(self) -> "Frame":
+        return frame_of(self.gaussian, self.responses)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """White coordinates h M + b, turned so that the bank's white responses vary most along the
+    first axes. Lengths and angles are those of any white coordinates; scores that share these share
+    one product.
+
+    Attributes:
+        weights, bias: M and b.
+        responses: the white responses in them, each of unit length.
+    """
+
+    weights: Float[Tensor, "d d"]
+    bias: Float[Tensor, " d"]
+    responses: Float[Tensor, "vec d"]
+
+
+def frame_of(clean: Gaussian, responses: Float[Tensor, "vec d"]) -> Frame:
+    unit = normalize(clean.whiten_change(responses).double(), dim=1)
+    # The second-moment matrix is d by d, however many vectors there are.
+    axes = torch.linalg.eigh(unit.T @ unit).eigenvectors.flip(1)
+    weights = (clean.whitener.double() @ axes).float()
+    return Frame(weights, -clean.mean @ weights, (unit @ axes).float())
+
 
 Score: TypeAlias = Callable[[Reference], Detector]
 
@@ -82,8 +109,8 @@ class WhitenedCosine:
     """`tl_steer.scores.whitened_cosine`."""
 
     def __call__(self, reference: Reference) -> Cosines:
-        clean = reference.gaussian
-        return Cosines.of(clean.mean, clean.whitener, clean.whiten_change(reference.responses))
+        frame = reference.frame
+        return Cosines(frame.weights, frame.bias, frame.responses.T.contiguous())
 
 
 @dataclass(frozen=True)
@@ -96,10 +123,9 @@ class Examples:
     """
 
     def __call__(self, reference: Reference) -> BestCosines:
-        clean, (vec, each, d) = reference.gaussian, reference.steered.shape
-        white = clean.whiten(reference.steered).reshape(vec * each, d)
-        plain = Cosines.of(clean.mean, clean.whitener, white)
-        return BestCosines(plain.stacked, plain.bias, each)
+        frame, each = reference.frame, reference.steered.shape[1]
+        white = normalize(reference.steered.flatten(0, 1) @ frame.weights + frame.bias, dim=1)
+        return BestCosines(frame.weights, frame.bias, white.T.contiguous(), each)
 
 
 @dataclass(frozen=True)
@@ -137,18 +163,14 @@ class Search:
     candidates: int = 64
 
     def __call__(self, reference: Reference) -> Searched:
-        clean = reference.gaussian
-        unit = normalize(clean.whiten_change(reference.responses), dim=1)
-        vec, d = unit.shape
+        frame = reference.frame
+        vec, d = frame.responses.shape
         rank = min(self.rank, d)
-        # The second-moment matrix is d by d, however many vectors there are.
-        axes = torch.linalg.eigh((unit.T @ unit).double()).eigenvectors[:, -rank:].float()
         return Searched(
-            weights=clean.whitener,
-            bias=-clean.mean @ clean.whitener,
-            axes=axes.contiguous(),
-            sketches=(unit @ axes).T.contiguous(),
-            directions=unit,
+            frame.weights,
+            frame.bias,
+            sketches=frame.responses[:, :rank].T.contiguous(),
+            directions=frame.responses,
             candidates=min(self.candidates, vec),
         )
 
@@ -181,7 +203,8 @@ class RawCosine:
 
     def __call__(self, reference: Reference) -> Cosines:
         mean = reference.clean.mean(dim=0)
-        return Cosines.of(mean, torch.eye(len(mean)), reference.responses)
+        unit = normalize(reference.responses, dim=1)
+        return Cosines(torch.eye(len(mean)), -mean, unit.T.contiguous())
 
 
 @dataclass(frozen=True)
@@ -200,12 +223,7 @@ class Unexplained:
         rank = max(1, min(vec, d // 4)) if self.rank is None else self.rank
         if rank >= d:
             raise SettingError(f"rank={rank} of {d} leaves nothing unexplained.")
-        clean = reference.gaussian
-        known = subspace(reference.responses, clean, rank=rank).double()
-        # The first columns of Q span the responses, the others the rest.
-        axes = torch.linalg.qr(known.T, mode="complete").Q.float()
-        weights = clean.whitener @ axes
-        return Residual(weights, -clean.mean @ weights, rank)
+        return Residual(reference.frame.weights, reference.frame.bias, rank)
 
 
 @dataclass(frozen=True)
@@ -213,7 +231,7 @@ class Mahalanobis:
     """`tl_steer.scores.mahalanobis`, a baseline."""
 
     def __call__(self, reference: Reference) -> Energy:
-        return Energy.of(reference.gaussian)
+        return Energy.around(reference.gaussian)
 
 
 @dataclass(frozen=True)
@@ -221,7 +239,7 @@ class RelativeMahalanobis:
     """`tl_steer.scores.relative_mahalanobis`, a baseline."""
 
     def __call__(self, reference: Reference) -> EnergyDifference:
-        near, far = Energy.of(reference.gaussian), Energy.of(fit_gaussian(reference.background))
+        near, far = Energy.around(reference.gaussian), Energy.around(fit_gaussian(reference.background))
         return EnergyDifference(near.weights, near.bias, far.weights, far.bias)
 
 

@@ -113,15 +113,24 @@ def spoken_effects(
 
     with frozen(model), torch.no_grad():
         made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
-    found = {}
-    for i, (name, values) in enumerate(traffic.activations.items()):
-        clean = [at[mask] for at, mask in zip(values.float(), traffic.mask, strict=True)]
-        parts = [
-            _spoken([made[Row(v, p)].activations[i] for p in range(len(tokens))], clean)
-            for v in range(len(bank))
-        ]
-        found[name] = _joined(parts)
-    return found
+    return {
+        name: effects_of(
+            [[made[Row(v, p)].activations[i] for p in range(len(tokens))] for v in range(len(bank))],
+            traffic,
+            name,
+        )
+        for i, name in enumerate(traffic.activations)
+    }
+
+
+def effects_of(
+    steered: Sequence[Sequence[Float[Tensor, "_ d"]]], clean: Traffic, site: str
+) -> Effects:
+    """Effects at one site from what was heard there, by vector and request: activations at the
+    prompt's end and at every generated token."""
+    at, mask = clean.activations[site].float(), clean.mask
+    unsteered = [rows[own] for rows, own in zip(at, mask, strict=True)]
+    return _joined([_spoken(list(rows), unsteered) for rows in steered])
 
 
 def _everywhere(model: HookedModel, bank: Bank) -> Perturbation:

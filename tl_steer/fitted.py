@@ -37,25 +37,44 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Cosines:
-    """Cosines with m directions after an affine map, both in one matrix product: the first m
-    columns are products with the directions, the other d the mapped activation itself."""
+class Mapped:
+    """A detector that looks at activations through one affine map, h M + b.
 
-    stacked: Float[Tensor, "d m_and_d"]
-    bias: Float[Tensor, " m_and_d"]
+    Maps are megabytes, and reading them from memory is most of what a token costs; where two
+    detectors have one and the same, `tl_steer.reader.Phase` uses it once for both.
+    """
+
+    weights: Float[Tensor, "d r"]
+    bias: Float[Tensor, " r"]
+
+    def mapped(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token r"]:
+        return torch.addmm(self.bias, activations, self.weights)
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        """The scores, from mapped activations."""
+        raise TypeError(f"{type(self).__name__} says nothing about mapped activations.")
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
-        both = torch.addmm(self.bias, activations, self.stacked)
-        m = self.stacked.shape[1] - self.stacked.shape[0]
-        cosines: Tensor = both[:, :m] / both[:, m:].norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return cosines
+        return self.of(self.mapped(activations))
 
-    @classmethod
-    def of(cls, centre: Tensor, map_: Tensor, directions: Tensor) -> "Cosines":
-        """Of (h - centre) map_ with the rows of `directions`."""
-        unit = normalize(directions, dim=1)
-        stacked = torch.cat([map_ @ unit.T, map_], dim=1)
-        return cls(stacked, -centre @ stacked)
+
+def sharing(one: Any, other: Any) -> tuple[Mapped, Mapped] | None:
+    """Two detectors that look at activations through one and the same map, in one memory."""
+    if not (isinstance(one, Mapped) and isinstance(other, Mapped)):
+        return None
+    same = one.weights is other.weights and one.bias is other.bias
+    return (one, other) if same else None
+
+
+@dataclass(frozen=True, eq=False)
+class Cosines(Mapped):
+    """Cosines of the mapped activation with m directions."""
+
+    directions: Float[Tensor, "r m"]
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        lengths: Tensor = mapped.norm(dim=1, keepdim=True)
+        return torch.div(mapped @ self.directions, lengths.clamp_min(1e-12))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +83,10 @@ class BestCosines(Cosines):
 
     each: int
 
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
         parts = [
-            Cosines.__call__(self, part).unflatten(1, (-1, self.each)).amax(dim=2)
-            for part in _pieces(activations, self.stacked.shape[1])
+            Cosines.of(self, part).unflatten(1, (-1, self.each)).amax(dim=2)
+            for part in _pieces(mapped, self.directions.shape[1])
         ]
         return torch.cat(parts)
 
@@ -96,37 +115,30 @@ class SharedEnergy:
 
 
 @dataclass(frozen=True, eq=False)
-class Energy:
+class Energy(Mapped):
     """|h M + b|², a single column."""
 
-    weights: Float[Tensor, "d r"]
-    bias: Float[Tensor, " r"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        mapped = torch.addmm(self.bias, activations, self.weights)
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token 1"]:
         return mapped.square().sum(dim=1, keepdim=True)
 
     @classmethod
-    def of(cls, clean: Gaussian) -> "Energy":
+    def around(cls, clean: Gaussian) -> "Energy":
         """In white coordinates."""
         return cls(clean.whitener, -clean.mean @ clean.whitener)
 
 
 @dataclass(frozen=True, eq=False)
-class Residual:
+class Residual(Mapped):
     """The energy behind the first `rank` columns of h M + b, a single column."""
 
-    weights: Float[Tensor, "d d"]
-    bias: Float[Tensor, " d"]
     rank: int
 
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        mapped = torch.addmm(self.bias, activations, self.weights)
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token 1"]:
         return mapped[:, self.rank :].square().sum(dim=1, keepdim=True)
 
     def explained(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
         """The share of the energy that lies in the first columns."""
-        energy = torch.addmm(self.bias, activations, self.weights).square()
+        energy = self.mapped(activations).square()
         return energy[:, : self.rank].sum(dim=1) / energy.sum(dim=1).clamp_min(1e-30)
 
 
@@ -156,22 +168,19 @@ class Nearest:
 
 
 @dataclass(frozen=True, eq=False)
-class Searched:
-    """Cosines with very many directions after an affine map: all of them in a sketch of few
-    dimensions, and the best `candidates` exactly. The others get minus infinity."""
+class Searched(Mapped):
+    """Cosines of the mapped activation with very many directions: all of them in a sketch of the
+    first few dimensions, and the best `candidates` exactly. The others get minus infinity."""
 
-    weights: Float[Tensor, "d d"]
-    bias: Float[Tensor, " d"]
-    axes: Float[Tensor, "d r"]
-    sketches: Float[Tensor, "r m"]
-    directions: Float[Tensor, "m d"]
+    sketches: Float[Tensor, "few m"]
+    directions: Float[Tensor, "m r"]
     candidates: int
 
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
-        mapped = normalize(torch.addmm(self.bias, activations, self.weights), dim=1)
-        coarse = (mapped @ self.axes) @ self.sketches
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        unit = normalize(mapped, dim=1)
+        coarse = unit[:, : len(self.sketches)] @ self.sketches
         likely = coarse.topk(self.candidates, dim=1).indices
-        exact = torch.einsum("tcd,td->tc", self.directions[likely], mapped)
+        exact = torch.einsum("tcd,td->tc", self.directions[likely], unit)
         return torch.full_like(coarse, -math.inf).scatter_(1, likely, exact)
 
 

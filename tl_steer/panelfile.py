@@ -158,7 +158,7 @@ def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -
     if known is not None:
         known = Standard(known, tensors[f"{place}.shift"], tensors[f"{place}.inverse"])
     unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
-    return Phase(known, unknown, namer)
+    return Phase(known, unknown, namer).joined()
 
 
 def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:

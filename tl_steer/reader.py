@@ -42,6 +42,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.detector import Detector
+from tl_steer.fitted import Mapped, sharing
 from tl_steer.scores import cusum
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
@@ -87,7 +88,10 @@ class Standard:
     inverse: Float[Tensor, " vec"]
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
-        return (self.detector(activations) - self.shift) * self.inverse
+        return self.scaled(self.detector(activations))
+
+    def scaled(self, scores: Float[Tensor, "token vec"]) -> Float[Tensor, "token vec"]:
+        return (scores - self.shift) * self.inverse
 
     @classmethod
     def bare(cls, detector: Detector, vec: int) -> "Standard":
@@ -116,17 +120,32 @@ class Phase:
     unknown: Detector | None
     namer: Detector | None
 
-    def vectors(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
-        """Every vector's score, in clean deviations above its clean mean."""
-        if self.known is None:
-            return activations.new_empty(len(activations), 0)
-        return self.known(activations)
+    def read(
+        self, activations: Float[Tensor, "token d"]
+    ) -> tuple[Float[Tensor, "token vec"], Float[Tensor, " token"]]:
+        """Every vector's score, in clean deviations above its clean mean, and the unknown part,
+        minus infinity without such a detector."""
+        known, unknown = self.known, self.unknown
+        pair = None if known is None else sharing(known.detector, unknown)
+        if known is not None and pair is not None:
+            mapped = pair[0].mapped(activations)
+            return known.scaled(pair[0].of(mapped)), pair[1].of(mapped)[:, 0]
+        n = len(activations)
+        return (
+            activations.new_empty(n, 0) if known is None else known(activations),
+            activations.new_full((n,), -math.inf) if unknown is None else unknown(activations)[:, 0],
+        )
 
-    def anomaly(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
-        """The unknown part, minus infinity without such a detector."""
-        if self.unknown is None:
-            return activations.new_full((len(activations),), -math.inf)
-        return self.unknown(activations)[:, 0]
+    def joined(self) -> "Phase":
+        """The same, in less memory: equal maps, as they come from a file or another device, are
+        one again."""
+        own, other = self.known and self.known.detector, self.unknown
+        if not (isinstance(own, Mapped) and isinstance(other, Mapped)):
+            return self
+        if not (torch.equal(own.weights, other.weights) and torch.equal(own.bias, other.bias)):
+            return self
+        unknown = dataclasses.replace(other, weights=own.weights, bias=own.bias)
+        return dataclasses.replace(self, unknown=unknown)
 
     def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
         """With shift and scale from clean tokens."""
@@ -165,8 +184,8 @@ class Reader:
                 inside = mask[:, span]
                 if not flat.shape[0]:
                     continue
-                vectors = _inside(phase.vectors(flat), inside)
-                anomaly = phase.anomaly(flat).unflatten(0, inside.shape)
+                scores, anomaly = phase.read(flat)
+                vectors, anomaly = _inside(scores, inside), anomaly.unflatten(0, inside.shape)
                 parts[1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
                 if vectors.shape[2]:
                     parts[0, i, :, span] = vectors.amax(dim=2)

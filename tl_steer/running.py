@@ -20,7 +20,10 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
-        self._phases = moved(reader.without_namer(), device).phases
+        self._phases = [
+            [phase.joined() for phase in phases]
+            for phases in moved(reader.without_namer(), device).phases
+        ]
         self._levels = [
             [[Level(*part) for part in phase] for phase in site] for site in reader.levels.tolist()
         ]
@@ -87,7 +90,8 @@ class Running:
 def _parts(
     phase: Phase, residual: Float[Tensor, "token d"]
 ) -> Iterator[tuple[int, Float[Tensor, " token"]]]:
+    vectors, anomaly = phase.read(residual)
     if phase.known is not None:
-        yield 0, phase.vectors(residual).amax(dim=1)
+        yield 0, vectors.amax(dim=1)
     if phase.unknown is not None:
-        yield 1, phase.anomaly(residual)
+        yield 1, anomaly

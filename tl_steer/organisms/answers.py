@@ -60,7 +60,7 @@ def _continue(
     model: Any, rows: Sequence[Tokens], new_tokens: int, end: int, *, share: bool = True
 ) -> list[Tokens]:
     shared, cache = prefix(model, rows) if share else (0, None)
-    ids, mask = _pad_left([row[shared:] for row in rows], end)
+    ids, mask = pad_left([row[shared:] for row in rows], end)
     mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), mask], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     made: list[Tensor] = []
@@ -90,15 +90,19 @@ def prefix(model: Any, rows: Sequence[Tokens]) -> tuple[int, Any]:
     """
     from transformers import DynamicCache
 
-    # One token at least is left for each row to say something about.
-    alike = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
-    shared = min([*alike, False].index(False), min(map(len, rows)) - 1)
+    shared = shared_beginning(rows)
     if shared == 0:
         return 0, None
     cache = DynamicCache()
     model.model(torch.tensor([rows[0][:shared]]), past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     return shared, cache
+
+
+def shared_beginning(rows: Sequence[Tokens]) -> int:
+    """How many tokens all rows begin with; one at least is left for each row of its own."""
+    alike = [len(set(column)) == 1 for column in zip(*rows, strict=False)]
+    return min([*alike, False].index(False), min(map(len, rows)) - 1)
 
 
 @contextmanager
@@ -140,7 +144,7 @@ def own_answers(
     return {text: known[text] for text in texts}
 
 
-def _pad_left(rows: Sequence[Tokens], filler: int) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[Tokens], filler: int) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
     ids = torch.tensor([[filler] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
