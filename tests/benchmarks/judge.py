@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from case import REPLAYS, Case
+from case import SAID, Banks, Case, Subject, layer_of
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,9 +25,12 @@ from tl_steer.traffic import Traffic
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
 WITH_BANK: dict[str, dict[str, Any]] = {
     "cosine + unexplained": {},
-    "examples + unexplained": {"score": detector.Examples(), "namer": None},
     "cosine": _ALONE,
     "matched filter": {"score": detector.MatchedFilter(), **_ALONE},
+}
+# With the learned bank alone.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "examples + unexplained": {"score": detector.Examples(), "namer": None},
     "probes": {"score": detector.Probes(), **_ALONE},
     "local filter": {"score": detector.LocalMatchedFilter(), **_ALONE},
 }
@@ -39,6 +42,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "local outliers": {"score": None, "unknown": detector.Outlier(5)},
 }
 SPLITS = 10
+REPLAYS = 8  # clean requests that a named vector is replayed on
 
 
 @dataclasses.dataclass
@@ -63,24 +67,23 @@ class Judged:
 
 
 def judged(
-    case: Case, banks: dict[str, tuple[ts.Bank, dict[str, Effects]]]
+    subject: Subject, case: Case, banks: Banks
 ) -> tuple[dict[str, tuple[Judged, set[int]]], dict[str, str]]:
     """Every detector, with those of its bank's vectors that replay; and by bank, how many of all
     that are named do."""
     found: dict[str, tuple[Judged, str]] = {}
     for which, (bank, effects) in banks.items():
-        for label, how in WITH_BANK.items():
-            label = f"{which}: {label}"
-            found[label] = (by_monitor(fitted(case, bank, effects, **how), case), which)
-        both = fitted(case, bank, effects, sites=case.layers)
-        found[f"{which}: the same, two layers"] = (by_monitor(both, case), which)
+        for label, how in (WITH_BANK | (VARIANTS if which == "learned" else {})).items():
+            monitor = fitted(case, bank, effects, **how)
+            found[f"{which}: {label}"] = (by_monitor(monitor, case), which)
+    both = fitted(case, *banks["learned"], sites=case.layers)
+    found["learned: the same, two layers"] = (by_monitor(both, case), "learned")
     for label, how in BASELINES.items():
         found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case), "learned")
-    case.tell("judged")
     hits, told = {}, {}
     for which, (bank, _) in banks.items():
         named = sorted({v for each, own in found.values() if own == which for v in each.named})
-        hits[which] = replayed(case, bank, named)
+        hits[which] = replayed(subject, case, bank, named)
         told[which] = f"{len(hits[which])} of {len(named)}"
     rows = {label: (each, hits[which]) for label, (each, which) in found.items()}
     return rows | plain(case), told
@@ -94,7 +97,7 @@ def fitted(
     sites: Sequence[str] | None = None,
     **how: Any,
 ) -> Monitor:
-    places = [ts.resolve(case.model, site, target=True) for site in sites or case.layers[-1:]]
+    places = [dataclasses.replace(bank.target, name=s, layer=layer_of(s)) for s in sites or case.layers[-1:]]
     return Monitor.of(
         bank, case.seen["clean"], effects, case.identity, split=case.split, sites=places, **how
     )
@@ -103,8 +106,8 @@ def fitted(
 def plain(case: Case) -> dict[str, tuple[Judged, set[int]]]:
     """Baselines that are one number per prompt."""
     found = {}
-    for label, number in {"perplexity": prompt_nats, "prompt length": lengths_of}.items():
-        values = {k: number(case.model, t) for k, t in case.seen.items()}
+    lengths = {k: torch.tensor([float(len(p)) for p in t.prompts]) for k, t in case.seen.items()}
+    for label, values in {"perplexity": dict(case.nats), "prompt length": lengths}.items():
         clean = values.pop("clean")
         found[label] = (by_number(values, [clean[rest] for _, rest in splits(case)]), set[int]())
     return found
@@ -144,8 +147,7 @@ def by_monitor(monitor: Monitor, case: Case) -> Judged:
     for t in seen.values():
         for site in monitor.sites:
             flat = t.activations[site.name][t.mask]
-            monitor.reader.phases[0][1].vectors(flat)
-            monitor.reader.phases[0][1].anomaly(flat)
+            monitor.reader.phases[0][1].read(flat)
     ms = 1e3 * (time.perf_counter() - begun) / max(tokens, 1)
     flagged = scores["fired"].p_values <= 0.05
     named = (
@@ -177,31 +179,20 @@ def by_number(values: dict[str, Tensor], calibrations: Sequence[Tensor]) -> Judg
     return Judged(values, p, len(calibrations[0]), [], (at_prompt, at_prompt), 0.0)
 
 
-def prompt_nats(model: Any, traffic: Traffic) -> Tensor:
-    """Mean surprise of a prompt's tokens: log perplexity."""
-    found = []
-    for row in traffic.prompts:
-        with torch.no_grad():
-            logits = model(row[None], return_type="logits")[0, :-1].float()
-        found.append(torch.nn.functional.cross_entropy(logits, row[1:].to(logits.device)))
-    return torch.stack(found).cpu()
-
-
-def lengths_of(model: Any, traffic: Traffic) -> Tensor:
-    return torch.tensor([float(len(row)) for row in traffic.prompts])
-
-
-def replayed(case: Case, bank: ts.Bank, rows: Sequence[int]) -> set[int]:
+def replayed(subject: Subject, case: Case, bank: ts.Bank, rows: Sequence[int]) -> set[int]:
     """Those of some vectors under which a clean request, of the kind that the trigger goes into, is
     answered in the planted way."""
     if not rows:
         return set()
-    ours = {t for texts in case.plant.sources.values() for t in texts()}
+    ours = {t for texts in subject.plant.sources.values() for t in texts()}
     asked = [t for t, _ in case.requests["fresh"] if t in ours][:REPLAYS]
-    texts = ts.generate(
-        case.model, bank[rows], [ts.chat(t) for t in asked], max_new_tokens=12, batch_rows=96
-    )
-    return {v for i, v in enumerate(rows) if any(map(case.plant.shown, asked, texts[i]))}
+    said = subject.words(asked, bank.vectors[list(rows)], steps=SAID + 2)
+    tokenizer, shown = subject.model.tokenizer, subject.plant.shown
+    return {
+        v
+        for i, v in enumerate(rows)
+        if any(shown(text, said.text(tokenizer, i, p)) for p, text in enumerate(asked))
+    }
 
 
 def auroc(negative: Tensor, positive: Tensor) -> float:
