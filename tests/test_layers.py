@@ -12,7 +12,7 @@ FLOORS = {
     "panel panelfile audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
     "linear_map output_kl recording attribution metric plan together cells sweepjob packed "
-    "taps traffic evidence identify",
+    "taps traffic evidence identify kvcache",
     2: "methods radius generate load rank dose start inspect views sweep",
     3: "inband select run organisms report alert",
     4: "scan",

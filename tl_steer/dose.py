@@ -16,6 +16,7 @@ from tl_steer.band import Dose, DoseResponse
 from tl_steer.bank import Bank, random_bank
 from tl_steer.errors import SettingError
 from tl_steer.fluency import Judge, repetition
+from tl_steer.kvcache import refuse_broken_cache
 from tl_steer.model import HookedModel, check_fits, frozen
 from tl_steer.perturbation import Additive
 from tl_steer.positions import Positions
@@ -127,6 +128,7 @@ class Sweep:
             for sign in group.signs
             for i, unit in enumerate(to_sphere(group.vectors, 1.0))
         ]
+        refuse_broken_cache(self.model)
         with frozen(self.model), torch.no_grad():
             kl, new = self._steer(asked)
             own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tl_steer.bank import Bank
 from tl_steer.errors import SettingError
+from tl_steer.kvcache import refuse_broken_cache
 from tl_steer.model import HookedModel, check_fits, frozen, seeded
 from tl_steer.perturbation import Perturbation
 from tl_steer.results import Generations
@@ -47,6 +48,8 @@ def generate(
     """
     _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
     check_fits(model, bank)
+    if use_past_kv_cache:
+        refuse_broken_cache(model)
     tokens = tokenize(model, prompts)
     sampling: dict[str, Any] = {"do_sample": temperature is not None}
     if temperature is not None:

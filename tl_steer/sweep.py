@@ -13,6 +13,7 @@ import torch
 from tl_steer.bank import Bank
 from tl_steer.cells import Cells
 from tl_steer.errors import PromptError, SettingError, SweepFileError
+from tl_steer.kvcache import refuse_broken_cache
 from tl_steer.metric import Metric
 from tl_steer.model import HookedModel, check_fits, frozen, model_name
 from tl_steer.output_kl import readout
@@ -96,6 +97,8 @@ def sweep(
     edits, who = edits_of(bank, doses, n_random, seed)
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     check_fits(model, bank)
+    if generate:
+        refuse_broken_cache(model)
     read = Reader(model, bank.provenance.measured, generate, truncate)
     total = sum(1 for _ in map(read, source)) if source.again else None
     if total == 0:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.errors import ModelError, SettingError
+from tl_steer.kvcache import refuse_broken_cache
 from tl_steer.model import HookedModel, frozen, resolve, seeded
 from tl_steer.rows import continued, end_of_text
 from tl_steer.shapes import checked
@@ -78,7 +79,8 @@ def observe(
 
     Raises:
         HookPointError, PromptError, SettingError: bad arguments, before any work.
-        ModelError: the model cannot generate, or a hook point never fired.
+        ModelError: the model cannot generate, its cache is broken (`tl_steer.kvcache`), or a hook
+            point never fired.
     """
     if horizon < 0 or batch_rows < 1 or not sites:
         raise SettingError(
@@ -86,6 +88,8 @@ def observe(
             "1 and 1."
         )
     host = host_of(model, [resolve(model, name, target=True) for name in sites])
+    if horizon:
+        refuse_broken_cache(model)
     tokens = tokenize(model, prompts)
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(tokens.lengths.tolist()):

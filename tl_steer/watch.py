@@ -9,6 +9,7 @@ from torch import nn
 
 from tl_steer.audit import AuditLog
 from tl_steer.errors import SettingError
+from tl_steer.kvcache import refuse_broken_cache
 from tl_steer.model import HookedModel, without_hooks
 from tl_steer.panel import Panel
 from tl_steer.session import OnAlert, Watch
@@ -48,6 +49,7 @@ def watch(
 
     Raises:
         ForeignModelError: the monitor was fitted on another model, dtype or weights.
+        ModelError: the model's cached generation does not see its prompts.
         PromptError: from inside the model, for a prompt of another template.
         SettingError: alpha is below what the calibration can resolve, or `chunk` is not positive.
         AuditError: the log cannot be written.
@@ -55,6 +57,7 @@ def watch(
     Wrong with beam search, whose rows change places.
     """
     host = host_of(model, monitor.sites)
+    refuse_broken_cache(model)
     with without_hooks(model):
         _refuse_other_model(host, monitor)
     tokenizer = getattr(model, "tokenizer", None)
