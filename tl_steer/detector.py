@@ -239,7 +239,10 @@ class RelativeMahalanobis:
     """`tl_steer.scores.relative_mahalanobis`, a baseline."""
 
     def __call__(self, reference: Reference) -> EnergyDifference:
-        near, far = Energy.around(reference.gaussian), Energy.around(fit_gaussian(reference.background))
+        near, far = (
+            Energy.around(reference.gaussian),
+            Energy.around(fit_gaussian(reference.background)),
+        )
         return EnergyDifference(near.weights, near.bias, far.weights, far.bias)
 
 

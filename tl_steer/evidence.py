@@ -115,7 +115,10 @@ def spoken_effects(
         made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
     return {
         name: effects_of(
-            [[made[Row(v, p)].activations[i] for p in range(len(tokens))] for v in range(len(bank))],
+            [
+                [made[Row(v, p)].activations[i] for p in range(len(tokens))]
+                for v in range(len(bank))
+            ],
             traffic,
             name,
         )

@@ -51,9 +51,10 @@ def refuse_broken_cache(model: HookedModel) -> None:
     apart = float((cached - seen[-1]).norm() / seen[-1].norm())
     if not apart <= _TOLERANCE:
         raise ModelError(
-            f"Cached generation does not see the prompt: a token read behind it comes out {apart:.0%} "
-            "apart from the same token in one pass. This TransformerLens does not know the cache of "
-            "the installed transformers; install another one: pip install 'transformers<5.24'"
+            "Cached generation does not see the prompt: a token read behind it comes out "
+            f"{apart:.0%} apart from the same token in one pass. This TransformerLens does not know "
+            "the cache of the installed transformers; install another: "
+            "pip install 'transformers<5.24'"
         )
     _sound.add(model)
 

@@ -133,7 +133,9 @@ class Phase:
         n = len(activations)
         return (
             activations.new_empty(n, 0) if known is None else known(activations),
-            activations.new_full((n,), -math.inf) if unknown is None else unknown(activations)[:, 0],
+            activations.new_full((n,), -math.inf)
+            if unknown is None
+            else unknown(activations)[:, 0],
         )
 
     def joined(self) -> "Phase":

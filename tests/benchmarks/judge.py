@@ -19,7 +19,6 @@ from tl_steer.evidence import Effects
 from tl_steer.monitor import Monitor
 from tl_steer.panel import calibrated
 from tl_steer.reader import Peak
-from tl_steer.traffic import Traffic
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
@@ -97,7 +96,10 @@ def fitted(
     sites: Sequence[str] | None = None,
     **how: Any,
 ) -> Monitor:
-    places = [dataclasses.replace(bank.target, name=s, layer=layer_of(s)) for s in sites or case.layers[-1:]]
+    places = [
+        dataclasses.replace(bank.target, name=s, layer=layer_of(s))
+        for s in sites or case.layers[-1:]
+    ]
     return Monitor.of(
         bank, case.seen["clean"], effects, case.identity, split=case.split, sites=places, **how
     )

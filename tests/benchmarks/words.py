@@ -52,7 +52,7 @@ def words(
 ) -> Words:
     """Greedy answers of `steps` tokens and what is read there; without vectors, of the model as it
     is, as if that were one vector."""
-    n, d = (1, 1) if vectors is None else vectors.shape
+    n = 1 if vectors is None else len(vectors)
     shared = shared_beginning(rows)
     per = max(1, batch // len(rows)) if vectors is not None else 1
     parts = []
