@@ -12,7 +12,7 @@ from conftest import SOURCE, TARGET, bank_of, make
 
 import tl_steer as ts
 from tl_steer import detector as d
-from tl_steer import panelfile
+from tl_steer import fitted, panelfile
 from tl_steer.alert import alert_for
 from tl_steer.bank import Fingerprint
 from tl_steer.errors import (
@@ -381,6 +381,41 @@ def test_a_saved_monitor_scores_the_same_bit_for_bit(tmp_path):
             )
         assert again.settings == monitor.settings
         assert repr(again) == repr(monitor)
+
+
+SHARING = ({}, {"score": d.Search(rank=8, candidates=3)}, {"score": d.Examples()})
+
+
+@pytest.mark.parametrize("how", SHARING, ids=["cosine", "search", "examples"])
+def test_both_parts_of_a_token_cost_one_map_and_are_what_each_detector_says(
+    how, tmp_path, monkeypatch
+):
+    made = monitor_without_a_model(**how)
+    made.save(tmp_path / "monitor.safetensors")
+    tokens = synthetic(6, 70).activations["here"][:, 1]
+    calls = []
+    plain = fitted.Mapped.mapped
+
+    def counted(self, activations):
+        calls.append(type(self).__name__)
+        return plain(self, activations)
+
+    monkeypatch.setattr(fitted.Mapped, "mapped", counted)
+    for monitor in (made, ts.Monitor.load(tmp_path / "monitor.safetensors")):
+        phase = monitor.reader.phases[0][1]
+        calls.clear()
+        vectors, anomaly = phase.read(tokens)
+        assert len(calls) == 1
+        torch.testing.assert_close(vectors, phase.known(tokens))
+        torch.testing.assert_close(anomaly, phase.unknown(tokens)[:, 0])
+
+
+def test_parts_that_look_through_different_maps_are_read_apart():
+    phase = monitor_without_a_model(unknown=d.Mahalanobis()).reader.phases[0][1]
+    tokens = synthetic(6, 70).activations["here"][:, 1]
+    vectors, anomaly = phase.joined().read(tokens)
+    torch.testing.assert_close(vectors, phase.known(tokens))
+    torch.testing.assert_close(anomaly, phase.unknown(tokens)[:, 0])
 
 
 def test_detectors_of_another_version_are_refused_and_not_left_out(tmp_path):

@@ -52,8 +52,8 @@ def refuse_broken_cache(model: HookedModel) -> None:
     if not apart <= _TOLERANCE:
         raise ModelError(
             "Cached generation does not see the prompt: a token read behind it comes out "
-            f"{apart:.0%} apart from the same token in one pass. This TransformerLens does not know "
-            "the cache of the installed transformers; install another: "
+            f"{apart:.0%} apart from the same token in one pass. This TransformerLens does not "
+            "know the cache of the installed transformers; install another: "
             "pip install 'transformers<5.24'"
         )
     _sound.add(model)

@@ -318,7 +318,7 @@ def at_equal_response(model: Any, bank: ts.Bank, control: ts.Bank, few: Traffic)
     a few requests are enough to find the length by."""
     name = bank.target.name
     few = dataclasses.replace(few, activations={name: few.activations[name]})[range(2)]
-    rows = range(0, len(bank), 4)
+    rows = range(0, len(bank), 8)
 
     def size(of: ts.Bank) -> float:
         return float(effects(model, of[rows], few)[name].responses[1].norm(dim=1).median())
