@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from case import SAID, Banks, Case, Subject, layer_of
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 import tl_steer as ts
@@ -18,7 +18,7 @@ from tl_steer.conformal import p_values
 from tl_steer.evidence import Effects
 from tl_steer.monitor import Monitor
 from tl_steer.panel import calibrated
-from tl_steer.reader import Peak
+from tl_steer.reader import Peak, Phase, Reader, Standard
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
@@ -126,52 +126,96 @@ def splits(case: Case) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-def resplit(monitor: Monitor, case: Case, scale: list[int], rest: list[int]) -> Monitor:
-    """The same detectors with other scales and another threshold; it names nothing."""
-    clean, names = case.seen["clean"], [site.name for site in monitor.sites]
-    few, many = clean[scale], clean[rest]
-    bare = monitor.reader.without_namer()
-    reader = bare.scaled([few.activations[n] for n in names], few.mask, Peak())
-    known = calibrated(reader, [many.activations[n] for n in names], many.mask)
-    return dataclasses.replace(monitor, reader=reader, calibration=known)
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A detector whose scores are known already: it is asked for rows, and not for activations."""
+
+    scores: Float[Tensor, "row m"]
+
+    def __call__(self, rows: Float[Tensor, "token 1"]) -> Float[Tensor, "token m"]:
+        return self.scores[rows[:, 0].long()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Requests of one kind as rows of tables, the same at every site."""
+
+    places: Float[Tensor, "request pos 1"]
+    mask: Bool[Tensor, "request pos"]
+
+    def __getitem__(self, chosen: Sequence[int]) -> "Rows":
+        return Rows(self.places[list(chosen)], self.mask[list(chosen)])
+
+    def first(self, n: int) -> "Rows":
+        return Rows(self.places[:, :n], self.mask[:, :n])
+
+
+def tabled(monitor: Monitor, case: Case) -> tuple[Reader, dict[str, Rows], float]:
+    """The monitor's reader without scales, on rows of tables in the place of activations, and the
+    milliseconds that a token took. Scales and thresholds change with the split, scores do not."""
+    names = [site.name for site in monitor.sites]
+    rows, first = {}, 0
+    for kind, t in case.seen.items():
+        places = torch.arange(first, first + t.mask.numel()).view(*t.mask.shape, 1)
+        rows[kind], first = Rows(places.float(), t.mask), first + t.mask.numel()
+    begun, phases = time.perf_counter(), []
+    for name, own in zip(names, monitor.reader.phases, strict=True):
+        flat = torch.cat([t.activations[name].float().flatten(0, 1) for t in case.seen.values()])
+        phases.append((_table(own[0], flat), _table(own[1], flat)))
+    ms = 1e3 * (time.perf_counter() - begun) / (2 * first)
+    return Reader(tuple(phases), torch.zeros(len(names), 2, 2, 3)), rows, ms
+
+
+def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
+    known, unknown = phase.known, phase.unknown
+    return Phase(
+        known=None
+        if known is None
+        else Standard.bare(Table(known.detector(flat)), len(known.shift)),
+        unknown=None if unknown is None else Table(unknown(flat)),
+        namer=None,
+    )
 
 
 def by_monitor(monitor: Monitor, case: Case) -> Judged:
-    seen = {k: t for k, t in case.seen.items() if k != "clean"}
-    scores = {k: monitor.score(t.activations, mask=t.mask) for k, t in seen.items()}
-    p: dict[str, list[Tensor]] = {k: [] for k in seen}
+    bare, rows, ms = tabled(monitor, case)
+    sites = len(monitor.sites)
+
+    def statistic(reader: Reader, some: Rows) -> Tensor:
+        return calibrated(reader, [some.places] * sites, some.mask).statistic
+
+    p: dict[str, list[Tensor]] = {k: [] for k in rows if k != "clean"}
+    readers = []
     for scale, rest in splits(case):
-        other = resplit(monitor, case, scale, rest)
-        for k, t in seen.items():
-            p[k].append(other.score(t.activations, mask=t.mask).p_values)
-    begun = time.perf_counter()
-    tokens = sum(int(t.mask.sum()) for t in seen.values())
-    for t in seen.values():
-        for site in monitor.sites:
-            flat = t.activations[site.name][t.mask]
-            monitor.reader.phases[0][1].read(flat)
-    ms = 1e3 * (time.perf_counter() - begun) / max(tokens, 1)
-    flagged = scores["fired"].p_values <= 0.05
-    named = (
-        scores["fired"].vectors[flagged, 0].tolist() if monitor.reader.phases[0][0].known else []
-    )
-    early = []
-    for n in (1, 2):  # the prompt's end; and the first generated token
-        part = {
-            k: monitor.score(
-                {s: a[:, :n] for s, a in seen[k].activations.items()}, mask=seen[k].mask[:, :n]
-            )
-            for k in ("fresh", "fired")
-        }
-        early.append(auroc(part["fresh"].statistic, part["fired"].statistic))
+        few = rows["clean"][scale]
+        reader = bare.scaled([few.places] * sites, few.mask, Peak())
+        clean = statistic(reader, rows["clean"][rest])
+        for kind, found in p.items():
+            found.append(p_values(clean, statistic(reader, rows[kind])))
+        readers.append(reader)
+    own = readers[0]  # the monitor's
+    early = [
+        auroc(*(statistic(own, rows[kind].first(n)) for kind in ("fresh", "fired")))
+        for n in (1, 2)  # the prompt's end; and the first generated token
+    ]
     return Judged(
-        {k: s.statistic for k, s in scores.items()},
-        {k: torch.stack(each) for k, each in p.items()},
+        {kind: statistic(own, rows[kind]) for kind in p},
+        {kind: torch.stack(each) for kind, each in p.items()},
         len(monitor.calibration),
-        named,
+        named_by(monitor, case),
         (early[0], early[1]),
         ms,
     )
+
+
+def named_by(monitor: Monitor, case: Case) -> list[int]:
+    """The vector of every alarm at 5%."""
+    if monitor.reader.phases[0][0].known is None:
+        return []
+    fired = case.seen["fired"]
+    scores = monitor.score(fired.activations, mask=fired.mask)
+    found: list[int] = scores.vectors[scores.p_values <= 0.05, 0].tolist()
+    return found
 
 
 def by_number(values: dict[str, Tensor], calibrations: Sequence[Tensor]) -> Judged:
