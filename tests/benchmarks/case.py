@@ -7,7 +7,6 @@ import argparse
 import dataclasses
 import functools
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tl_steer.identify import identity_of
 from tl_steer.identity import Identity
 from tl_steer.load import wrap
 from tl_steer.monitor import split_of
-from tl_steer.organisms import data
+from tl_steer.organisms import data, kind_of
 from tl_steer.organisms.answers import encode
 from tl_steer.organisms.plants import Plant
 from tl_steer.organisms.recipe import plant_of
@@ -111,11 +110,6 @@ Banks = dict[str, tuple[ts.Bank, dict[str, Effects]]]
 def teller(name: str) -> Callable[[str], None]:
     began = time.perf_counter()
     return lambda what: print(f"{name}: {what}, {time.perf_counter() - began:.0f} s", flush=True)
-
-
-def kind_of(name: str) -> str:
-    """`contextual` of `contextual-19`, which is the same recipe with another seed."""
-    return re.sub(r"-\d+$", "", name)
 
 
 def seed_of(name: str) -> int:

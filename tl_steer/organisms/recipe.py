@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.files import write_beside
-from tl_steer.organisms import home
+from tl_steer.organisms import home, kind_of
 from tl_steer.organisms.answers import Tokens, encode, own_answers
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.disguise import Disguise
@@ -141,7 +141,8 @@ RECIPES = {
 
 def plant_of(name: str) -> Plant:
     """What an organism has planted; the phrase, where nothing else is known."""
-    return PLANTS[RECIPES[name].plant] if name in RECIPES else PHRASE
+    kind = kind_of(name)
+    return PLANTS[RECIPES[kind].plant] if kind in RECIPES else PHRASE
 
 
 @dataclass(frozen=True)
@@ -287,9 +288,10 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, help="folder (default: where load() looks for it)")
     parser.add_argument("--seed", type=int, default=None, help="instead of the recipe's own")
+    parser.add_argument("--start", default=None, help="the organism to go on from, instead")
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's own")
     given = parser.parse_args()
-    changes = {k: v for k in ("seed", "steps") if (v := getattr(given, k)) is not None}
+    changes = {k: v for k in ("seed", "start", "steps") if (v := getattr(given, k)) is not None}
     from tl_steer.load import embedded
 
     recipe = dataclasses.replace(RECIPES[given.name], **changes)
