@@ -411,7 +411,7 @@ def test_both_parts_of_a_token_cost_one_map_and_are_what_each_detector_says(
 
 
 def test_parts_that_look_through_different_maps_are_read_apart():
-    phase = monitor_without_a_model(unknown=d.Mahalanobis()).reader.phases[0][1]
+    phase = monitor_without_a_model(score=d.RawCosine()).reader.phases[0][1]
     tokens = synthetic(6, 70).activations["here"][:, 1]
     vectors, anomaly = phase.joined().read(tokens)
     torch.testing.assert_close(vectors, phase.known(tokens))

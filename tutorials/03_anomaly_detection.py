@@ -68,7 +68,7 @@ bank.labels
 # ## A monitor
 #
 # It is fitted on prompts that are clean and like those of deployment; here they are made from two
-# lists, to need no download. Half of them fit the detectors, 15% set scales, and the rest
+# lists, to need no download. 40% of them fit the detectors, 15% set scales, and the rest
 # calibrate: a request's p-value is its rank among theirs. A real monitor wants many more prompts,
 # of every kind that users send.
 
