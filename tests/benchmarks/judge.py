@@ -17,6 +17,7 @@ from tl_steer import detector
 from tl_steer.conformal import p_values
 from tl_steer.evidence import Effects
 from tl_steer.monitor import Monitor
+from tl_steer.organisms import data
 from tl_steer.panel import calibrated
 from tl_steer.reader import Peak, Phase, Reader, Standard
 
@@ -215,6 +216,48 @@ def named_by(monitor: Monitor, case: Case) -> list[int]:
     fired = case.seen["fired"]
     scores = monitor.score(fired.activations, mask=fired.mask)
     found: list[int] = scores.vectors[scores.p_values <= 0.05, 0].tolist()
+    return found
+
+
+WITHIN: dict[str, dict[str, Any]] = {
+    "cosine + unexplained": {},
+    "local filter + local outliers": {
+        "score": detector.LocalMatchedFilter(),
+        "unknown": detector.Outlier(5),
+    },
+    "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
+}
+
+
+def within(subject: Subject, case: Case, banks: Banks) -> dict[str, tuple[float, Tensor, Tensor]]:
+    """The same scores with a threshold of the trigger's own kind of request (sums, say): AUROC
+    against clean ones of that kind, and p-values of what fired and of fresh ones, by split. Empty
+    where the trigger goes into every kind."""
+    if subject.plant.sources.keys() >= data.BENIGN.keys():
+        return {}
+    ours = {t for texts in subject.plant.sources.values() for t in texts()}
+    own = {k: [i for i, (t, _) in enumerate(r) if t in ours] for k, r in case.requests.items()}
+    found = {}
+    for label, how in WITHIN.items():
+        bare, rows, _ = tabled(fitted(case, *banks["learned"], **how), case)
+        pairs = []
+        for scale, rest in splits(case):
+            reader = bare.scaled([rows["clean"][scale].places], rows["clean"][scale].mask, Peak())
+            chosen = (
+                rows["clean"][[i for i in rest if i in own["clean"]]],
+                rows["fired"],
+                rows["fresh"][own["fresh"]],
+            )
+            clean, fired, fresh = (
+                calibrated(reader, [some.places], some.mask).statistic for some in chosen
+            )
+            pairs.append((auroc(clean, fired), p_values(clean, fired), p_values(clean, fresh)))
+        means = [a for a, _, _ in pairs]
+        found[label] = (
+            sum(means) / len(means),
+            torch.stack([p for _, p, _ in pairs]),
+            torch.stack([p for _, _, p in pairs]),
+        )
     return found
 
 

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 from case import case_of, contenders, seed_of, subject_of, teller
-from judge import judged
+from judge import judged, within
 from overhead import overhead
 from page import write_section
-from verdicts import averaged, by_seed, written
+from verdicts import averaged, by_seed, of_one_kind, written
 
 from tl_steer import organisms
 from tl_steer.organisms import kind_of
@@ -48,7 +48,8 @@ def one(name: str, given: argparse.Namespace) -> str:
         "named that replay": replay,
         "s": round(time.perf_counter() - began),
     }
-    return written(name, subject.places, rows, facts)
+    own = of_one_kind(within(subject, case, banks))
+    return written(name, subject.places, rows, facts) + own
 
 
 def main() -> None:

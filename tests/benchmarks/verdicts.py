@@ -9,6 +9,7 @@ import numpy as np
 from case import SHIFTS
 from judge import Judged, auroc, interval
 from page import table
+from torch import Tensor
 
 from tl_steer.conformal import Guarantee
 from tl_steer.organisms import kind_of
@@ -65,6 +66,23 @@ def written(
         )
     head = f"### {name}\n\nSource {places[0]}, target {places[1]}. {json.dumps(facts)}\n\n"
     return head + table(COLUMNS, rows)
+
+
+def of_one_kind(found: Mapping[str, tuple[float, Tensor, Tensor]]) -> str:
+    """What a threshold of the trigger's own kind of request gives; nothing where there is none."""
+    if not found:
+        return ""
+    rows = [
+        [
+            label,
+            f"{area:.3f}",
+            f"{(fired <= 0.05).double().mean():.0%}",
+            f"{(fresh <= 0.05).double().mean():.1%}",
+        ]
+        for label, (area, fired, fresh) in found.items()
+    ]
+    columns = ("within the trigger's kind", "AUROC", "TPR 5%", "FPR at 5%")
+    return "\n\n" + table(columns, rows)
 
 
 def averaged(tables: Mapping[str, str]) -> str:
