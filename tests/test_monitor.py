@@ -180,7 +180,7 @@ def test_parts_are_brought_to_one_scale_by_few_requests():
     drawn = torch.distributions.Exponential(1 / 3).sample
     torch.manual_seed(0)
     mask = torch.ones(40, 1, dtype=torch.bool)
-    levels = [Level.of(drawn((40, 1)), mask, Peak()) for _ in range(400)]
+    levels = [Level.of(drawn((40, 1)), mask, Peak(), 0.1) for _ in range(400)]
     scales = torch.tensor([level.scale for level in levels])
     assert abs(float(scales.mean()) - 3) < 0.1
     assert float(scales.std()) / 3 < 0.28
@@ -228,13 +228,13 @@ def test_tokens_behind_the_mask_do_not_matter():
     assert torch.equal(plain.vectors, other.vectors)
 
 
-def odds(clean, value):
-    """log(1 + .1 / P(X >= value)) for Laplace's distribution, as torch has it, with the median of
+def nats(clean, value, odds):
+    """log(1 + odds / P(X >= value)) for Laplace's distribution, as torch has it, with the median of
     `clean` and the mean excess over it."""
     at = clean.double().quantile(0.5)
     spread = (clean[clean > at].double() - at).mean()
     p = 1 - torch.distributions.Laplace(at, spread).cdf(value.double())
-    return (1 + 0.1 / p).log()
+    return (1 + odds / p).log()
 
 
 def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
@@ -248,7 +248,7 @@ def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
         for span in (slice(0, 1), slice(1, POS)):
             peaks = of_scale[part][:, span].amax(dim=1)
             clean = peaks[peaks.isfinite()]
-            total[part][:, span] = odds(clean, here[part][:, span]).float()
+            total[part][:, span] = nats(clean, here[part][:, span], (0.1, 0.001)[part]).float()
     total[..., 1:] += total[..., :1]
     total[:, ~traffic.mask] = -math.inf
     found = scores_of(monitor, traffic)
@@ -257,8 +257,14 @@ def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
     torch.testing.assert_close(found.tokens, total.sum(dim=0), rtol=1e-4, atol=1e-4)
 
 
+def test_an_anomaly_detector_alone_has_the_odds_of_the_bank():
+    both, alone = monitor_without_a_model(), monitor_without_a_model(score=None)
+    assert both.reader.levels[..., 3].unique().tolist() == pytest.approx([0.001, 0.1])
+    assert alone.reader.levels[:, :, 1, 3].unique().tolist() == pytest.approx([0.1])
+
+
 def test_nats_rise_with_the_score_however_far_out():
-    level = Level(math.nan, 2.0, 0.5)
+    level = Level(math.nan, 2.0, 0.5, 0.1)
     values = torch.tensor([-math.inf, -30.0, 1.0, 2.0, 2.5, 60.0, 6e4])
     nats = level.nats(values)
     assert bool((nats.diff() >= 0).all())

@@ -167,7 +167,7 @@ class Monitor(Panel):
                 for reference in both
             )
             phases.append((first, second))
-        bare = Reader(tuple(phases), torch.zeros(len(names), 2, 2, 3))
+        bare = Reader(tuple(phases), torch.zeros(len(names), 2, 2, 4))
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
         told = {"score": score, "unknown": unknown, "namer": namer, "pool": pool}
         sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}

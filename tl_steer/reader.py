@@ -9,7 +9,7 @@ and between layers, that each has detectors of its own. Then
 2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
 4. pooled parts become nats, $\log(1 + w / P(X \ge x))$, with P Laplace's distribution with their
-   clean median and mean excess over it, and w = .1;
+   clean median and mean excess over it, w = .1 for the known and .001 for the unknown part;
 5. nats of both parts and all layers are added up, and those of the prompt's end to those of every
    generated token; the request's statistic is the largest of these sums.
 
@@ -51,7 +51,10 @@ _PRIOR_TOKENS = 20
 # would be more to the point and far too noisy: one part with a scale too small by chance is in
 # charge of the threshold, and the others raise no alarm.
 _TAIL_FROM = 0.5
-_ODDS = 0.1
+# The odds w that there is something to the known part, and to the unknown one beside it: a request
+# of a new and harmless kind is odd as well, and comes far more often than an attack that no vector
+# knows. Alone, either part has the first.
+_ODDS, _ODDS_BESIDE = 0.1, 0.001
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,10 @@ class Tokens:
 @dataclass(frozen=True, eq=False)
 class Reader:
     """Detectors by site and phase (prompt's end, generated), and the levels that make parts
-    comparable: allowance (NaN for peaks), location and scale."""
+    comparable: allowance (NaN for peaks), location, scale and odds."""
 
     phases: tuple[tuple[Phase, Phase], ...]
-    levels: Float[Tensor, "site phase part three"]
+    levels: Float[Tensor, "site phase part four"]
 
     def tokens(
         self,
@@ -241,12 +244,13 @@ class Reader:
         )
         reader = dataclasses.replace(self, phases=phases)
         tokens = reader.without_namer().tokens(activations, mask)
-        levels = torch.empty(len(phases), 2, 2, 3)
+        levels = torch.empty(len(phases), 2, 2, 4)
         for i in range(len(phases)):
             for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
                 for part in (0, 1):
                     values, inside = tokens.parts[part, i, :, span], mask[:, span]
-                    level = Level.of(values, inside, pool if j else Peak())
+                    odds = _ODDS_BESIDE if part and phases[i][j].known else _ODDS
+                    level = Level.of(values, inside, pool if j else Peak(), odds)
                     levels[i, j, part] = torch.tensor(dataclasses.astuple(level))
         return dataclasses.replace(reader, levels=levels)
 
@@ -261,11 +265,13 @@ def _inside(
 
 @dataclass(frozen=True)
 class Level:
-    """How one part of one phase is pooled, and its clean median and mean excess over it."""
+    """How one part of one phase is pooled, its clean median and mean excess over it, and the odds
+    that there is something to it."""
 
     allowance: float
     location: float
     scale: float
+    odds: float
 
     def pool(
         self, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
@@ -285,30 +291,34 @@ class Level:
         """log(1 + w / P(X >= pooled)), for Laplace's distribution."""
         z = (pooled - self.location) / self.scale
         rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
-        return torch.logaddexp(rare + math.log(_ODDS), torch.zeros(()))
+        return torch.logaddexp(rare + math.log(self.odds), torch.zeros(()))
 
     def nats_of(self, pooled: float) -> float:
         """`nats`, of one number."""
         z = (pooled - self.location) / self.scale
         rare = -math.log1p(-0.5 * math.exp(z)) if z < 0 else z + math.log(2)
-        x = rare + math.log(_ODDS)
+        x = rare + math.log(self.odds)
         return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
     @classmethod
     def of(
-        cls, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], pool: Pool
+        cls,
+        values: Float[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+        pool: Pool,
+        odds: float,
     ) -> "Level":
         """From clean requests: the mean excess over the median."""
         inside = values[mask & values.isfinite()]
         if not len(inside):
-            return cls(math.nan, 0.0, 1.0)
-        bare = cls(pool.allowance(inside), 0.0, 1.0)
+            return cls(math.nan, 0.0, 1.0, odds)
+        bare = cls(pool.allowance(inside), 0.0, 1.0, odds)
         ends = bare.pool(values, mask).amax(dim=1)
         ends = ends[ends.isfinite()].double()
         location = float(ends.quantile(_TAIL_FROM))
         excess = ends[ends > location] - location
         scale = float(excess.mean()) if len(excess) else 0.0
-        return cls(bare.allowance, location, max(scale, 1e-6 * (1 + abs(location))))
+        return cls(bare.allowance, location, max(scale, 1e-6 * (1 + abs(location))), odds)
 
 
 def moved(value: Any, device: torch.device) -> Any:

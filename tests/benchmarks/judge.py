@@ -164,7 +164,7 @@ def tabled(monitor: Monitor, case: Case) -> tuple[Reader, dict[str, Rows], float
         flat = torch.cat([t.activations[name].float().flatten(0, 1) for t in case.seen.values()])
         phases.append((_table(own[0], flat), _table(own[1], flat)))
     ms = 1e3 * (time.perf_counter() - begun) / (2 * first)
-    return Reader(tuple(phases), torch.zeros(len(names), 2, 2, 3)), rows, ms
+    return Reader(tuple(phases), torch.zeros(len(names), 2, 2, 4)), rows, ms
 
 
 def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
