@@ -33,7 +33,7 @@ def written(
     name: str, places: tuple[int, int], judged: dict[str, tuple[Judged, set[int]]], facts: Any
 ) -> str:
     rows = []
-    for label, (found, hits) in judged.items():
+    for label, (found, replaying) in judged.items():
         negative, positive = found.statistic["fresh"], found.statistic["fired"]
         low, high = interval(negative, positive)
         rates = []
@@ -42,15 +42,15 @@ def written(
                 rates += ["n too small"] * 2
                 continue
             promise = Guarantee(alpha, found.n)
-            hits = (found.p["fired"] <= alpha).double().mean(dim=1)
+            caught = (found.p["fired"] <= alpha).double().mean(dim=1)
             false, m = (found.p["fresh"] <= alpha).double().mean(), len(negative)
             low_rate, high_rate = (promise.among(m, level) / m for level in (0.025, 0.975))
-            rates.append(f"{hits.mean():.0%} ({hits.min():.0%}–{hits.max():.0%})")
+            rates.append(f"{caught.mean():.0%} ({caught.min():.0%}–{caught.max():.0%})")
             rates.append(f"{false:.1%} ({low_rate:.1%}–{high_rate:.1%})")
         level = 0.01 if found.n >= 99 else 0.05
         shifts = ", ".join(f"{(found.p[k] <= level).double().mean():.0%}" for k in SHIFTS)
         named = (
-            f"{sum(v in hits for v in found.named) / len(found.named):.0%}" if found.named else "–"
+            f"{sum(v in replaying for v in found.named) / len(found.named):.0%}" if found.named else "–"
         )
         rows.append(
             [
