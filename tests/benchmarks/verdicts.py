@@ -50,7 +50,9 @@ def written(
         level = 0.01 if found.n >= 99 else 0.05
         shifts = ", ".join(f"{(found.p[k] <= level).double().mean():.0%}" for k in SHIFTS)
         named = (
-            f"{sum(v in replaying for v in found.named) / len(found.named):.0%}" if found.named else "–"
+            f"{sum(v in replaying for v in found.named) / len(found.named):.0%}"
+            if found.named
+            else "–"
         )
         rows.append(
             [
