@@ -140,6 +140,8 @@ def by_seed(tables: Mapping[str, str]) -> str:
             lines.append(
                 [kind, label, *(figures[c] for c in (*columns[:4], "shifts", *columns[4:]))]
             )
+    if not lines:
+        return "No organism was judged with several seeds."
     head = ("organism", "detector", "AUROC", "TPR 5%", "TPR 1%", "FPR at 1%", "shifts", "named")
     return table([*head, "prompt", "1st"], lines)
 
