@@ -432,6 +432,14 @@ def test_detectors_of_another_version_are_refused_and_not_left_out(tmp_path):
         ts.Monitor.load(path)
 
 
+def test_levels_of_another_version_are_refused_when_the_file_is_read(tmp_path):
+    made = monitor_without_a_model()
+    old = dataclasses.replace(made.reader, levels=made.reader.levels[..., :3])
+    dataclasses.replace(made, reader=old).save(tmp_path / "old.safetensors")
+    with pytest.raises(BankFileError, match="Fit the monitor anew"):
+        ts.Monitor.load(tmp_path / "old.safetensors")
+
+
 def test_a_detector_that_no_file_can_hold_is_scored_with_but_not_saved(tmp_path):
     def own(reference):
         return lambda activations: activations @ reference.responses.T

@@ -19,7 +19,7 @@ from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.fitted import FITTED
 from tl_steer.identity import Identity
 from tl_steer.panel import Calibration, Panel
-from tl_steer.reader import Phase, Reader, Standard
+from tl_steer.reader import Level, Phase, Reader, Standard
 from tl_steer.tensorfile import TensorFile, digest
 
 _FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
@@ -137,6 +137,12 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     }
     if unknown := set(meta["detectors"]) - parts:
         raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
+    expected = (len(sites), 2, 2, len(dataclasses.fields(Level)))
+    if tensors["levels"].shape != expected:
+        raise BankFileError(
+            f"{path}: levels have shape {tuple(tensors['levels'].shape)}, expected {expected}; "
+            "another version of tl_steer wrote it. Fit the monitor anew."
+        )
     calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
     n = len(calibration.statistic)
     if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
