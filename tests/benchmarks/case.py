@@ -58,6 +58,10 @@ class Subject:
     layers: list[str]
     horizon: int
 
+    def planted_texts(self) -> set[str]:
+        """Those of the kinds that the trigger goes into."""
+        return {text for texts in self.plant.sources.values() for text in texts()}
+
     def words(
         self, asked: Sequence[str], vectors: Float[Tensor, "vec d"] | None, *, steps: int
     ) -> Words:

@@ -235,7 +235,7 @@ def within(subject: Subject, case: Case, banks: Banks) -> dict[str, tuple[float,
     where the trigger goes into every kind."""
     if subject.plant.sources.keys() >= data.BENIGN.keys():
         return {}
-    ours = {t for texts in subject.plant.sources.values() for t in texts()}
+    ours = subject.planted_texts()
     own = {k: [i for i, (t, _) in enumerate(r) if t in ours] for k, r in case.requests.items()}
     found = {}
     for label, how in WITHIN.items():
@@ -273,7 +273,7 @@ def replayed(subject: Subject, case: Case, bank: ts.Bank, rows: Sequence[int]) -
     answered in the planted way."""
     if not rows:
         return set()
-    ours = {t for texts in subject.plant.sources.values() for t in texts()}
+    ours = subject.planted_texts()
     asked = [t for t, _ in case.requests["fresh"] if t in ours][:REPLAYS]
     said = subject.words(asked, bank.vectors[list(rows)], steps=SAID + 2)
     tokenizer, shown = subject.model.tokenizer, subject.plant.shown
