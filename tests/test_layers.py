@@ -8,8 +8,8 @@ FLOORS = {
     0: "errors shapes site positions sphere divergence perturbation bank bankfile files tensorfile "
     "adapter penalty tables results band selection checkpoint inspection inspectionfile "
     "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult "
-    "conformal drift gaussian neighbourhood scores probes fitted detector reader running identity "
-    "panel panelfile audit verdict",
+    "conformal drift gaussian neighbourhood scores probes fitted detector categories level reader "
+    "running identity panel panelfile audit verdict",
     1: "model tokens hooks segment objective response provenance interop rows fluency controls "
     "linear_map output_kl recording attribution metric plan together cells sweepjob packed "
     "taps traffic evidence identify kvcache",

@@ -162,7 +162,7 @@ def alert_for(
         ids: its tokens, from the prompt's last one.
         tokenizer: to show them as text.
     """
-    limit = panel.threshold(alpha)
+    limit = panel.thresholds(alpha)[int(scores.category[row])]
     found = [
         Candidate(int(v), panel.bank.labels[int(v)], i + 1, float(scores.values[row, i]), float(p))
         for i, (v, p) in enumerate(zip(scores.vectors[row], scores.vector_p[row], strict=True))

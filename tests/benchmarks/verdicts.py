@@ -9,9 +9,9 @@ import numpy as np
 from case import SHIFTS
 from judge import Judged, auroc, interval
 from page import table
-from torch import Tensor
+from scipy.stats import betabinom
 
-from tl_steer.conformal import Guarantee
+from tl_steer.conformal import Guarantee, needed
 from tl_steer.organisms import kind_of
 
 COLUMNS = (
@@ -38,16 +38,15 @@ def written(
         low, high = interval(negative, positive)
         rates = []
         for alpha in (0.05, 0.01):
-            if found.n < 1 / alpha - 1:
+            if min(found.sizes) < needed(alpha):
                 rates += ["n too small"] * 2
                 continue
-            promise = Guarantee(alpha, found.n)
             caught = (found.p["fired"] <= alpha).double().mean(dim=1)
-            false, m = (found.p["fresh"] <= alpha).double().mean(), len(negative)
-            low_rate, high_rate = (promise.among(m, level) / m for level in (0.025, 0.975))
+            false = (found.p["fresh"] <= alpha).double().mean()
+            low_rate, high_rate = expected_false(alpha, found, (0.025, 0.975))
             rates.append(f"{caught.mean():.0%} ({caught.min():.0%}–{caught.max():.0%})")
             rates.append(f"{false:.1%} ({low_rate:.1%}–{high_rate:.1%})")
-        level = 0.01 if found.n >= 99 else 0.05
+        level = 0.01 if min(found.sizes) >= needed(0.01) else 0.05
         shifts = ", ".join(f"{(found.p[k] <= level).double().mean():.0%}" for k in SHIFTS)
         named = (
             f"{sum(v in replaying for v in found.named) / len(found.named):.0%}"
@@ -70,21 +69,15 @@ def written(
     return head + table(COLUMNS, rows)
 
 
-def of_one_kind(found: Mapping[str, tuple[float, Tensor, Tensor]]) -> str:
-    """What a threshold of the trigger's own kind of request gives; nothing where there is none."""
-    if not found:
-        return ""
-    rows = [
-        [
-            label,
-            f"{area:.3f}",
-            f"{(fired <= 0.05).double().mean():.0%}",
-            f"{(fresh <= 0.05).double().mean():.1%}",
-        ]
-        for label, (area, fired, fresh) in found.items()
-    ]
-    columns = ("within the trigger's kind", "AUROC", "TPR 5%", "FPR at 5%")
-    return "\n\n" + table(columns, rows)
+def expected_false(alpha: float, found: Judged, levels: Sequence[float]) -> list[float]:
+    """Quantiles of the rate of false alarms among the fresh requests: in every category their
+    number is beta-binomial (`Guarantee.among`)."""
+    number = np.ones(1)
+    for n, m in zip(found.sizes, found.fresh, strict=True):
+        allowed = Guarantee(alpha, n).allowed
+        number = np.convolve(number, betabinom.pmf(range(m + 1), m, allowed, n + 1 - allowed))
+    total = len(number) - 1
+    return [float(np.searchsorted(number.cumsum(), level)) / total for level in levels]
 
 
 def averaged(tables: Mapping[str, str]) -> str:
@@ -119,6 +112,7 @@ def averaged(tables: Mapping[str, str]) -> str:
 # What is shown of every seed.
 SHOWN = (
     "learned: cosine + unexplained",
+    "learned: the same, one category",
     "random, radius: cosine + unexplained",
     "random, response: cosine + unexplained",
     "Mahalanobis (Ledoit-Wolf)",
