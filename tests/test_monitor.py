@@ -41,7 +41,7 @@ def prompts(n, seed=0):
 
 
 @functools.cache
-def monitor_of(model, sites=(TARGET,)):
+def monitor_of(model, sites=(TARGET,), ends=0):
     return ts.Monitor.fit(
         model,
         bank_of(model),
@@ -51,6 +51,7 @@ def monitor_of(model, sites=(TARGET,)):
         score=d.MatchedFilter(),
         horizon=HORIZON,
         effect_prompts=8,
+        ends=ends,
     )
 
 
@@ -135,6 +136,7 @@ WAYS = {
     "examples": {"score": d.Examples()},
     "bank alone": {"unknown": None},
     "named by the score": {"namer": None},
+    "prompts' ends too": {"ends": 1},
     "mahalanobis alone": {"score": None, "unknown": d.Mahalanobis()},
     "neighbours alone": {"score": None, "unknown": d.Neighbours(3)},
     "relative": {"unknown": d.RelativeMahalanobis()},
@@ -237,9 +239,10 @@ def nats(clean, value, odds):
     return (1 + odds / p).log()
 
 
-def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
+@pytest.mark.parametrize("ends", [0, 0.5, 1])
+def test_a_request_s_statistic_is_that_of_its_oddest_token_with_what_counts_of_its_prompt(ends):
     """Both parts, restated with the scores of single tokens."""
-    monitor, traffic = monitor_without_a_model(), synthetic(40, 83)
+    monitor, traffic = monitor_without_a_model(ends=ends), synthetic(40, 83)
     scale = synthetic(200, 0)[split_of(200)[1]]
     reader, total = monitor.reader, torch.zeros(2, 40, POS)
     of_scale = reader.tokens([scale.activations["here"]], scale.mask).parts[:, 0]
@@ -248,7 +251,8 @@ def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
         for span in (slice(0, 1), slice(1, POS)):
             peaks = of_scale[part][:, span].amax(dim=1)
             clean = peaks[peaks.isfinite()]
-            total[part][:, span] = nats(clean, here[part][:, span], (0.1, 0.001)[part]).float()
+            total[part][:, span] = nats(clean, here[part][:, span], 0.1).float()
+    total[..., 0] *= ends
     total[..., 1:] += total[..., :1]
     total[:, ~traffic.mask] = -math.inf
     found = scores_of(monitor, traffic)
@@ -257,10 +261,36 @@ def test_a_request_s_statistic_adds_up_the_prompt_s_end_and_its_oddest_token():
     torch.testing.assert_close(found.tokens, total.sum(dim=0), rtol=1e-4, atol=1e-4)
 
 
-def test_an_anomaly_detector_alone_has_the_odds_of_the_bank():
-    both, alone = monitor_without_a_model(), monitor_without_a_model(score=None)
-    assert both.reader.levels[..., 3].unique().tolist() == pytest.approx([0.001, 0.1])
-    assert alone.reader.levels[..., 1, 3].unique().tolist() == pytest.approx([0.1])
+def test_what_is_odd_at_a_prompt_s_end_alone_raises_an_alarm_only_where_ends_count():
+    odd = synthetic(60, 84, response=2 * responses()[1], at=0)
+    rates = [
+        float((scores_of(monitor_without_a_model(ends=ends), odd).p_values <= 0.05).float().mean())
+        for ends in (0, 1)
+    ]
+    assert rates[0] < 0.2
+    assert rates[1] > 0.9
+
+
+def test_a_monitor_for_which_nothing_counts_is_refused():
+    only = synthetic(200, 0)
+    prompts_alone = dataclasses.replace(
+        only,
+        activations={"here": only.activations["here"][:, :1]},
+        mask=only.mask[:, :1],
+        ids=only.ids[:, :1],
+    )
+    with pytest.raises(SettingError, match="nothing would count"):
+        monitor_without_a_model(traffic=prompts_alone)
+    with pytest.raises(SettingError, match="ends=-1"):
+        monitor_without_a_model(ends=-1)
+    assert len(scores_of(monitor_without_a_model(traffic=prompts_alone, ends=1), prompts_alone))
+
+
+def test_prompts_alone_are_refused_where_answers_alone_count():
+    at_ends = synthetic(5, 85).activations["here"][:, :1]
+    with pytest.raises(ShapeError, match="ends=1"):
+        monitor_without_a_model().score(at_ends)
+    assert len(monitor_without_a_model(ends=1).score(at_ends)) == 5
 
 
 def test_nats_rise_with_the_score_however_far_out():
@@ -287,8 +317,9 @@ def test_requests_together_score_as_each_alone():
 
 @pytest.mark.parametrize("pool", [Peak(), Cusum()], ids=str)
 @pytest.mark.parametrize("chunk", [1, 2, 3, POS])
-def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, chunk):
-    monitor, traffic = monitor_without_a_model(pool=pool), synthetic(40, 82)
+@pytest.mark.parametrize("ends", [0, 1])
+def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, chunk, ends):
+    monitor, traffic = monitor_without_a_model(pool=pool, ends=ends), synthetic(40, 82)
     running = Running(monitor.reader, device=torch.device("cpu"))
     running.start(3)  # of another batch, which leaves nothing behind
     running.hear(0, torch.full((3, WIDTH), 1e6), [True] * 3)

@@ -76,7 +76,7 @@ def test_rows_of_a_batch_with_and_without_cache_score_as_alone(llama, tmp_path, 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_batches_score_as_each_prompt_alone(llama, tmp_path, side):
     """Right padding in a plain forward pass, left padding as generation has it."""
-    monitor, asked = monitor_of(llama), prompts(6, seed=23)
+    monitor, asked = monitor_of(llama, ends=1), prompts(6, seed=23)
     tokens = ts.tokenize(llama, asked)
     if side == "right":
         ids, mask = tokens.ids, tokens.mask
@@ -93,6 +93,21 @@ def test_padded_batches_score_as_each_prompt_alone(llama, tmp_path, side):
     expected = monitor.score(alone.activations).statistic
     online = torch.tensor(statistics(tmp_path / "a.sqlite"))
     torch.testing.assert_close(online, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_requests_that_generate_nothing_are_counted_apart_where_answers_alone_count(one, tmp_path):
+    path, ids = tmp_path / "a.sqlite", one.to_tokens("t5 t9 t30")
+    with ts.watch(one, monitor_of(one), alpha=ALPHA, log=path) as w:
+        one(ids)
+        with pytest.warns(UserWarning, match="ends=1"):
+            answer(one, ids)
+        one(ids)
+    assert (w.requests, w.unscored) == (1, 2)
+    assert len(statistics(path)) == 1
+    with ts.watch(one, monitor_of(one, ends=1), alpha=ALPHA, log=path) as w:
+        one(ids)
+    assert (w.requests, w.unscored) == (1, 0)
+    assert statistics(path)[-1] > 0
 
 
 def test_steered_answers_raise_alerts_that_replay_the_vector(llama, tmp_path):
@@ -132,7 +147,7 @@ def test_steered_answers_raise_alerts_that_replay_the_vector(llama, tmp_path):
 
 def test_alerts_come_when_so_many_tokens_wait_or_the_horizon_or_the_request_ends(llama, loud):
     """And are the same ones, but for what they are called."""
-    monitor, ids = loud(monitor_of(llama)), llama.to_tokens(prompts(1)[0])
+    monitor, ids = loud(monitor_of(llama, ends=1)), llama.to_tokens(prompts(1)[0])
     ids = ids.repeat(2, 1)
     found = {}
     for chunk, tokens in ((1, 1), (2, 2), (50, HORIZON + 1)):
@@ -151,7 +166,7 @@ def test_an_alarm_that_stops_the_program_at_the_end_of_a_request_is_logged(llama
     def stop(alert):
         raise KeyboardInterrupt
 
-    path, monitor = tmp_path / "a.sqlite", loud(monitor_of(llama))
+    path, monitor = tmp_path / "a.sqlite", loud(monitor_of(llama, ends=1))
     with pytest.raises(KeyboardInterrupt):
         with ts.watch(llama, monitor, alpha=ALPHA, log=path, on_alert=stop, chunk=50):
             llama(llama.to_tokens(prompts(1)[0]).repeat(2, 1))
@@ -160,7 +175,7 @@ def test_an_alarm_that_stops_the_program_at_the_end_of_a_request_is_logged(llama
 
 
 def test_hooks_and_forward_are_restored_after_good_and_bad_ends(llama, loud):
-    monitor = loud(monitor_of(llama))
+    monitor = loud(monitor_of(llama, ends=1))
     before, state = hooks_on(llama), snapshot(llama)
     ids = llama.to_tokens(prompts(1)[0])
     with ts.watch(llama, monitor, alpha=ALPHA):
@@ -302,7 +317,7 @@ def test_left_padded_generation_of_transformers_scores_as_each_alone(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Request")
 def test_traffic_that_has_moved_raises_the_drift_alarm_once(one, tmp_path):
-    monitor, path = monitor_of(one), tmp_path / "a.sqlite"
+    monitor, path = monitor_of(one, ends=1), tmp_path / "a.sqlite"
     asked = prompts(60, seed=27)
     with ts.watch(one, monitor, alpha=ALPHA, log=path, drift=0.01) as w:
         with ts.perturbing(one, bank_of(one)[0]):

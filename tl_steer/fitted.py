@@ -4,6 +4,7 @@ They come out of scores (`tl_steer.detector`), and a monitor's file can hold the
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class Mapped:
+class Mapped(ABC):
     """A detector that looks at activations through one affine map, h M + b.
 
     Maps are megabytes, and reading them from memory is most of what a token costs; where two
@@ -50,9 +51,9 @@ class Mapped:
     def mapped(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token r"]:
         return torch.addmm(self.bias, activations, self.weights)
 
+    @abstractmethod
     def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
         """The scores, from mapped activations."""
-        raise TypeError(f"{type(self).__name__} says nothing about mapped activations.")
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         return self.of(self.mapped(activations))

@@ -59,6 +59,7 @@ class Monitor(Panel):
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
+        ends: float | int = 0,
         horizon: int = 16,
         temperature: float | int | None = None,
         only: str | Sequence[str] | None = None,
@@ -85,6 +86,9 @@ class Monitor(Panel):
             categories: what tells kinds of requests apart, so that each is compared with its own
                 (`tl_steer.categories`); as it is, where there are calibration requests for two or
                 more. `None` compares every request with all.
+            ends: how much of what is odd at a prompt's end is added to every generated token. With
+                0, only answers raise alarms; with 1, prompts do as well, before anything is said,
+                and harmless requests in new words do so more often. A horizon of 0 needs 1.
             horizon: generated tokens to score. Deployment must not score more: longer requests have
                 more chances of a false alarm.
             temperature: that of deployment; `None` is greedy.
@@ -125,6 +129,7 @@ class Monitor(Panel):
             namer=namer,
             pool=pool,
             categories=categories,
+            ends=ends,
             settings={
                 "temperature": temperature,
                 "effect_prompts": effect_prompts,
@@ -149,15 +154,22 @@ class Monitor(Panel):
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
         categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
+        ends: float | int = 0,
         settings: dict[str, Any] | None = None,
     ) -> "Monitor":
         """`fit` on what has been gathered already: one gathering, many monitors. No model runs.
 
         Raises:
-            SettingError: neither a score nor an anomaly detector.
+            SettingError: neither a score nor an anomaly detector, or nothing that counts.
         """
         if score is None and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
+        horizon = traffic.mask.shape[1] - 1
+        if ends < 0 or not (ends or horizon):
+            raise SettingError(
+                f"ends={ends}, horizon={horizon}: nothing would count. Prompts' ends do with "
+                "ends=1, answers with a horizon of 1 or more."
+            )
         if score is None:
             namer = None  # there is nothing to name
         # In the order in which a forward pass reaches them: the last completes a token.
@@ -175,9 +187,11 @@ class Monitor(Panel):
                 for reference in both
             )
             phases.append((first, second))
-        ends = fit.activations[names[-1]][:, 0].float()
-        groups = (categories or Clusters(most=1))(ends, len(rest))
-        bare = Reader(tuple(phases), groups, torch.zeros(len(groups), len(names), 2, 2, 4))
+        last_tokens = fit.activations[names[-1]][:, 0].float()
+        groups = (categories or Clusters(most=1))(last_tokens, len(rest))
+        bare = Reader(
+            tuple(phases), groups, torch.zeros(len(groups), len(names), 2, 2, 4), float(ends)
+        )
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
         told = {
             "score": score,
@@ -185,6 +199,7 @@ class Monitor(Panel):
             "namer": namer,
             "pool": pool,
             "categories": categories,
+            "ends": ends,
         }
         sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
         return cls(
@@ -193,7 +208,7 @@ class Monitor(Panel):
             reader=reader,
             calibration=calibrated(reader, [rest.activations[n] for n in names], rest.mask),
             identity=identity,
-            horizon=traffic.mask.shape[1] - 1,
+            horizon=horizon,
             examples=fit.prompts[:_EXAMPLES],
             settings={k: describe(v) for k, v in told.items()} | sizes | (settings or {}),
         )

@@ -62,7 +62,7 @@ class Scores:
 
     Attributes:
         statistic: one number per request, in nats: the largest sum of both parts at a token, with
-            what there was at the prompt's end. `known` and `unknown` are the same of one part.
+            what counts of the prompt's end. `known` and `unknown` are the same of one part.
         category: of each request (`tl_steer.categories`).
         p_values, known_p: conformal p-values of the statistic and of its known part, among
             calibration requests of the same category.
@@ -130,7 +130,9 @@ class Panel:
 
         Raises:
             ShapeError: missing sites, another width, or more positions than the horizon has: the
-                calibration is for requests of at most that many.
+                calibration is for requests of at most that many. Or prompts alone, where only
+                answers count (`ends=0`); requests without an answer among others have a p-value
+                of 1.
 
         Wrong on activations of another model, dtype or template; only `watch` can check those.
         """
@@ -183,13 +185,15 @@ class Panel:
         if missing:
             raise ShapeError(f"score() needs activations by site name; {missing} are not there.")
         given = [activations[name].detach().float().cpu() for name in names]
+        least = 1 if self.reader.ends else 2
         for site, at in zip(self.sites, given, strict=True):
             wrong = at.ndim != 3 or at.shape[2] != site.width or at.shape[:2] != given[0].shape[:2]
-            if wrong or not 1 <= at.shape[1] <= 1 + self.horizon or not len(at):
+            if wrong or not least <= at.shape[1] <= 1 + self.horizon or not len(at):
                 raise ShapeError(
                     f"Activations at {site} have shape {tuple(at.shape)}; expected [batch pos "
-                    f"{site.width}] with pos from 1 to {1 + self.horizon}: the prompt's end and at "
-                    f"most {self.horizon} generated tokens, which is what was calibrated."
+                    f"{site.width}] with pos from {least} to {1 + self.horizon}: the prompt's end "
+                    f"and at most {self.horizon} generated tokens, which is what was calibrated. "
+                    "Prompts alone are scored by monitors fitted with ends=1."
                 )
         return given
 

@@ -87,6 +87,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "sites": [dataclasses.asdict(site) for site in panel.sites],
         "identity": mark,
         "horizon": panel.horizon,
+        "ends": panel.reader.ends,
         "examples": len(panel.examples),
         "settings": dict(panel.settings),
         "detectors": kinds,
@@ -156,7 +157,7 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     return Panel(
         bank=bank,
         sites=sites,
-        reader=Reader(phases, categories, levels),
+        reader=Reader(phases, categories, levels, ends=float(meta["ends"])),
         calibration=calibration,
         identity=identity,
         horizon=int(meta["horizon"]),
@@ -171,11 +172,8 @@ def _categories(tensors: Mapping[str, Tensor], width: int, path: Path) -> Catego
     parts = (tensors[_CATEGORIES + each.name] for each in dataclasses.fields(Categories))
     mean, centres, members = parts
     shaped = mean.shape == (width,) and centres.shape == (len(members), width) and len(members)
-    if (
-        not shaped
-        or members.dtype != torch.long
-        or set(members.tolist()) != set(range(int(members.max()) + 1))
-    ):
+    held = set(members.tolist())  # as many as there are members at most, whatever the file says
+    if not shaped or members.dtype != torch.long or held != set(range(len(held))):
         raise BankFileError(f"{path}: its categories of requests are damaged.")
     return Categories(mean, centres, members)
 

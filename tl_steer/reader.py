@@ -9,16 +9,17 @@ and between layers, that each has detectors of its own. Then
 2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
 4. pooled parts become nats, $\log(1 + w / P(X \ge x))$ (`tl_steer.level`), P being Laplace's
-   distribution fitted to clean requests of the same category (`tl_steer.categories`), and w = .1
-   for the known and .001 for the unknown part;
-5. nats of both parts and all layers are added up, and those of the prompt's end to those of every
-   generated token; the request's statistic is the largest of these sums.
+   distribution fitted to clean requests of the same category (`tl_steer.categories`), and w = .1;
+5. nats of both parts and all layers are added up; the request's statistic is the largest of these
+   sums along its generated tokens. With `ends` = 1 those of the prompt's end are added to every
+   token's, and it can raise the alarm alone, before anything is said.
 
 With w -> infinity the sum is Fisher's (1932) combination of tail probabilities, which is best if an
 anomaly shows everywhere, and with w -> 0 the largest part rules. In between, w is the odds that
-there is something to a part at all. A request that a vector steers is odd in both parts, and from
-the prompt's end on; a clean outlier (an answer in another language, say) is as odd as any in one
-part and hardly in the others, and would set the threshold for all if the largest part ruled.
+there is something to a part at all. What a vector steers is odd in both parts; a clean outlier (an
+answer in another language, say) is as odd as any in one and hardly in the other, and would set the
+threshold for all if the largest part ruled. A harmless request in new words is odd at its end, and
+its answer is not: that is why prompts' ends do not count unless told to.
 
 Which vector it is can be asked of another detector than the one that raises the alarm, a *namer*:
 its scores, as they are and where they are positive, are summed over everything that was scored.
@@ -50,10 +51,7 @@ from tl_steer.level import Level, Peak, Pool
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
 _PRIOR_TOKENS = 20
-# The odds w that there is something to the known part, and to the unknown one beside it: a request
-# of a new and harmless kind is odd as well, and comes far more often than an attack that no vector
-# knows. Alone, either part has the first.
-_ODDS, _ODDS_BESIDE = 0.1, 0.001
+_ODDS = 0.1  # w
 # Of positions: the prompt's end, and generated tokens.
 _SPANS = slice(0, 1), slice(1, None)
 
@@ -148,11 +146,12 @@ class Tokens:
 class Reader:
     """Detectors by site and phase (prompt's end, generated), the categories of requests, told at
     the last site, and for each the levels that make parts comparable: allowance (NaN for peaks),
-    location, scale and odds."""
+    location, scale and odds. `ends` is how much of the prompt's end is added to every token."""
 
     phases: tuple[tuple[Phase, Phase], ...]
     categories: Categories
     levels: Float[Tensor, "category site phase part four"]
+    ends: float = 0.0
 
     def tokens(
         self,
@@ -185,7 +184,7 @@ class Reader:
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "part batch pos"]:
-        """Both parts at every token: sums over layers, of a generated token and the prompt's end.
+        """Both parts at every token: sums over layers, and as much of the prompt's end as counts.
         A request's own is the largest over its tokens, for each part and for their sum."""
         total = torch.zeros(2, *mask.shape)
         for category, i, j, part in _places(self.levels):
@@ -193,6 +192,7 @@ class Reader:
             level = Level(*self.levels[category, i, j, part].tolist())
             pooled = level.pool(tokens.parts[part, i, rows, span], mask[rows, span])
             total[part, rows, span] += level.nats(pooled)
+        total[..., 0] *= self.ends
         total[..., 1:] += total[..., :1]
         return total.masked_fill(~mask, -math.inf)
 
@@ -224,9 +224,8 @@ class Reader:
         levels = torch.empty(len(self.categories), len(phases), 2, 2, 4)
         for category, i, j, part in _places(levels):
             rows = tokens.category == category
-            odds = _ODDS_BESIDE if part and phases[i][j].known else _ODDS
             values, inside = tokens.parts[part, i, rows, _SPANS[j]], mask[rows, _SPANS[j]]
-            level = Level.of(values, inside, pool if j else Peak(), odds)
+            level = Level.of(values, inside, pool if j else Peak(), _ODDS)
             levels[category, i, j, part] = torch.tensor(dataclasses.astuple(level))
         return dataclasses.replace(reader, levels=levels)
 

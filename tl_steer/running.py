@@ -21,6 +21,7 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
+        self._ends = reader.ends
         here = moved(reader.without_namer(), device)
         self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
         self._categories = here.categories
@@ -72,6 +73,7 @@ class Running:
                     self._add(nats, site, generated, steps)
         best = [NOTHING] * n
         for step, own in nats.items():
+            own = own if step else [self._ends * value for value in own]
             before = self._at_end if step else [0.0] * n
             for i, live in enumerate(self._live[step]):
                 if live:

@@ -41,7 +41,7 @@ class Watch:
     Attributes:
         alerts: in the order they were raised. When a request ends, its alert is brought up to date
             with all of its tokens.
-        requests: how many were scored.
+        requests: how many were scored; `unscored`, how many had no answer to score.
         drift: the drift alarm, or `None`.
     """
 
@@ -58,7 +58,7 @@ class Watch:
         device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []
-        self.requests = 0
+        self.requests = self.unscored = 0
         kept = monitor.calibration.by_category(len(monitor.reader.categories))
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
@@ -109,11 +109,24 @@ class Watch:
             for i, request in enumerate(batch):
                 if request.statistic == NOTHING:
                     continue  # the model stopped before it got there
+                if len(request.ids) == 1 and not self._monitor.reader.ends:
+                    self._say_unscored()
+                    continue
                 self.requests += 1
                 if request.alert is not None:
                     self._revise(i, request)
                 self._log(i, request)
                 self._drift(request)
+
+    def _say_unscored(self) -> None:
+        self.unscored += 1
+        if self.unscored == 1:
+            warnings.warn(
+                "A request had no generated token that the model read back in, and this monitor "
+                "scores answers alone: it was not scored. Monitors fitted with ends=1 score "
+                "prompts, too. (Watch.unscored counts such requests; this is said once.)",
+                stacklevel=2,
+            )
 
     def _score(self) -> None:
         """What waits; every statistic first, as `on_alert` may stop it all."""

@@ -35,7 +35,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "local filter": {"score": detector.LocalMatchedFilter(), **_ALONE},
 }
 # The default again, with one thing changed.
-VARIED: dict[str, dict[str, Any]] = {"one category": {"categories": None}, "two layers": {}}
+VARIED: dict[str, dict[str, Any]] = {
+    "one category": {"categories": None},
+    "prompts' ends too": {"ends": 1},
+    "two layers": {},
+}
 BASELINES: dict[str, dict[str, Any]] = {
     "raw cosine": {"unknown": None, "score": detector.RawCosine()},
     "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
@@ -180,7 +184,7 @@ def tabled(monitor: Monitor, case: Case) -> tuple[Reader, dict[str, Rows], float
     # The last site's, as in a monitor; only rows of prompts' ends are asked for.
     categories = monitor.reader.categories
     told = Told(**vars(categories), row=categories.of(flat))
-    return Reader(tuple(phases), told, monitor.reader.levels), rows, ms
+    return dataclasses.replace(monitor.reader, phases=tuple(phases), categories=told), rows, ms
 
 
 def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
@@ -214,9 +218,11 @@ def by_monitor(monitor: Monitor, case: Case) -> Judged:
             found.append(mondrian_p_values(clean, there, kept=kept, given=category[kind]))
         readers.append(reader)
     own = readers[0]  # the monitor's
+    # The prompt's end, as it would count; and the first generated token.
+    first = (dataclasses.replace(own, ends=1.0), 1), (own, 2)
     early = [
-        auroc(*(statistic(own, rows[kind].first(n)) for kind in ("fresh", "fired")))
-        for n in (1, 2)  # the prompt's end; and the first generated token
+        auroc(*(statistic(reader, rows[kind].first(n)) for kind in ("fresh", "fired")))
+        for reader, n in first
     ]
     return Judged(
         {kind: statistic(own, rows[kind]) for kind in p},
