@@ -37,7 +37,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # The default again, with one thing changed.
 VARIED: dict[str, dict[str, Any]] = {
     "one category": {"categories": None},
-    "prompts' ends too": {"ends": 1},
     "two layers": {},
 }
 BASELINES: dict[str, dict[str, Any]] = {
@@ -47,6 +46,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "5 nearest neighbours": {"score": None, "unknown": detector.Neighbours(5)},
     "local outliers": {"score": None, "unknown": detector.Outlier(5)},
 }
+# Judged a second time with prompts' ends counting: the default, and what needs no bank.
+ENDS_TOO = ("cosine + unexplained", "(Ledoit-Wolf)", "nearest neighbours", "local outliers")
 SPLITS = 10
 REPLAYS = 8  # clean requests that a named vector is replayed on
 
@@ -79,15 +80,23 @@ def judged(
     """Every detector, with those of its bank's vectors that replay; and by bank, how many of all
     that are named do."""
     found: dict[str, tuple[Judged, str]] = {}
-    for which, (bank, effects) in banks.items():
+
+    def add(which: str, label: str, **how: Any) -> None:
+        bank, effects = banks[which]
+        monitor = fitted(case, bank, effects, **how)
+        known = tabled(monitor, case)
+        found[label] = (by_monitor(monitor, known, case), which)
+        if label.endswith(ENDS_TOO):
+            both = fitted(case, bank, effects, ends=1, **how)
+            found[f"{label}, prompts' ends too"] = (by_monitor(both, known, case), which)
+
+    for which in banks:
         for label, how in (WITH_BANK | (VARIANTS if which == "learned" else {})).items():
-            monitor = fitted(case, bank, effects, **how)
-            found[f"{which}: {label}"] = (by_monitor(monitor, case), which)
+            add(which, f"{which}: {label}", **how)
     for label, how in VARIED.items():
-        monitor = fitted(case, *banks["learned"], **(how or {"sites": case.layers}))
-        found[f"learned: the same, {label}"] = (by_monitor(monitor, case), "learned")
+        add("learned", f"learned: the same, {label}", **(how or {"sites": case.layers}))
     for label, how in BASELINES.items():
-        found[label] = (by_monitor(fitted(case, *banks["learned"], **how), case), "learned")
+        add("learned", label, **how)
     hits, told = {}, {}
     for which, (bank, _) in banks.items():
         named = sorted({v for each, own in found.values() if own == which for v in each.named})
@@ -198,9 +207,12 @@ def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
     )
 
 
-def by_monitor(monitor: Monitor, case: Case) -> Judged:
-    bare, rows, ms = tabled(monitor, case)
-    sites = len(monitor.sites)
+def by_monitor(
+    monitor: Monitor, known: tuple[Reader, dict[str, Rows], float], case: Case
+) -> Judged:
+    """From what `tabled` made of a monitor with the same detectors."""
+    bare, rows, ms = known
+    bare, sites = dataclasses.replace(bare, ends=monitor.reader.ends), len(monitor.sites)
 
     def statistic(reader: Reader, some: Rows) -> Tensor:
         places = [some.places] * sites

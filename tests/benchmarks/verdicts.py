@@ -113,7 +113,7 @@ def averaged(tables: Mapping[str, str]) -> str:
 SHOWN = (
     "learned: cosine + unexplained",
     "learned: the same, one category",
-    "learned: the same, prompts' ends too",
+    "learned: cosine + unexplained, prompts' ends too",
     "random, radius: cosine + unexplained",
     "random, response: cosine + unexplained",
     "Mahalanobis (Ledoit-Wolf)",
