@@ -37,7 +37,7 @@ tutorial: $(READY)
 	$(BIN)/jupytext --to ipynb --execute --output $(VENV)/03_anomaly_detection.ipynb tutorials/03_anomaly_detection.py
 
 # What never meets the inside of TransformerLens is tested once, and compatibility mode on 4.
-ELSEWHERE := -k "not kill_9 and not compat-" $(foreach file,band browser cli conformal docs dose drift inband methods monitor \
+ELSEWHERE := -k "not kill_9 and not compat-" $(foreach file,band browser categories cli conformal docs dose drift inband methods monitor \
 	organisms penalty promptsource runs scorer scores select sphere systematic transcoding views,\
 	--ignore=tests/test_$(file).py)
 

@@ -78,8 +78,10 @@ class Standard:
     def on(self, clean: Float[Tensor, "token d"]) -> "Standard":
         """With shift and scale from clean tokens."""
         scores = self.detector(clean)
-        if not bool(scores.isfinite().all()):
-            return self  # a search looks at few vectors per token; cosines are alike as they are
+        # Without tokens (a horizon of 0) there is nothing to learn; and a search looks at few vectors
+        # per token, whose cosines are alike as they are.
+        if not len(scores) or not bool(scores.isfinite().all()):
+            return self
         scores = scores.double()
         variance = scores.var(dim=0, correction=0)
         weight = len(clean) / (len(clean) + _PRIOR_TOKENS)
