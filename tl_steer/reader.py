@@ -78,8 +78,8 @@ class Standard:
     def on(self, clean: Float[Tensor, "token d"]) -> "Standard":
         """With shift and scale from clean tokens."""
         scores = self.detector(clean)
-        # Without tokens (a horizon of 0) there is nothing to learn; and a search looks at few vectors
-        # per token, whose cosines are alike as they are.
+        # Without tokens (a horizon of 0) there is nothing to learn, and a search looks at few
+        # vectors per token, whose cosines are alike as they are.
         if not len(scores) or not bool(scores.isfinite().all()):
             return self
         scores = scores.double()
