@@ -26,6 +26,7 @@ from tl_steer import panelfile
 from tl_steer.categories import Clusters, joined
 from tl_steer.conformal import mondrian_p_values, needed
 from tl_steer.errors import BankFileError, SettingError
+from tl_steer.monitor import split_of
 from tl_steer.running import Running
 from tl_steer.traffic import observe
 
@@ -108,6 +109,13 @@ def test_prompts_that_all_end_alike_are_of_one_category():
     assert len(SMALL(torch.ones(100, WIDTH), 100)) == 1
 
 
+def test_what_counts_is_how_many_calibration_requests_are_expected():
+    """There are twice as many as requests to fit on."""
+    points, _ = spread(places(2), [50, 50])
+    assert len(Clusters(smallest=90, most=2)(points, 200)) == 2
+    assert len(Clusters(smallest=110, most=2)(points, 200)) == 1
+
+
 def test_impossible_settings_are_refused():
     for wrong in ({"smallest": 0}, {"most": 0}):
         with pytest.raises(SettingError, match="Clusters"):
@@ -185,6 +193,23 @@ def test_false_alarms_are_as_rare_as_asked_for_in_each_category(how):
         rates += torch.stack([flagged[own].float().mean() for own in (loud, ~loud)]) / 6
     # 90 calibration requests of each: the rate is a draw from Beta(9, 82), of deviation .031.
     assert bool((rates - alpha).abs().lt(3 * 0.035 / 6**0.5).all()), rates
+
+
+def test_scales_are_those_of_the_category_s_own_requests():
+    """Location and scale of every part and phase, restated: median, and mean excess over it."""
+    monitor, traffic = fitted(), quiet_and_loud(400, 0)[0]
+    few = traffic[split_of(400)[1]]
+    tokens = monitor.reader.tokens([few.activations["here"]], few.mask)
+    for category in (0, 1):
+        rows = tokens.category == category
+        for phase, span in enumerate((slice(0, 1), slice(1, POS))):
+            for part in (0, 1):
+                peaks = tokens.parts[part, 0, rows, span].amax(dim=1).double()
+                peaks = peaks[peaks.isfinite()]
+                middle = peaks.quantile(0.5)
+                excess = (peaks[peaks > middle] - middle).mean()
+                found = monitor.reader.levels[category, 0, phase, part, 1:3]
+                torch.testing.assert_close(found, torch.stack([middle, excess]).float())
 
 
 def test_with_one_category_all_alarms_come_from_what_varies_most():
