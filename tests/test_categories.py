@@ -5,14 +5,13 @@ import math
 
 import pytest
 import torch
+from conftest import TARGET, bank_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_score
 from test_monitor import (
     POS,
-    TARGET,
     WIDTH,
-    bank_of,
     monitor_without_a_model,
     prompts,
     responses,
@@ -23,7 +22,7 @@ from test_monitor import (
 import tl_steer as ts
 from tl_steer import detector as d
 from tl_steer import panelfile
-from tl_steer.categories import Clusters, joined
+from tl_steer.categories import Categories, Clusters, joined
 from tl_steer.conformal import mondrian_p_values, needed
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.monitor import split_of
@@ -102,7 +101,7 @@ def test_a_small_cluster_joins_the_nearest():
 def test_requests_that_are_too_few_or_not_to_be_told_apart_are_of_one_category(how):
     monitor = monitor_without_a_model(200, categories=how)
     assert len(monitor.reader.categories) == 1
-    assert monitor.calibration.sizes(1) == [90]
+    assert monitor.calibration.sizes == [90]
 
 
 def test_prompts_that_all_end_alike_are_of_one_category():
@@ -230,6 +229,15 @@ def test_what_is_odd_for_its_own_kind_only_is_found(name):
     assert float((together <= 0.05).float().mean()) < 0.3
 
 
+def test_a_category_without_a_calibration_request_is_refused():
+    def lonely(ends, calibrating):
+        far = torch.stack([torch.zeros(WIDTH), 1e6 * torch.ones(WIDTH)])
+        return Categories(torch.zeros(WIDTH), far, torch.tensor([0, 1]))
+
+    with pytest.raises(SettingError, match=r"of category \[1\]"):
+        fitted(categories=lonely)
+
+
 def test_every_category_has_a_threshold_of_its_own():
     monitor = fitted()
     fresh = quiet_and_loud(300, 78, odd=responses()[0])[0]
@@ -242,7 +250,7 @@ def test_every_category_has_a_threshold_of_its_own():
 
 def test_a_level_that_the_smallest_category_cannot_resolve_is_refused():
     monitor = fitted()
-    sizes = monitor.calibration.sizes(2)
+    sizes = monitor.calibration.sizes
     assert sum(sizes) == 180
     assert min(sizes) < 99
     with pytest.raises(SettingError, match=r"category \d of requests.*categories="):
@@ -275,7 +283,7 @@ def test_a_saved_monitor_knows_its_categories(tmp_path):
     one, other = scores_of(monitor, fresh), scores_of(again, fresh)
     assert torch.equal(one.category, other.category)
     assert torch.equal(one.p_values, other.p_values)
-    sizes = monitor.calibration.sizes(2)
+    sizes = monitor.calibration.sizes
     assert f"{sizes[0]} + {sizes[1]} calibration requests" in repr(again)
 
 

@@ -260,11 +260,10 @@ class Monitor(Panel):
 
     def __repr__(self) -> str:
         sites = ", ".join(site.name for site in self.sites)
-        sizes = self.calibration.sizes(len(self.reader.categories))
         return (
             f"Monitor of {len(self.bank)} vectors at {sites}: prompt's end and {self.horizon} "
             f"generated tokens; {self.settings.get('score')}, {self.settings.get('unknown')}; "
-            f"{' + '.join(map(str, sizes))} calibration requests"
+            f"{' + '.join(map(str, self.calibration.sizes))} calibration requests"
         )
 
 

@@ -17,7 +17,7 @@ from tl_steer.conformal import Guarantee, mondrian_p_values, step_down, threshol
 from tl_steer.errors import SettingError, ShapeError
 from tl_steer.fitted import Residual
 from tl_steer.identity import Identity
-from tl_steer.reader import Reader
+from tl_steer.reader import Reader, statistics
 from tl_steer.shapes import checked
 from tl_steer.site import Site
 
@@ -46,14 +46,15 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.statistic)
 
-    def sizes(self, categories: int) -> list[int]:
-        """How many requests there are of each."""
-        counts: list[int] = torch.bincount(self.category, minlength=categories).tolist()
-        return counts
+    @property
+    def by_category(self) -> list[Float[Tensor, " _"]]:
+        """The statistics of every category's requests; none is without."""
+        return [self.statistic[self.category == i] for i in range(int(self.category.max()) + 1)]
 
-    def by_category(self, categories: int) -> list[Float[Tensor, " _"]]:
-        """The statistics of each."""
-        return [self.statistic[self.category == i] for i in range(categories)]
+    @property
+    def sizes(self) -> list[int]:
+        """How many requests there are of every category."""
+        return [len(own) for own in self.by_category]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ class Panel:
             SettingError: no such category, or alpha is below what its calibration requests can
                 resolve.
         """
-        sizes = self.calibration.sizes(len(self.reader.categories))
+        sizes = self.calibration.sizes
         chosen = sizes.index(min(sizes)) if category is None else category
         if not 0 <= chosen < len(sizes):
             raise SettingError(f"category={category}: there are {len(sizes)}, counted from 0.")
@@ -174,8 +175,7 @@ class Panel:
             SettingError: as `guarantee`.
         """
         self.guarantee(alpha)
-        kept = self.calibration.by_category(len(self.reader.categories))
-        return [threshold(statistics, alpha) for statistics in kept]
+        return [threshold(own, alpha) for own in self.calibration.by_category]
 
     def _by_site(self, activations: Tensor | Mapping[str, Tensor]) -> list[Tensor]:
         names = [site.name for site in self.sites]
@@ -200,9 +200,8 @@ class Panel:
     def _score(self, activations: Sequence[Tensor], mask: Tensor) -> Scores:
         tokens = self.reader.tokens(activations, mask)
         nats = self.reader.nats(tokens, mask)
-        known, unknown = nats.amax(dim=2)
+        statistic, known, unknown = statistics(nats)
         at_tokens = nats.sum(dim=0)
-        statistic = at_tokens.amax(dim=1)
         kept, own = self.calibration, tokens.category
         top = min(TOP, tokens.names.shape[1])
         values, vectors = tokens.names.topk(top, dim=1)
@@ -250,14 +249,13 @@ def calibrated(
     for rows in batches(reader, mask):
         tokens = reader.tokens([at[rows] for at in activations], mask[rows])
         nats = reader.nats(tokens, mask[rows])
-        statistic, (known, unknown) = nats.sum(dim=0).amax(dim=1), nats.amax(dim=2)
         top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
-        parts.append((statistic, known, unknown, top.values, top.indices, tokens.category))
+        parts.append((*statistics(nats), top.values, top.indices, tokens.category))
     made = Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    if not all(sizes := made.sizes(len(reader.categories))):
+    if empty := sorted(set(range(len(reader.categories))) - set(made.category.tolist())):
         raise SettingError(
-            f"Calibration requests by category: {sizes}. One without any cannot be told apart from "
-            "anomalies; give more clean prompts, or group them in fewer categories."
+            f"No calibration request is of category {empty}. One without any cannot be told apart "
+            "from anomalies; give more clean prompts, or group them in fewer categories."
         )
     return made
 

@@ -232,6 +232,13 @@ class Reader:
         return dataclasses.replace(reader, levels=levels)
 
 
+def statistics(
+    nats: Float[Tensor, "part batch pos"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """Every request's: the largest sum of both parts at a token, and the largest of either part."""
+    return nats.sum(dim=0).amax(dim=1), nats[0].amax(dim=1), nats[1].amax(dim=1)
+
+
 def _places(levels: Float[Tensor, "category site phase part four"]) -> Iterator[tuple[int, ...]]:
     return itertools.product(*map(range, levels.shape[:4]))
 

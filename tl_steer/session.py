@@ -59,13 +59,12 @@ class Watch:
     ) -> None:
         self.alerts: list[Alert] = []
         self.requests = self.unscored = 0
-        kept = monitor.calibration.by_category(len(monitor.reader.categories))
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
         self._monitor, self._alpha, self._audit = monitor, alpha, audit
         self._tokenizer, self._on_alert, self._chunk = tokenizer, on_alert, chunk
         self._limits = monitor.thresholds(alpha)
-        self._sorted = [sorted(statistics.tolist()) for statistics in kept]
+        self._sorted = [sorted(own.tolist()) for own in monitor.calibration.by_category]
         self._running = Running(monitor.reader, device=device)
         self._digests = (
             ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())

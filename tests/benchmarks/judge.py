@@ -19,7 +19,7 @@ from tl_steer.conformal import mondrian_p_values
 from tl_steer.evidence import Effects
 from tl_steer.level import Peak
 from tl_steer.monitor import Monitor
-from tl_steer.reader import Phase, Reader, Standard
+from tl_steer.reader import Phase, Reader, Standard, statistics
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
@@ -216,7 +216,7 @@ def by_monitor(
 
     def statistic(reader: Reader, some: Rows) -> Tensor:
         places = [some.places] * sites
-        return reader.nats(reader.tokens(places, some.mask), some.mask).sum(dim=0).amax(dim=1)
+        return statistics(reader.nats(reader.tokens(places, some.mask), some.mask))[0]
 
     category = by_kind(monitor, case)
     p: dict[str, list[Tensor]] = {k: [] for k in rows if k != "clean"}
@@ -284,9 +284,9 @@ def by_kind(monitor: Monitor, case: Case) -> dict[str, Int[Tensor, " request"]]:
 
 def counts(monitor: Monitor, case: Case) -> tuple[list[int], list[int]]:
     """By category, the calibration requests and the fresh ones."""
-    n = len(monitor.reader.categories)
-    fresh = torch.bincount(by_kind(monitor, case)["fresh"], minlength=n)
-    return monitor.calibration.sizes(n), fresh.tolist()
+    sizes = monitor.calibration.sizes
+    fresh = torch.bincount(by_kind(monitor, case)["fresh"], minlength=len(sizes))
+    return sizes, fresh.tolist()
 
 
 def replayed(subject: Subject, case: Case, bank: ts.Bank, rows: Sequence[int]) -> set[int]:
