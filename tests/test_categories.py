@@ -22,6 +22,7 @@ from test_monitor import (
 import tl_steer as ts
 from tl_steer import detector as d
 from tl_steer import panelfile
+from tl_steer.audit import read_log
 from tl_steer.categories import Categories, Clusters, joined
 from tl_steer.conformal import mondrian_p_values, needed
 from tl_steer.errors import BankFileError, SettingError
@@ -326,7 +327,7 @@ def test_a_calibration_of_other_categories_is_refused(tmp_path):
         panelfile.load_panel(path)
 
 
-def test_a_watched_model_s_requests_have_the_p_values_of_their_category(one):
+def test_a_watched_model_s_requests_have_the_p_values_of_their_category(one, tmp_path):
     """Two kinds of prompts, by their last word; the session agrees with the offline scores."""
     clean = [f"{text} t{3 + 5 * (i % 2)}" for i, text in enumerate(prompts(300))]
     monitor = ts.Monitor.fit(
@@ -341,7 +342,8 @@ def test_a_watched_model_s_requests_have_the_p_values_of_their_category(one):
     some = [f"{text} t{3 + 5 * (i % 2)}" for i, text in enumerate(prompts(60, seed=9))]
     traffic = observe(one, some, sites=[TARGET], horizon=2)
     found = scores_of(monitor, traffic)
-    with ts.watch(one, monitor, alpha=0.2, drift=None) as w:
+    log = tmp_path / "audit.sqlite"
+    with ts.watch(one, monitor, alpha=0.2, drift=None, log=log) as w:
         for text in some:
             one.generate(ts.tokenize(one, [text]).ids, max_new_tokens=3, do_sample=False)
     assert len(set(found.category.tolist())) >= 2
@@ -349,3 +351,8 @@ def test_a_watched_model_s_requests_have_the_p_values_of_their_category(one):
     expected = sorted(found.p_values[found.p_values <= 0.2].tolist())
     assert 0 < len(told) < 60
     assert told == pytest.approx(expected)
+    logged = [row["p_value"] for row in read_log(log, "requests")]
+    assert logged == pytest.approx(found.p_values.tolist())
+    limits, flagged = monitor.thresholds(0.2), found.category[found.p_values <= 0.2]
+    assert [a.threshold for a in w.alerts] == pytest.approx([limits[i] for i in flagged.tolist()])
+    assert len(set(flagged.tolist())) >= 2

@@ -52,11 +52,6 @@ class Categories:
         near = normalize(ends.float() - self.mean, dim=1) @ self.centres.T
         return self.members[(near - self.centres.square().sum(dim=1) / 2).argmax(dim=1)]
 
-    @classmethod
-    def one(cls, d: int) -> "Categories":
-        """All requests in one."""
-        return cls(torch.zeros(d), torch.zeros(1, d), torch.zeros(1, dtype=torch.long))
-
 
 # Prompts' ends of the clean requests that detectors are fitted on, and how many others calibrate.
 Grouping: TypeAlias = Callable[[Float[Tensor, "request d"], int], Categories]
@@ -85,8 +80,6 @@ class Clusters:
             raise SettingError(f"{self}: a category has at least one request, and there is one.")
 
     def __call__(self, ends: Float[Tensor, "request d"], calibrating: int) -> Categories:
-        if calibrating < 2 * self.smallest or self.most == 1:
-            return Categories.one(ends.shape[1])
         mean = ends.float().mean(dim=0)
         centres, sizes = self._clusters(normalize(ends.float() - mean, dim=1))
         members = joined(centres, sizes, self.smallest * len(ends) / calibrating)
