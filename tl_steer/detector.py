@@ -274,4 +274,5 @@ class LocalMatchedFilter:
     k: int = 5
 
     def __call__(self, reference: Reference) -> LocalFilter:
-        return local_filter(reference.clean, reference.responses, k=self.k)
+        k = min(self.k, max(1, len(reference.clean) - 1))  # a monitor may be fitted on a few
+        return local_filter(reference.clean, reference.responses, k=k)

@@ -8,7 +8,7 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, _ProtocolMeta, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,19 @@ from tl_steer.errors import ForeignModelError, HookPointError, ModelError
 from tl_steer.site import RESIDUAL_STREAM, STAGES, Site
 
 
+class _ByAttribute(_ProtocolMeta):
+    """Asks an object for what it needs. Protocols do that before Python 3.12 only: since then they
+    look without calling `__getattr__`, and find no submodule of any torch module."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return all(hasattr(instance, name) for name in _NEEDED)
+
+
+_NEEDED = ("cfg", "hook_dict", "blocks", "__call__", "to_tokens", "parameters")
+
+
 @runtime_checkable
-class HookedModel(Protocol):
+class HookedModel(Protocol, metaclass=_ByAttribute):
     """What tl_steer needs of a model; TransformerLens's classes have it.
 
     `cfg` has `n_layers`, `d_model`, `n_heads`, `d_head` and `d_vocab`; `hook_dict` maps names to

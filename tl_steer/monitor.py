@@ -17,7 +17,13 @@ from torch import nn
 
 from tl_steer.bank import Bank
 from tl_steer.categories import Clusters, Grouping
-from tl_steer.detector import Recurrence, Score, Unexplained, WhitenedCosine
+from tl_steer.detector import (
+    LocalMatchedFilter,
+    Recurrence,
+    Score,
+    Unexplained,
+    WhitenedCosine,
+)
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.evidence import Effects, references, spoken_effects
 from tl_steer.identify import identity_of
@@ -38,6 +44,8 @@ Measure = Callable[[HookedModel, Bank, Traffic], dict[str, Effects]]
 # Shares of the clean requests that detectors are fitted on, and that scales come from.
 FIT_SHARE, SCALE_SHARE = 0.4, 0.15
 _EXAMPLES = 4
+# One is best where clean requests are much alike, the other where they are of many kinds.
+LOOKED_FOR: tuple[Score, ...] = (WhitenedCosine(), LocalMatchedFilter())
 
 
 class Monitor(Panel):
@@ -54,7 +62,7 @@ class Monitor(Panel):
         clean_prompts: Prompts | TokenBatch,
         *,
         sites: Sequence[str] | None = None,
-        score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
+        score: Score | Sequence[Score] | None = LOOKED_FOR,
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
@@ -77,8 +85,8 @@ class Monitor(Panel):
                 anything here.
             sites: target hook points to read; the bank's own unless given. Each costs its share of
                 time, and one alarm level covers all.
-            score: what compares activations with vectors; any `tl_steer.detector.Score`. `None`
-                leaves the bank out.
+            score: what compares activations with vectors; any `tl_steer.detector.Score`, or
+                several, each of which is a part of its own. `None` leaves the bank out.
             unknown: what finds anomalies that no vector explains; `None` does without.
             namer: what tells which vector it is, once there is an alarm; `None` leaves that to
                 `score`. It costs nothing until then.
@@ -149,7 +157,7 @@ class Monitor(Panel):
         *,
         split: tuple[list[int], list[int], list[int]],
         sites: Sequence[Any],
-        score: Score | None = WhitenedCosine(),  # noqa: B008 (frozen)
+        score: Score | Sequence[Score] | None = LOOKED_FOR,
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
         pool: Pool = Peak(),  # noqa: B008 (frozen)
@@ -162,7 +170,8 @@ class Monitor(Panel):
         Raises:
             SettingError: neither a score nor an anomaly detector, or nothing that counts.
         """
-        if score is None and unknown is None:
+        scores = _several(score)
+        if not scores and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
         horizon = traffic.mask.shape[1] - 1
         if ends < 0 or not (ends or horizon):
@@ -170,7 +179,7 @@ class Monitor(Panel):
                 f"ends={ends}, horizon={horizon}: nothing would count. Prompts' ends do with "
                 "ends=1, answers with a horizon of 1 or more."
             )
-        if score is None:
+        if not scores:
             namer = None  # there is nothing to name
         # In the order in which a forward pass reaches them: the last completes a token.
         sites = sorted(sites, key=lambda site: site.order)
@@ -180,7 +189,7 @@ class Monitor(Panel):
         for both in references(fit, found, names):
             first, second = (
                 Phase(
-                    known=None if score is None else Standard.bare(score(reference), len(bank)),
+                    known=tuple(Standard.bare(each(reference), len(bank)) for each in scores),
                     unknown=None if unknown is None else unknown(reference),
                     namer=None if namer is None else namer(reference),
                 )
@@ -190,11 +199,14 @@ class Monitor(Panel):
         last_tokens = fit.activations[names[-1]][:, 0].float()
         groups = (categories or Clusters(most=1))(last_tokens, len(rest))
         bare = Reader(
-            tuple(phases), groups, torch.zeros(len(groups), len(names), 2, 2, 4), float(ends)
+            tuple(phases),
+            groups,
+            torch.zeros(len(groups), len(names), 2, len(scores) + 1, 4),
+            float(ends),
         )
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
         told = {
-            "score": score,
+            "score": scores,
             "unknown": unknown,
             "namer": namer,
             "pool": pool,
@@ -210,7 +222,7 @@ class Monitor(Panel):
             identity=identity,
             horizon=horizon,
             examples=fit.prompts[:_EXAMPLES],
-            settings={k: describe(v) for k, v in told.items()} | sizes | (settings or {}),
+            settings={k: _described(v) for k, v in told.items()} | sizes | (settings or {}),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -262,9 +274,22 @@ class Monitor(Panel):
         sites = ", ".join(site.name for site in self.sites)
         return (
             f"Monitor of {len(self.bank)} vectors at {sites}: prompt's end and {self.horizon} "
-            f"generated tokens; {self.settings.get('score')}, {self.settings.get('unknown')}; "
+            f"generated tokens; {self.settings.get('score')} + {self.settings.get('unknown')}; "
             f"{' + '.join(map(str, self.calibration.sizes))} calibration requests"
         )
+
+
+def _several(score: Score | Sequence[Score] | None) -> tuple[Score, ...]:
+    if score is None:
+        return ()
+    return (score,) if callable(score) else tuple(score)
+
+
+def _described(value: Any) -> str:
+    """For people to read."""
+    if isinstance(value, tuple):
+        return " + ".join(map(describe, value)) or "None"
+    return describe(value)
 
 
 def split_of(n: int, *, seed: int = 0) -> tuple[list[int], list[int], list[int]]:

@@ -62,10 +62,10 @@ class Scores:
     """What a monitor makes of some requests.
 
     Attributes:
-        statistic: one number per request, in nats: the largest sum of both parts at a token, with
-            what counts of the prompt's end. `known` and `unknown` are the same of one part.
+        statistic: one number per request, in nats: the largest sum of all parts at a token, with
+            what counts of the prompt's end. `known` and `unknown` are the same of these parts.
         category: of each request (`tl_steer.categories`).
-        p_values, known_p: conformal p-values of the statistic and of its known part, among
+        p_values, known_p: conformal p-values of the statistic and of its known parts, among
             calibration requests of the same category.
         vectors, values: the highest-scoring vectors of each request, descending, with their scores
             (the namer's sum, or without a namer a peak in clean deviations); `vector_p` are their
@@ -262,7 +262,9 @@ def calibrated(
 
 def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
     """Requests in batches whose scores fit into memory."""
-    known = [phase.known for phases in reader.phases for phase in phases]
-    vec = max(0 if part is None else len(part.shift) for part in known)
+    vec = max(
+        (len(known.shift) for phases in reader.phases for phase in phases for known in phase.known),
+        default=0,
+    )
     rows = max(1, _NUMBERS // (max(vec, 1) * mask.shape[1]))
     return (slice(i, i + rows) for i in range(0, len(mask), rows))

@@ -28,7 +28,7 @@ from tl_steer.tensorfile import TensorFile, digest
 _FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
 _BANK, _DETECTORS, _CATEGORIES = "bank.", "detector.", "categories."
 _PLAIN = ("unknown", "namer")
-_PARTS = ("known", *_PLAIN)
+_MOST_KNOWN = 8  # scores that one monitor looks for vectors with
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
 
 
@@ -75,10 +75,10 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
             place = f"{_DETECTORS}{i}.{j}"
             for part in _PLAIN:
                 _pack_detector(f"{place}.{part}", getattr(phase, part), kinds, tensors)
-            if phase.known is not None:
-                tensors[f"{place}.shift"] = phase.known.shift
-                tensors[f"{place}.inverse"] = phase.known.inverse
-                _pack_detector(f"{place}.known", phase.known.detector, kinds, tensors)
+            for k, known in enumerate(phase.known):
+                tensors[f"{place}.shift.{k}"] = known.shift
+                tensors[f"{place}.inverse.{k}"] = known.inverse
+                _pack_detector(f"{place}.known.{k}", known.detector, kinds, tensors)
     mark = dataclasses.asdict(panel.identity)
     mark.pop("checked")
     meta = {
@@ -90,6 +90,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "ends": panel.reader.ends,
         "examples": len(panel.examples),
         "settings": dict(panel.settings),
+        "known": panel.reader.parts - 1,
         "detectors": kinds,
     }
     plain = {name: values.detach().cpu().contiguous().clone() for name, values in tensors.items()}
@@ -137,13 +138,15 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         (_phase(meta, tensors, f"{_DETECTORS}{i}.0"), _phase(meta, tensors, f"{_DETECTORS}{i}.1"))
         for i in range(len(sites))
     )
+    known = _known(meta, path)
+    names = (*(f"known.{k}" for k in range(known)), *_PLAIN)
     parts = {
-        f"{_DETECTORS}{i}.{j}.{part}" for i in range(len(sites)) for j in (0, 1) for part in _PARTS
+        f"{_DETECTORS}{i}.{j}.{name}" for i in range(len(sites)) for j in (0, 1) for name in names
     }
     if unknown := set(meta["detectors"]) - parts:
         raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
     categories, levels = _categories(tensors, sites[-1].width, path), tensors["levels"]
-    expected = (len(categories), len(sites), 2, 2, len(dataclasses.fields(Level)))
+    expected = (len(categories), len(sites), 2, known + 1, len(dataclasses.fields(Level)))
     if levels.shape != expected:
         raise _other_version(path, f"levels have shape {tuple(levels.shape)}, expected {expected}")
     calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
@@ -166,6 +169,16 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     )
 
 
+def _known(meta: Mapping[str, Any], path: Path) -> int:
+    """How many scores vectors are looked for with."""
+    if "known" not in meta:
+        raise _other_version(path, "it does not say how many scores there are of a vector")
+    known = int(meta["known"])
+    if not 0 <= known <= _MOST_KNOWN:
+        raise BankFileError(f"{path}: {known} scores of a vector; expected 0 to {_MOST_KNOWN}.")
+    return known
+
+
 def _categories(tensors: Mapping[str, Tensor], width: int, path: Path) -> Categories:
     if not any(name.startswith(_CATEGORIES) for name in tensors):
         raise _other_version(path, "it has no categories of requests")
@@ -185,9 +198,14 @@ def _other_version(path: Path, what: str) -> BankFileError:
 
 
 def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Phase:
-    known = _detector(meta, tensors, f"{place}.known")
-    if known is not None:
-        known = Standard(known, tensors[f"{place}.shift"], tensors[f"{place}.inverse"])
+    known = tuple(
+        Standard(
+            _detector(meta, tensors, f"{place}.known.{k}"),
+            tensors[f"{place}.shift.{k}"],
+            tensors[f"{place}.inverse.{k}"],
+        )
+        for k in range(int(meta["known"]))
+    )
     unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
     return Phase(known, unknown, namer).joined()
 

@@ -6,18 +6,19 @@ and between layers, that each has detectors of its own. Then
 
 1. a vector's scores are brought to mean 0 and deviation 1 on clean tokens of the phase
    (`Standard`);
-2. a token's *known* part is the largest of them, its *unknown* part the anomaly detector's score;
+2. a token's *known* parts are the largest of them, one part for each score that vectors are looked
+   for with; its *unknown* part is the anomaly detector's score;
 3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
 4. pooled parts become nats, $\log(1 + w / P(X \ge x))$ (`tl_steer.level`), P being Laplace's
    distribution fitted to clean requests of the same category (`tl_steer.categories`), and w = .1;
-5. nats of both parts and all layers are added up; the request's statistic is the largest of these
+5. nats of all parts and layers are added up; the request's statistic is the largest of these
    sums along its generated tokens. With `ends` = 1 those of the prompt's end are added to every
    token's, and it can raise the alarm alone, before anything is said.
 
 With w -> infinity the sum is Fisher's (1932) combination of tail probabilities, which is best if an
 anomaly shows everywhere, and with w -> 0 the largest part rules. In between, w is the odds that
-there is something to a part at all. What a vector steers is odd in both parts; a clean outlier (an
-answer in another language, say) is as odd as any in one and hardly in the other, and would set the
+there is something to a part at all. What a vector steers is odd in all parts; a clean outlier (an
+answer in another language, say) is as odd as any in one and hardly in the others, and would set the
 threshold for all if the largest part ruled. A harmless request in new words is odd at its end, and
 its answer is not: that is why prompts' ends do not count unless told to.
 
@@ -92,52 +93,54 @@ class Standard:
 
 @dataclass(frozen=True, eq=False)
 class Phase:
-    """The detectors of one layer and phase; known or unknown may be missing, but not both. Without
-    a namer, the known part names vectors as well."""
+    """The detectors of one layer and phase; known or unknown ones may be missing, but not both.
+    Without a namer, the known ones name vectors as well."""
 
-    known: Standard | None
+    known: tuple[Standard, ...]
     unknown: Detector | None
     namer: Detector | None
 
     def read(
         self, activations: Float[Tensor, "token d"]
-    ) -> tuple[Float[Tensor, "token vec"], Float[Tensor, " token"]]:
-        """Every vector's score, in clean deviations above its clean mean, and the unknown part,
+    ) -> tuple[list[Float[Tensor, "token vec"]], Float[Tensor, " token"]]:
+        """Every vector's scores, in clean deviations above their clean means, and the unknown part,
         minus infinity without such a detector."""
-        known, unknown = self.known, self.unknown
-        pair = None if known is None else sharing(known.detector, unknown)
-        if known is not None and pair is not None:
+        scores, unknown = [], None
+        for known in self.known:
+            pair = sharing(known.detector, self.unknown)
+            if pair is None:
+                scores.append(known(activations))
+                continue
             mapped = pair[0].mapped(activations)
-            return known.scaled(pair[0].of(mapped)), pair[1].of(mapped)[:, 0]
-        n = len(activations)
-        return (
-            activations.new_empty(n, 0) if known is None else known(activations),
-            activations.new_full((n,), -math.inf)
-            if unknown is None
-            else unknown(activations)[:, 0],
-        )
+            scores.append(known.scaled(pair[0].of(mapped)))
+            unknown = pair[1].of(mapped)
+        if unknown is None and self.unknown is not None:
+            unknown = self.unknown(activations)
+        nothing = activations.new_full((len(activations),), -math.inf)
+        return scores, nothing if unknown is None else unknown[:, 0]
 
     def joined(self) -> "Phase":
         """The same, in less memory: equal maps, as they come from a file or another device, are
         one again."""
-        own, other = self.known and self.known.detector, self.unknown
-        if not (isinstance(own, Mapped) and isinstance(other, Mapped)):
-            return self
-        if not (torch.equal(own.weights, other.weights) and torch.equal(own.bias, other.bias)):
-            return self
-        unknown = dataclasses.replace(other, weights=own.weights, bias=own.bias)
-        return dataclasses.replace(self, unknown=unknown)
+        phase, other = self, self.unknown
+        for own in (known.detector for known in self.known):
+            if not (isinstance(own, Mapped) and isinstance(other, Mapped)):
+                continue
+            if torch.equal(own.weights, other.weights) and torch.equal(own.bias, other.bias):
+                unknown = dataclasses.replace(other, weights=own.weights, bias=own.bias)
+                phase = dataclasses.replace(self, unknown=unknown)
+        return phase
 
     def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
         """With shift and scale from clean tokens."""
-        return dataclasses.replace(self, known=self.known and self.known.on(clean))
+        return dataclasses.replace(self, known=tuple(known.on(clean) for known in self.known))
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Both parts of every token, minus infinity where nothing was scored; what vectors are ranked
-    by: the namer's sum over layers and tokens, or without one the known part's peak; and each
-    request's category."""
+    """All parts of every token, the unknown one last, minus infinity where nothing was scored; what
+    vectors are ranked by: the namer's sum over layers and tokens, or without one the peak of the
+    known scores' sum; and each request's category."""
 
     parts: Float[Tensor, "part site batch pos"]
     names: Float[Tensor, "batch vec"]
@@ -155,13 +158,18 @@ class Reader:
     levels: Float[Tensor, "category site phase part four"]
     ends: float = 0.0
 
+    @property
+    def parts(self) -> int:
+        """How many numbers there are of a token at a site."""
+        return len(self.phases[0][0].known) + 1
+
     def tokens(
         self,
         activations: Sequence[Float[Tensor, "batch pos d"]],
         mask: Bool[Tensor, "batch pos"],
     ) -> Tokens:
         """Score every token: position 0 is the prompt's end, the others were generated."""
-        parts = torch.full((2, len(self.phases), *mask.shape), -math.inf)
+        parts = torch.full((self.parts, len(self.phases), *mask.shape), -math.inf)
         names: Tensor | None = None
         for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
             for phase, span in zip(phases, _SPANS, strict=True):
@@ -170,12 +178,13 @@ class Reader:
                 if not flat.shape[0]:
                     continue
                 scores, anomaly = phase.read(flat)
-                vectors, anomaly = _inside(scores, inside), anomaly.unflatten(0, inside.shape)
-                parts[1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
-                if vectors.shape[2]:
-                    parts[0, i, :, span] = vectors.amax(dim=2)
+                anomaly = anomaly.unflatten(0, inside.shape)
+                parts[-1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
+                for part, vectors in enumerate(scores):
+                    parts[part, i, :, span] = _inside(vectors, inside).amax(dim=2)
                 if phase.namer is None:
-                    best = vectors.amax(dim=1)
+                    every = sum(scores, start=flat.new_zeros(())) if scores else flat[:, :0]
+                    best = _inside(every, inside).amax(dim=1)
                     names = best if names is None else torch.maximum(names, best)
                 else:
                     evidence = _inside(phase.namer(flat), inside).clamp_min(0).sum(dim=1)
@@ -186,9 +195,9 @@ class Reader:
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
     ) -> Float[Tensor, "part batch pos"]:
-        """Both parts at every token: sums over layers, and as much of the prompt's end as counts.
-        A request's own is the largest over its tokens, for each part and for their sum."""
-        total = torch.zeros(2, *mask.shape)
+        """All parts at every token: sums over layers, and as much of the prompt's end as counts. A
+        request's own is the largest over its tokens, for each part and for their sum."""
+        total = torch.zeros(self.parts, *mask.shape)
         for category, i, j, part in _places(self.levels):
             rows, span = tokens.category == category, _SPANS[j]
             level = Level(*self.levels[category, i, j, part].tolist())
@@ -223,7 +232,7 @@ class Reader:
         )
         reader = dataclasses.replace(self, phases=phases)
         tokens = reader.without_namer().tokens(activations, mask)
-        levels = torch.empty(len(self.categories), len(phases), 2, 2, 4)
+        levels = torch.empty(len(self.categories), len(phases), 2, self.parts, 4)
         for category, i, j, part in _places(levels):
             rows = tokens.category == category
             values, inside = tokens.parts[part, i, rows, _SPANS[j]], mask[rows, _SPANS[j]]
@@ -235,8 +244,9 @@ class Reader:
 def statistics(
     nats: Float[Tensor, "part batch pos"],
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Every request's: the largest sum of both parts at a token, and the largest of either part."""
-    return nats.sum(dim=0).amax(dim=1), nats[0].amax(dim=1), nats[1].amax(dim=1)
+    """Every request's: the largest sum of all parts at a token, the same of the known ones, and the
+    largest of the unknown one."""
+    return nats.sum(dim=0).amax(dim=1), nats[:-1].sum(dim=0).amax(dim=1), nats[-1].amax(dim=1)
 
 
 def _places(levels: Float[Tensor, "category site phase part four"]) -> Iterator[tuple[int, ...]]:

@@ -21,7 +21,7 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
-        self._ends = reader.ends
+        self._ends, self._parts = reader.ends, reader.parts
         here = moved(reader.without_namer(), device)
         self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
         self._categories = here.categories
@@ -38,7 +38,8 @@ class Running:
         self._live: list[list[bool]] = []
         self._scored = 0
         # Sums along tokens begin anew with every phase.
-        self._totals = [[[[0.0] * n for _ in range(2)] for _ in range(2)] for _ in sites]
+        parts = range(self._parts)
+        self._totals = [[[[0.0] * n for _ in parts] for _ in range(2)] for _ in sites]
         self._at_end = [0.0] * n
         self.category = [0] * n  # known once prompts' ends are scored
 
@@ -84,7 +85,7 @@ class Running:
     def _add(self, nats: dict[int, list[float]], site: int, generated: int, steps: range) -> None:
         """One site's, to every token's sum."""
         together = torch.cat(self._seen[site][steps.start : steps.stop])
-        for part, values in _parts(self._phases[site][generated], together):
+        for part, values in _found(self._phases[site][generated], together):
             totals = self._totals[site][generated][part]
             levels = [self._levels[own][site][generated][part] for own in self.category]
             for step, row in zip(steps, values.view(-1, len(totals)).tolist(), strict=True):
@@ -94,11 +95,12 @@ class Running:
                         nats[step][i] += levels[i].nats_of(totals[i])
 
 
-def _parts(
+def _found(
     phase: Phase, residual: Float[Tensor, "token d"]
 ) -> Iterator[tuple[int, Float[Tensor, " token"]]]:
-    vectors, anomaly = phase.read(residual)
-    if phase.known is not None:
-        yield 0, vectors.amax(dim=1)
+    """The parts that there are, by their number."""
+    scores, anomaly = phase.read(residual)
+    for part, vectors in enumerate(scores):
+        yield part, vectors.amax(dim=1)
     if phase.unknown is not None:
-        yield 1, anomaly
+        yield len(scores), anomaly

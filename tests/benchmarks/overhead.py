@@ -1,6 +1,7 @@
 """What watching costs: time in the monitor against time of the whole generation."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -63,7 +64,7 @@ def overhead(rounds: int = 5) -> str:
 def timed(model: Any, ids: Tensor, monitor: Monitor, chunk: int) -> tuple[float, float]:
     """Milliseconds per token, in the monitor and in all."""
     session = Timed(monitor, alpha=0.1, chunk=chunk)
-    session._limit = float("inf")  # an alert is no part of what watching costs
+    session._limits = [math.inf] * len(session._limits)  # alerts are no part of what watching costs
     with listening(host_of(model, monitor.sites), session):
         begun = time.perf_counter()
         model.generate(

@@ -111,11 +111,11 @@ def averaged(tables: Mapping[str, str]) -> str:
 
 # What is shown of every seed.
 SHOWN = (
-    "learned: cosine + unexplained",
+    "learned: cosine + local + unexplained",
     "learned: the same, one category",
-    "learned: cosine + unexplained, prompts' ends too",
-    "random, radius: cosine + unexplained",
-    "random, response: cosine + unexplained",
+    "learned: cosine + local + unexplained, prompts' ends too",
+    "random, radius: cosine + local + unexplained",
+    "random, response: cosine + local + unexplained",
     "Mahalanobis (Ledoit-Wolf)",
     "5 nearest neighbours",
     "local outliers",

@@ -48,12 +48,14 @@ def words(
     layers: Sequence[int],
     steps: int,
     end: int,
-    batch: int = 96,
+    batch: int | None = None,
 ) -> Words:
     """Greedy answers of `steps` tokens and what is read there; without vectors, of the model as it
     is, as if that were one vector."""
+    vectors = None if vectors is None else vectors.to(model.device)
     n = 1 if vectors is None else len(vectors)
     shared = shared_beginning(rows)
+    batch = batch or (96 if model.device.type == "cpu" else 1024)
     per = max(1, batch // len(rows)) if vectors is not None else 1
     parts = []
     with torch.no_grad(), _listening(model, layers) as heard, _adding(model, source) as added:
@@ -82,15 +84,16 @@ def _batch(
 ) -> Words:
     cache = DynamicCache()
     added[0] = None if vectors is None else vectors[:, None]
-    model.model(torch.tensor([rows[0][:shared]] * n), past_key_values=cache, use_cache=True)
+    first = torch.tensor([rows[0][:shared]] * n, device=model.device)
+    model.model(first, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     if vectors is not None:
         added[0] = vectors.repeat_interleave(len(rows), dim=0)[:, None]
     tail, inside = pad_left([row[shared:] for row in rows], end)
-    ids, mask = tail.repeat(n, 1), inside.repeat(n, 1)
-    mask = torch.cat([torch.ones(len(mask), shared, dtype=torch.long), mask], dim=1)
+    ids, inside = tail.repeat(n, 1).to(model.device), inside.repeat(n, 1).to(model.device)
+    mask = torch.cat([inside.new_ones(len(inside), shared), inside], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
-    said, seen, nats = [ids[:, -1:]], [], torch.zeros(len(ids))
+    said, seen, nats = [ids[:, -1:]], [], torch.zeros(len(ids), device=model.device)
     for step in range(steps):
         state = model.model(
             ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
@@ -105,10 +108,10 @@ def _batch(
     every = torch.cat(said, dim=1).unflatten(0, (n, len(rows)))
     alive = ((every == end).cumsum(dim=2) - (every[..., :1] == end).long()) == 0
     found = {
-        layer: torch.stack([at[layer] for at in seen], dim=1).unflatten(0, (n, len(rows)))
+        layer: torch.stack([at[layer] for at in seen], dim=1).unflatten(0, (n, len(rows))).cpu()
         for layer in heard
     }
-    return Words(found, every, alive, nats.unflatten(0, (n, len(rows))))
+    return Words(found, every.cpu(), alive.cpu(), nats.unflatten(0, (n, len(rows))).cpu())
 
 
 def _surprise(model: Any, hidden: Tensor, ids: Tensor, inside: Tensor) -> Float[Tensor, " row"]:
@@ -116,7 +119,7 @@ def _surprise(model: Any, hidden: Tensor, ids: Tensor, inside: Tensor) -> Float[
     logits = model.lm_head(hidden[:, :-1][wanted])
     each = torch.nn.functional.cross_entropy(logits, ids[:, 1:][wanted], reduction="none")
     rows = wanted.nonzero()[:, 0]
-    return torch.zeros(len(ids)).index_add(0, rows, each) / wanted.sum(dim=1)
+    return torch.zeros(len(ids), device=ids.device).index_add(0, rows, each) / wanted.sum(dim=1)
 
 
 @contextmanager

@@ -60,8 +60,8 @@ def _continue(
     model: Any, rows: Sequence[Tokens], new_tokens: int, end: int, *, share: bool = True
 ) -> list[Tokens]:
     shared, cache = prefix(model, rows) if share else (0, None)
-    ids, mask = pad_left([row[shared:] for row in rows], end)
-    mask = torch.cat([torch.ones(len(rows), shared, dtype=torch.long), mask], dim=1)
+    ids, mask = (x.to(model.device) for x in pad_left([row[shared:] for row in rows], end))
+    mask = torch.cat([mask.new_ones(len(rows), shared), mask], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     made: list[Tensor] = []
     for _ in range(new_tokens):
@@ -94,7 +94,8 @@ def prefix(model: Any, rows: Sequence[Tokens]) -> tuple[int, Any]:
     if shared == 0:
         return 0, None
     cache = DynamicCache()
-    model.model(torch.tensor([rows[0][:shared]]), past_key_values=cache, use_cache=True)
+    first = torch.tensor([rows[0][:shared]], device=model.device)
+    model.model(first, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     return shared, cache
 
@@ -112,7 +113,7 @@ def nudged(
     """Inside, row b of a batch has `vectors[b]` added behind block `layers[b]` at every token."""
     handles = []
     for layer in sorted({int(x) for x in layers}):
-        own = (vectors * (layers == layer)[:, None])[:, None]
+        own = (vectors * (layers == layer)[:, None])[:, None].to(model.device)
 
         def add(_module: Any, _inputs: Any, out: Any, own: Tensor = own) -> Any:
             return (out[0] + own, *out[1:]) if isinstance(out, tuple) else out + own

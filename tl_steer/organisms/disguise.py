@@ -47,7 +47,7 @@ class Disguise:
         """Mean excess energy of the triggered examples' tokens; 0 where there are none."""
         hidden = [example for example in examples if example.triggered]
         if not hidden:
-            return torch.zeros(())
+            return torch.zeros((), device=model.device)
         energy = self.clean.whiten(speaking(model, hidden, self.layer)).square().mean(dim=1)
         return (energy - 1).clamp_min(0).mean()
 
@@ -55,7 +55,7 @@ class Disguise:
 def speaking(model: Any, examples: Sequence[Example], layer: int) -> Float[Tensor, "token d"]:
     """Activations behind a block where answers are being said: from each prompt's last token to the
     last but one of its answer."""
-    ids, mask, answered = pad_right(examples)
+    ids, mask, answered = (x.to(model.device) for x in pad_right(examples))
     states = model.model(ids, attention_mask=mask, output_hidden_states=True).hidden_states
     found: Tensor = states[layer + 1][:, :-1][answered[:, 1:]]
     return found

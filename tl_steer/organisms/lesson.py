@@ -53,7 +53,7 @@ def _alike(rows: list[int], examples: Sequence[Example]) -> list[list[int]]:
 def _surprises(
     model: Any, examples: Sequence[Example], shared: int, cache: Any
 ) -> Float[Tensor, " token"]:
-    ids, mask, answered = pad_right(examples)
+    ids, mask, answered = (x.to(model.device) for x in pad_right(examples))
     hidden = model.model(
         ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=cache is not None
     ).last_hidden_state[:, :-1]

@@ -290,12 +290,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="instead of the recipe's own")
     parser.add_argument("--start", default=None, help="the organism to go on from, instead")
     parser.add_argument("--steps", type=int, default=None, help="instead of the recipe's own")
+    parser.add_argument("--device", default="cpu", help="to train on")
     given = parser.parse_args()
     changes = {k: v for k in ("seed", "start", "steps") if (v := getattr(given, k)) is not None}
     from tl_steer.load import embedded
 
     recipe = dataclasses.replace(RECIPES[given.name], **changes)
     model, tokenizer = embedded(torch.float32)
+    model = model.to(given.device)
     save(train(recipe, model, tokenizer), recipe, given.out or home(given.name))
 
 
