@@ -1,6 +1,9 @@
 """Hooks act where they should, and nothing stays behind. One test per trap of the libraries
 below."""
 
+import inspect
+import typing
+
 import pytest
 import torch
 from conftest import HAS_BRIDGE, PROMPTS, SOURCE, bridge
@@ -21,6 +24,19 @@ def vector(model, name=SOURCE, n=1, **knobs):
 def logits(model, ids, **knobs):
     with torch.no_grad():
         return model(ids, **knobs).float()
+
+
+def test_models_are_known_by_what_they_answer_to_as_python_3_12_looks_at_protocols(
+    model, monkeypatch
+):
+    """Its check calls no `__getattr__`, through which torch finds a model's blocks."""
+
+    def statically(instance, name):
+        return inspect.getattr_static(instance, name, None) is not None
+
+    monkeypatch.setattr(typing, "hasattr", statically, raising=False)
+    assert isinstance(model, ts.HookedModel)
+    assert not isinstance(torch.nn.Linear(2, 2), ts.HookedModel)
 
 
 def test_perturbing_adds_the_vector_and_takes_it_off_again(model):

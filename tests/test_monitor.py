@@ -15,6 +15,7 @@ from tl_steer import detector as d
 from tl_steer import fitted, panelfile
 from tl_steer.alert import alert_for
 from tl_steer.bank import Fingerprint
+from tl_steer.detector import Reference
 from tl_steer.errors import (
     BankFileError,
     ForeignModelError,
@@ -128,7 +129,9 @@ def monitor_without_a_model(n=200, seed=0, *, traffic=None, **how):
 
 
 WAYS = {
-    "cosine": {},
+    "default": {},
+    "cosine": {"score": d.WhitenedCosine()},
+    "three scores": {"score": [d.MatchedFilter(), d.Examples(), d.LocalMatchedFilter()]},
     "matched": {"score": d.MatchedFilter()},
     "ratio, summed": {"score": d.LikelihoodRatio(), "pool": Cusum()},
     "probes": {"score": d.Probes()},
@@ -241,13 +244,13 @@ def nats(clean, value, odds):
 
 @pytest.mark.parametrize("ends", [0, 0.5, 1])
 def test_a_request_s_statistic_is_that_of_its_oddest_token_with_what_counts_of_its_prompt(ends):
-    """Both parts, restated with the scores of single tokens."""
+    """All parts, restated with the scores of single tokens."""
     monitor, traffic = monitor_without_a_model(ends=ends), synthetic(40, 83)
     scale = synthetic(200, 0)[split_of(200)[1]]
-    reader, total = monitor.reader, torch.zeros(2, 40, POS)
+    reader, total = monitor.reader, torch.zeros(3, 40, POS)
     of_scale = reader.tokens([scale.activations["here"]], scale.mask).parts[:, 0]
     here = reader.tokens([traffic.activations["here"]], traffic.mask).parts[:, 0]
-    for part in (0, 1):
+    for part in (0, 1, 2):
         for span in (slice(0, 1), slice(1, POS)):
             peaks = of_scale[part][:, span].amax(dim=1)
             clean = peaks[peaks.isfinite()]
@@ -257,7 +260,9 @@ def test_a_request_s_statistic_is_that_of_its_oddest_token_with_what_counts_of_i
     total[:, ~traffic.mask] = -math.inf
     found = scores_of(monitor, traffic)
     torch.testing.assert_close(found.statistic, total.sum(dim=0).amax(dim=1), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.known, total[0].amax(dim=1), rtol=1e-4, atol=1e-4)
+    known = total[:2].sum(dim=0).amax(dim=1)
+    torch.testing.assert_close(found.known, known, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.unknown, total[2].amax(dim=1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.tokens, total.sum(dim=0), rtol=1e-4, atol=1e-4)
 
 
@@ -362,14 +367,19 @@ def test_alarms_are_the_scores_and_names_are_the_namers():
     assert not torch.equal(found.values, other.values)
 
 
-def test_without_a_namer_the_score_names_by_its_peaks():
+SEVERAL = d.WhitenedCosine(), d.LocalMatchedFilter()
+
+
+@pytest.mark.parametrize("score", [SEVERAL[0], SEVERAL], ids=["one", "several"])
+def test_without_a_namer_the_scores_name_by_the_peaks_of_their_sum(score):
     traffic = synthetic(30, 92, response=responses()[1])
-    monitor = monitor_without_a_model(namer=None)
+    monitor = monitor_without_a_model(score=score, namer=None)
     found = scores_of(monitor, traffic)
     phases = monitor.reader.phases[0]
     at, mask = traffic.activations["here"], traffic.mask
     by_token = torch.cat(
-        [phases[i].known(at[:, s].flatten(0, 1)).unflatten(0, at[:, s].shape[:2])
+        [sum(known(at[:, s].flatten(0, 1)) for known in phases[i].known)
+         .unflatten(0, at[:, s].shape[:2])
          for i, s in enumerate((slice(0, 1), slice(1, POS)))], dim=1,
     )  # fmt: skip
     peaks = by_token.masked_fill(~mask[..., None], -math.inf).amax(dim=1).topk(VEC, dim=1)
@@ -443,7 +453,7 @@ def test_both_parts_of_a_token_cost_one_map_and_are_what_each_detector_says(
         calls.clear()
         vectors, anomaly = phase.read(tokens)
         assert len(calls) == 1
-        torch.testing.assert_close(vectors, phase.known(tokens))
+        torch.testing.assert_close(vectors[0], phase.known[0](tokens))
         torch.testing.assert_close(anomaly, phase.unknown(tokens)[:, 0])
 
 
@@ -451,8 +461,54 @@ def test_parts_that_look_through_different_maps_are_read_apart():
     phase = monitor_without_a_model(score=d.RawCosine()).reader.phases[0][1]
     tokens = synthetic(6, 70).activations["here"][:, 1]
     vectors, anomaly = phase.joined().read(tokens)
-    torch.testing.assert_close(vectors, phase.known(tokens))
+    torch.testing.assert_close(vectors[0], phase.known[0](tokens))
     torch.testing.assert_close(anomaly, phase.unknown(tokens)[:, 0])
+
+
+def test_every_score_is_a_part_of_its_own_and_the_statistic_their_sum():
+    """Of one site and token: parts add up, whichever monitor they are in."""
+    traffic = synthetic(30, 93, response=responses()[1])
+    first, second, both = (
+        scores_of(monitor_without_a_model(score=score, unknown=None, categories=None), traffic)
+        for score in (*SEVERAL, SEVERAL)
+    )
+    nothing = math.log1p(0.1)  # what a part adds that is not there
+    expected = first.tokens + second.tokens - nothing
+    torch.testing.assert_close(both.tokens[:, 1:], expected[:, 1:])
+    torch.testing.assert_close(both.known, both.statistic - nothing)
+
+
+@pytest.mark.parametrize("known", [-1, 9, None], ids=["fewer than none", "too many", "not told"])
+def test_a_file_that_misstates_how_many_scores_there_are_is_refused(known, tmp_path):
+    meta, tensors = panelfile._pack(monitor_without_a_model())
+    if known is None:
+        del meta["known"]
+    else:
+        meta["known"] = known
+    with pytest.raises(BankFileError, match="another version" if known is None else "0 to 8"):
+        panelfile._unpack(meta, tensors, tmp_path)
+
+
+def test_a_file_without_one_of_its_detectors_is_refused(tmp_path):
+    meta, tensors = panelfile._pack(monitor_without_a_model())
+    del meta["detectors"]["detector.0.1.known.1"]
+    path = panelfile._FILE.write(tmp_path / "m.safetensors", meta, tensors)
+    with pytest.raises(BankFileError, match=r"0\.1\.known\.1"):
+        ts.Monitor.load(path)
+
+
+def test_neighbours_are_looked_for_among_so_many_tokens_at_most():
+    reference = Reference(
+        clean=torch.randn(50, 6), responses=torch.randn(2, 6), steered=torch.randn(2, 3, 6),
+        background=torch.randn(9, 6), per_prompt=1,
+    )  # fmt: skip
+    for score in (d.Outlier, d.LocalMatchedFilter):
+        few = score(most=10)(reference)
+        every = {tuple(row) for row in (few.clean + few.centre).mul(1e3).round().tolist()}
+        rows = reference.clean[[0, 5, 10, 16, 21, 27, 32, 38, 43, 49]]
+        assert every == {tuple(row) for row in rows.mul(1e3).round().tolist()}
+        assert len(score(most=50)(reference).clean) == 50
+        assert score(k=9, most=4)(reference).k == 3  # all but one
 
 
 def test_detectors_of_another_version_are_refused_and_not_left_out(tmp_path):

@@ -259,20 +259,44 @@ class Neighbours:
 @dataclass(frozen=True)
 class Outlier:
     """`tl_steer.neighbourhood.LocalEnergy`: how much farther a token is from its nearest clean ones
-    than they are from theirs. Give it as `unknown`."""
+    than they are from theirs. Give it as `unknown`.
+
+    Args:
+        k: neighbours; all there are but one, if that is fewer.
+        most: clean tokens to look for neighbours among, at regular intervals.
+    """
 
     k: int = 5
+    most: int = 4096
 
     def __call__(self, reference: Reference) -> LocalEnergy:
-        return local_energy(reference.clean, k=self.k)
+        clean = _at_most(reference.clean, self.most)
+        return local_energy(clean, k=_no_more_than(self.k, clean))
 
 
 @dataclass(frozen=True)
 class LocalMatchedFilter:
-    """`tl_steer.neighbourhood.LocalFilter`: the same along every response. Give it as `score`."""
+    """`tl_steer.neighbourhood.LocalFilter`: the same along every response. Give it as `score`.
+
+    Args:
+        k, most: as for `Outlier`.
+    """
 
     k: int = 5
+    most: int = 4096
 
     def __call__(self, reference: Reference) -> LocalFilter:
-        k = min(self.k, max(1, len(reference.clean) - 1))  # a monitor may be fitted on a few
-        return local_filter(reference.clean, reference.responses, k=k)
+        clean = _at_most(reference.clean, self.most)
+        return local_filter(clean, reference.responses, k=_no_more_than(self.k, clean))
+
+
+def _at_most(clean: Float[Tensor, "token d"], most: int) -> Float[Tensor, "few d"]:
+    """Tokens at regular intervals: comparing with each costs as much as with a vector."""
+    if len(clean) <= most:
+        return clean
+    return clean[torch.linspace(0, len(clean) - 1, most).long()]
+
+
+def _no_more_than(k: int, clean: Float[Tensor, "token d"]) -> int:
+    """Neighbours, where a monitor may be fitted on a few requests."""
+    return min(k, max(1, len(clean) - 1))

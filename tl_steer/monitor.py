@@ -252,7 +252,7 @@ class Monitor(Panel):
         log: str | Path | None = None,
         drift: float | int | None = 0.001,
         on_alert: OnAlert | None = None,
-        chunk: int = 1,
+        chunk: int = 8,
     ) -> AbstractContextManager[Watch]:
         """`tl_steer.watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
 

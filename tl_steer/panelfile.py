@@ -134,11 +134,14 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         fingerprint=fingerprint,
         checked=tensors["checked"],
     )
+    known = _known(meta, path)
     phases = tuple(
-        (_phase(meta, tensors, f"{_DETECTORS}{i}.0"), _phase(meta, tensors, f"{_DETECTORS}{i}.1"))
+        (
+            _phase(meta, tensors, f"{_DETECTORS}{i}.0", known),
+            _phase(meta, tensors, f"{_DETECTORS}{i}.1", known),
+        )
         for i in range(len(sites))
     )
-    known = _known(meta, path)
     names = (*(f"known.{k}" for k in range(known)), *_PLAIN)
     parts = {
         f"{_DETECTORS}{i}.{j}.{name}" for i in range(len(sites)) for j in (0, 1) for name in names
@@ -197,17 +200,20 @@ def _other_version(path: Path, what: str) -> BankFileError:
     )
 
 
-def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Phase:
-    known = tuple(
+def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str, known: int) -> Phase:
+    places = [f"{place}.known.{k}" for k in range(known)]
+    if missing := [where for where in places if where not in meta["detectors"]]:
+        raise KeyError(f"no detector {', '.join(missing)}")
+    scores = tuple(
         Standard(
-            _detector(meta, tensors, f"{place}.known.{k}"),
+            _detector(meta, tensors, where),
             tensors[f"{place}.shift.{k}"],
             tensors[f"{place}.inverse.{k}"],
         )
-        for k in range(int(meta["known"]))
+        for k, where in enumerate(places)
     )
     unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
-    return Phase(known, unknown, namer).joined()
+    return Phase(scores, unknown, namer).joined()
 
 
 def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:

@@ -54,7 +54,7 @@ class Watch:
         drift: float | int | None = None,
         tokenizer: object = None,
         on_alert: OnAlert | None = None,
-        chunk: int = 1,
+        chunk: int = 8,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []

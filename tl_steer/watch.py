@@ -25,7 +25,7 @@ def watch(
     log: str | Path | None = None,
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
-    chunk: int = 1,
+    chunk: int = 8,
 ) -> Iterator[Watch]:
     """Inside the block, whatever the model answers is scored; afterwards it is as it was.
 
@@ -42,10 +42,11 @@ def watch(
         log: an audit log, to be created or appended to.
         drift: how often traffic that has not moved may ever raise the drift alarm; `None` does
             without.
-        on_alert: called at once with each alert, from inside the forward pass. An exception out of
-            it stops the generation.
+        on_alert: called with each alert when it is raised, from inside the forward pass. An
+            exception out of it stops the generation.
         chunk: so many tokens are scored together. Each then costs a fraction, and alerts come up to
-            as many tokens later, or when the request ends.
+            as many tokens later, or when the request ends. With 1 they come at once, which is what
+            an `on_alert` that stops the generation wants.
 
     Raises:
         ForeignModelError: the monitor was fitted on another model, dtype or weights.
@@ -75,7 +76,7 @@ def watch_torch(
     log: str | Path | None = None,
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
-    chunk: int = 1,
+    chunk: int = 8,
 ) -> Iterator[Watch]:
     """`watch` for a plain transformers model, with no TransformerLens around it.
 

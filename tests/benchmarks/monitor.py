@@ -1,4 +1,4 @@
-"""Does a bank detect a planted behaviour? Writes docs/monitoring.md.
+"""Does a bank detect a planted behaviour? Writes docs/monitoring.md and docs/monitoring-tables.md.
 
     python tests/benchmarks/monitor.py                       # all organisms on this machine
     python tests/benchmarks/monitor.py --organisms NAME ...  # any organism
@@ -84,7 +84,8 @@ def main() -> None:
         "seeds": by_seed({name: done[name] for name in names}),
     }
     for section, text in sections.items():
-        print(text, end="\n\n") if given.dry else write_section("monitoring.md", section, text)
+        page = "monitoring-tables.md" if section == "organisms" else "monitoring.md"
+        print(text, end="\n\n") if given.dry else write_section(page, section, text)
 
 
 def present() -> list[str]:

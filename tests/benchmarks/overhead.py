@@ -35,6 +35,7 @@ class Timed(Watch):
 # Vectors in the bank, and tokens that are scored together.
 CASES = ((512, 1), (512, 8), (512, 32), (100_000, 1), (100_000, 8))
 TOKENS = 33  # a prompt's end and a horizon of 32
+CLEAN = 300  # requests; neighbours are looked for among the tokens of 40% of them
 
 
 def overhead(rounds: int = 5) -> str:
@@ -55,8 +56,9 @@ def overhead(rounds: int = 5) -> str:
     threads = torch.get_num_threads()
     return (
         f"`python tests/benchmarks/monitor.py --overhead`: one request of SmolLM2-135M, fp32, "
-        f"{threads} CPU thread{'s' * (threads > 1)}, one layer, {TOKENS} tokens; ms per token, "
-        f"medians of {rounds} runs that took turns. Scored `chunk` at a time.\n\n"
+        f"{threads} CPU thread{'s' * (threads > 1)}, one layer, {TOKENS} tokens, of which `chunk` "
+        f"are scored at a time; a monitor fitted on {CLEAN} requests. ms per token, medians of "
+        f"{rounds} runs that took turns.\n\n"
         + table(["vectors", "chunk", "ms in the monitor", "ms in all", "share"], rows)
     )
 
@@ -83,17 +85,17 @@ def synthetic_monitor(model: Any, n: int) -> Monitor:
     rows = torch.randn(n, width, generator=generator)
     bank = ts.Bank(rows, rows, torch.ones(n), site, site, 1.0, 0.1, ts.Provenance("none", mark))
     clean = Traffic(
-        activations={site.name: torch.randn(100, 5, width, generator=generator)},
-        mask=torch.ones(100, 5, dtype=torch.bool),
-        ids=torch.zeros(100, 5, dtype=torch.long),
-        prompts=(torch.arange(3),) * 100,
-        texts=("",) * 100,
-        answers=("",) * 100,
+        activations={site.name: torch.randn(CLEAN, TOKENS, width, generator=generator)},
+        mask=torch.ones(CLEAN, TOKENS, dtype=torch.bool),
+        ids=torch.zeros(CLEAN, TOKENS, dtype=torch.long),
+        prompts=(torch.arange(3),) * CLEAN,
+        texts=("",) * CLEAN,
+        answers=("",) * CLEAN,
     )
     how: Any = {"score": detector.Search(), "namer": None} if n > 10_000 else {}
     found = {site.name: Effects((rows, rows), (rows[:, None], rows[:, None]))}
     identity = dataclasses.replace(
         identity_of(model, ts.tokenize(model, [ts.chat("x")]), [site.name]), prefix=(), suffix=()
     )
-    made = Monitor.of(bank, clean, found, identity, split=split_of(100), sites=[site], **how)
-    return dataclasses.replace(made, horizon=32)
+    made = Monitor.of(bank, clean, found, identity, split=split_of(CLEAN), sites=[site], **how)
+    return made

