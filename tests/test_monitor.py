@@ -12,7 +12,7 @@ from conftest import SOURCE, TARGET, bank_of, make
 
 import tl_steer as ts
 from tl_steer import detector as d
-from tl_steer import fitted, panelfile
+from tl_steer import fitted, panel, panelfile
 from tl_steer.alert import alert_for
 from tl_steer.bank import Fingerprint
 from tl_steer.detector import Reference
@@ -476,6 +476,22 @@ def test_every_score_is_a_part_of_its_own_and_the_statistic_their_sum():
     expected = first.tokens + second.tokens - nothing
     torch.testing.assert_close(both.tokens[:, 1:], expected[:, 1:])
     torch.testing.assert_close(both.known, both.statistic - nothing)
+
+
+@pytest.mark.parametrize(
+    ("score", "parts"), [(None, 1), (SEVERAL[0], 2), (SEVERAL, 3), ([*SEVERAL, d.Examples()], 4)]
+)
+def test_a_token_has_a_part_for_every_score_and_the_unknown_one(score, parts):
+    assert monitor_without_a_model(score=score).reader.parts == parts
+
+
+@pytest.mark.parametrize("score", [SEVERAL[0], SEVERAL], ids=["one", "several"])
+def test_no_more_scores_are_in_memory_than_fit(score, monkeypatch):
+    reader = monitor_without_a_model(score=score).reader
+    mask = torch.ones(7, POS, dtype=torch.bool)
+    monkeypatch.setattr(panel, "_NUMBERS", 3 * VEC * POS)
+    found = list(panel.batches(reader, mask))
+    assert [len(range(*rows.indices(7))) for rows in found] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("known", [-1, 9, None], ids=["fewer than none", "too many", "not told"])
