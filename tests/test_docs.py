@@ -185,6 +185,14 @@ def test_extending_runs_and_its_kinds_train(offline: Any) -> None:
     control = objectives(offline, ts.random_bank(climbed), [namespace["prompt"]])
     assert float(climbed.objective.mean()) > 2 * float(control.mean())
 
+    monitor, few = namespace["monitor"], torch.randn(3, 576)
+    projection = monitor.reader.phases[0][1].known[0].detector
+    assert monitor.reader.parts == 3
+    found = projection(few) - projection(torch.zeros(1, 576))
+    lengths = projection.weights.norm(dim=0)
+    torch.testing.assert_close(lengths, torch.ones(4))
+    torch.testing.assert_close(found, few @ projection.weights)
+
     own, own_bank = namespace["own"], namespace["own_bank"]
     prompts = ["a longer prompt", "a short one"]
     control = objectives(own, ts.random_bank(own_bank), prompts)
