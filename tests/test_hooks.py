@@ -38,6 +38,12 @@ def test_models_are_known_by_what_they_answer_to_as_python_3_12_looks_at_protoco
     assert isinstance(model, ts.HookedModel)
     assert not isinstance(torch.nn.Linear(2, 2), ts.HookedModel)
 
+    class Declared(ts.HookedModel):
+        pass
+
+    assert isinstance(Declared(), Declared)
+    assert not isinstance(model, Declared)
+
 
 def test_perturbing_adds_the_vector_and_takes_it_off_again(model):
     ids = ts.tokenize(model, PROMPTS[:1]).ids

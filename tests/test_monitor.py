@@ -323,8 +323,13 @@ def test_requests_together_score_as_each_alone():
 @pytest.mark.parametrize("pool", [Peak(), Cusum()], ids=str)
 @pytest.mark.parametrize("chunk", [1, 2, 3, POS])
 @pytest.mark.parametrize("ends", [0, 1])
-def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, chunk, ends):
-    monitor, traffic = monitor_without_a_model(pool=pool, ends=ends), synthetic(40, 82)
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"unknown": None}, {"score": None, "unknown": d.Mahalanobis()}],
+    ids=["all parts", "known parts", "unknown part"],
+)
+def test_requests_scored_as_they_grow_have_the_statistics_of_whole_ones(pool, chunk, ends, how):
+    monitor, traffic = monitor_without_a_model(pool=pool, ends=ends, **how), synthetic(40, 82)
     running = Running(monitor.reader, device=torch.device("cpu"))
     running.start(3)  # of another batch, which leaves nothing behind
     running.hear(0, torch.full((3, WIDTH), 1e6), [True] * 3)
@@ -472,10 +477,8 @@ def test_every_score_is_a_part_of_its_own_and_the_statistic_their_sum():
         scores_of(monitor_without_a_model(score=score, unknown=None, categories=None), traffic)
         for score in (*SEVERAL, SEVERAL)
     )
-    nothing = math.log1p(0.1)  # what a part adds that is not there
-    expected = first.tokens + second.tokens - nothing
-    torch.testing.assert_close(both.tokens[:, 1:], expected[:, 1:])
-    torch.testing.assert_close(both.known, both.statistic - nothing)
+    torch.testing.assert_close(both.tokens, first.tokens + second.tokens)
+    torch.testing.assert_close(both.known, both.statistic)  # a part that is not there adds nothing
 
 
 @pytest.mark.parametrize(
@@ -491,7 +494,8 @@ def test_no_more_scores_are_in_memory_than_fit(score, monkeypatch):
     mask = torch.ones(7, POS, dtype=torch.bool)
     monkeypatch.setattr(panel, "_NUMBERS", 3 * VEC * POS)
     found = list(panel.batches(reader, mask))
-    assert [len(range(*rows.indices(7))) for rows in found] == [3, 3, 1]
+    expected = [3, 3, 1] if score is SEVERAL[0] else [1] * 7
+    assert [len(range(*rows.indices(7))) for rows in found] == expected
 
 
 @pytest.mark.parametrize("known", [-1, 9, None], ids=["fewer than none", "too many", "not told"])
@@ -551,6 +555,13 @@ def test_a_detector_that_no_file_can_hold_is_scored_with_but_not_saved(tmp_path)
     assert len(scores_of(monitor, synthetic(5, 1))) == 5
     with pytest.raises(SettingError, match="cannot be saved"):
         monitor.save(tmp_path / "m.safetensors")
+
+
+def test_a_monitor_with_more_scores_than_a_file_holds_is_not_saved(tmp_path):
+    monitor = monitor_without_a_model(score=[d.MatchedFilter()] * 9)
+    with pytest.raises(SettingError, match=r"8 scores at most.*9"):
+        monitor.save(tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_files_and_other_files_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
+from tl_steer import neighbourhood
 from tl_steer.detector import LocalMatchedFilter, Mahalanobis, Outlier, Reference
 from tl_steer.errors import SettingError
 
@@ -46,6 +47,23 @@ def slowly(clean, tokens):
         white.append(residual @ whitener)
         levels.append(energies[near].mean())
     return torch.stack(white), torch.stack(levels), whitener
+
+
+def test_many_tokens_are_compared_some_at_a_time(world, monkeypatch):
+    clean, tokens = world
+    fitted = Outlier(K)(reference(clean))
+    together = fitted(tokens)
+    widths = []
+    plain = neighbourhood._residual
+
+    def counted(clean, inverse, centred, k, **own):
+        widths.append(len(centred))
+        return plain(clean, inverse, centred, k, **own)
+
+    monkeypatch.setattr(neighbourhood, "_residual", counted)
+    monkeypatch.setattr(neighbourhood, "_ROWS", 4)
+    torch.testing.assert_close(fitted(tokens), together)
+    assert widths == [4, 4, 1]
 
 
 @pytest.fixture
@@ -117,4 +135,6 @@ def nearest_one(i, clean):
 @pytest.mark.parametrize("k", [0, 60, 99])
 def test_a_neighbourhood_needs_more_clean_tokens_than_neighbours(world, k):
     with pytest.raises(SettingError, match=f"k={k}: expected 1 to 59"):
-        Outlier(k)(reference(world[0]))
+        neighbourhood.local_energy(world[0], k=k)
+    with pytest.raises(SettingError, match=f"k={k}: expected 1 to 59"):
+        neighbourhood.local_filter(world[0], draw(3, D), k=k)

@@ -57,7 +57,7 @@ class Alert:
 
     Attributes:
         request: the request's id, as in the audit log.
-        kind: "known perturbation" where the bank's part alone is over its own threshold, else
+        kind: "known perturbation" where the bank's parts alone are over its own threshold, else
             "unknown anomaly". ("drift": the traffic as a whole has moved; no vector.)
         vector: the bank's row that fits best; of an unknown anomaly, nothing is claimed of it.
         label: the auditor's; `verdict` is "benign", "dangerous" or "".

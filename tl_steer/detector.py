@@ -263,7 +263,7 @@ class Outlier:
 
     Args:
         k: neighbours; all there are but one, if that is fewer.
-        most: clean tokens to look for neighbours among, at regular intervals.
+        most: clean tokens to fit on and to look for neighbours among, at regular intervals.
     """
 
     k: int = 5

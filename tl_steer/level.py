@@ -71,13 +71,17 @@ class Level:
         return value if math.isnan(self.allowance) else max(0.0, total + value - self.allowance)
 
     def nats(self, pooled: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
-        """log(1 + w / P(X >= pooled)), for Laplace's distribution."""
+        """log(1 + w / P(X >= pooled)), for Laplace's distribution; 0 of minus infinity, where there
+        is no detector."""
         z = (pooled - self.location) / self.scale
         rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
-        return torch.logaddexp(rare + math.log(self.odds), torch.zeros(()))
+        found = torch.logaddexp(rare + math.log(self.odds), torch.zeros(()))
+        return found.masked_fill(pooled == -math.inf, 0.0)
 
     def nats_of(self, pooled: float) -> float:
         """`nats`, of one number."""
+        if pooled == -math.inf:
+            return 0.0
         z = (pooled - self.location) / self.scale
         rare = -math.log1p(-0.5 * math.exp(z)) if z < 0 else z + math.log(2)
         x = rare + math.log(self.odds)

@@ -23,6 +23,8 @@ class _ByAttribute(_ProtocolMeta):
     look without calling `__getattr__`, and find no submodule of any torch module."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
+        if cls is not HookedModel:  # a class of one's own that declares to be one
+            return super().__instancecheck__(instance)
         return all(hasattr(instance, name) for name in _NEEDED)
 
 

@@ -80,7 +80,7 @@ class Monitor(Panel):
 
         Args:
             clean_prompts: a few hundred, of every kind that deployment will see; whatever is not
-                among them is an anomaly. About a third calibrates: at least 3 / alpha are needed
+                among them is an anomaly. Under half calibrates: at least 3 / alpha are needed
                 for alarms at alpha. None may have been used to train the bank's organism or tune
                 anything here.
             sites: target hook points to read; the bank's own unless given. Each costs its share of

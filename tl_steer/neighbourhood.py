@@ -58,8 +58,11 @@ class Neighbourhood:
         self, activations: Float[Tensor, "token d"]
     ) -> tuple[Float[Tensor, "token d"], Float[Tensor, "token 1"]]:
         """z, and the neighbours' mean energy."""
-        centred = activations - self.centre
-        left, near = _residual(self.clean, self.inverse, centred, self.k)
+        parts = [
+            _residual(self.clean, self.inverse, some - self.centre, self.k)
+            for some in activations.split(_ROWS)
+        ]
+        left, near = (torch.cat(part) for part in zip(*parts, strict=True))
         white = left @ self.whitener
         # An exact duplicate of clean text has neighbours without any energy.
         return white, self.energies[near].mean(dim=1, keepdim=True).clamp_min(1e-6)

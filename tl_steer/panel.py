@@ -262,9 +262,7 @@ def calibrated(
 
 def batches(reader: Reader, mask: Bool[Tensor, "batch pos"]) -> Iterator[slice]:
     """Requests in batches whose scores fit into memory."""
-    vec = max(
-        (len(known.shift) for phases in reader.phases for phase in phases for known in phase.known),
-        default=0,
-    )
+    every = [phase.known for phases in reader.phases for phase in phases]
+    vec = max(sum(len(known.shift) for known in scores) for scores in every)
     rows = max(1, _NUMBERS // (max(vec, 1) * mask.shape[1]))
     return (slice(i, i + rows) for i in range(0, len(mask), rows))

@@ -36,7 +36,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
     """Write a monitor. An existing file stays whole until the new one is complete.
 
     Raises:
-        SettingError: a detector is not one of `tl_steer.fitted.FITTED`.
+        SettingError: a detector is not one of `tl_steer.fitted.FITTED`, or there are too many.
     """
     meta, tensors = _pack(panel)
     return _FILE.write(path, meta, tensors)
@@ -64,6 +64,11 @@ def panel_digest(panel: Panel) -> str:
 
 
 def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if panel.reader.parts - 1 > _MOST_KNOWN:
+        raise SettingError(
+            f"A monitor's file holds {_MOST_KNOWN} scores at most; this one looks for vectors with "
+            f"{panel.reader.parts - 1}."
+        )
     tensors = {_BANK + name: values for name, values in tensors_of_bank(panel.bank).items()}
     tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
     tensors |= {"levels": panel.reader.levels, "checked": panel.identity.checked}

@@ -44,9 +44,9 @@ def watch(
             without.
         on_alert: called with each alert when it is raised, from inside the forward pass. An
             exception out of it stops the generation.
-        chunk: so many tokens are scored together. Each then costs a fraction, and alerts come up to
-            as many tokens later, or when the request ends. With 1 they come at once, which is what
-            an `on_alert` that stops the generation wants.
+        chunk: so many tokens are scored together. Each then costs a fraction, and alerts come
+            later by up to one token less than that, or when the request ends. With 1 they come at
+            once, which is what an `on_alert` that stops the generation wants.
 
     Raises:
         ForeignModelError: the monitor was fitted on another model, dtype or weights.

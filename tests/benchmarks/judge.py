@@ -26,7 +26,7 @@ _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
 WITH_BANK: dict[str, dict[str, Any]] = {
     "cosine + local + unexplained": {},
     "cosine + unexplained": {"score": detector.WhitenedCosine()},
-    "cosine": _ALONE,
+    "cosine + local": _ALONE,
     "matched filter": {"score": detector.MatchedFilter(), **_ALONE},
 }
 # With the learned bank alone.
