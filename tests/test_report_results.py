@@ -18,7 +18,7 @@ from tl_steer.views.alerts import alert_rows
 def watched(one, loud, tmp_path):
     """Alerts of two requests, and the log they went to."""
     monitor = loud(monitor_of(one, ends=1))
-    with ts.watch(one, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite") as w:
+    with ts.watch(one, monitor, alpha=ALPHA, log=tmp_path / "a.sqlite", chunk=1) as w:
         for prompt in prompts(2, seed=21):
             answer(one, one.to_tokens(prompt))
     return w.alerts, tmp_path / "a.sqlite", monitor
