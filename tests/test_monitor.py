@@ -435,10 +435,15 @@ def test_a_saved_monitor_scores_the_same_bit_for_bit(tmp_path):
         assert repr(again) == repr(monitor)
 
 
-SHARING = ({}, {"score": d.Search(rank=8, candidates=3)}, {"score": d.Examples()})
+SHARING = (
+    {},
+    {"score": d.Search(rank=8, candidates=3)},
+    {"score": d.Examples()},
+    {"score": [d.WhitenedCosine(), d.Examples()]},
+)
 
 
-@pytest.mark.parametrize("how", SHARING, ids=["cosine", "search", "examples"])
+@pytest.mark.parametrize("how", SHARING, ids=["cosine", "search", "examples", "two scores"])
 def test_both_parts_of_a_token_cost_one_map_and_are_what_each_detector_says(
     how, tmp_path, monkeypatch
 ):
@@ -458,7 +463,8 @@ def test_both_parts_of_a_token_cost_one_map_and_are_what_each_detector_says(
         calls.clear()
         vectors, anomaly = phase.read(tokens)
         assert len(calls) == 1
-        torch.testing.assert_close(vectors[0], phase.known[0](tokens))
+        for scores, known in zip(vectors, phase.known, strict=True):
+            torch.testing.assert_close(scores, known(tokens))
         torch.testing.assert_close(anomaly, phase.unknown(tokens)[:, 0])
 
 

@@ -41,8 +41,8 @@ class Affine:
 class Mapped(ABC):
     """A detector that looks at activations through one affine map, h M + b.
 
-    Maps are megabytes, and reading them from memory is most of what a token costs; where two
-    detectors have one and the same, `tl_steer.reader.Phase` uses it once for both.
+    Maps are megabytes, and reading them from memory is most of what a token costs; where several
+    detectors have one and the same, `tl_steer.reader.Phase` uses it once for all.
     """
 
     weights: Float[Tensor, "d r"]
@@ -57,14 +57,6 @@ class Mapped(ABC):
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         return self.of(self.mapped(activations))
-
-
-def sharing(one: Any, other: Any) -> tuple[Mapped, Mapped] | None:
-    """Two detectors that look at activations through one and the same map, in one memory."""
-    if not (isinstance(one, Mapped) and isinstance(other, Mapped)):
-        return None
-    same = one.weights is other.weights and one.bias is other.bias
-    return (one, other) if same else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from tl_steer.categories import Categories
 from tl_steer.detector import Detector
-from tl_steer.fitted import Mapped, sharing
+from tl_steer.fitted import Mapped
 from tl_steer.level import Level, Peak, Pool
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
@@ -105,31 +105,39 @@ class Phase:
     ) -> tuple[list[Float[Tensor, "token vec"]], Float[Tensor, " token"]]:
         """Every vector's scores, in clean deviations above their clean means, and the unknown part,
         minus infinity without such a detector."""
-        scores, unknown = [], None
-        for known in self.known:
-            pair = sharing(known.detector, self.unknown)
-            if pair is None:
-                scores.append(known(activations))
-                continue
-            mapped = pair[0].mapped(activations)
-            scores.append(known.scaled(pair[0].of(mapped)))
-            unknown = pair[1].of(mapped)
-        if unknown is None and self.unknown is not None:
-            unknown = self.unknown(activations)
-        nothing = activations.new_full((len(activations),), -math.inf)
-        return scores, nothing if unknown is None else unknown[:, 0]
+        maps: dict[tuple[int, int], Tensor] = {}
+
+        def found(detector: Detector) -> Tensor:
+            if not isinstance(detector, Mapped):
+                return detector(activations)
+            place = id(detector.weights), id(detector.bias)
+            if place not in maps:
+                maps[place] = detector.mapped(activations)
+            return detector.of(maps[place])
+
+        scores = [known.scaled(found(known.detector)) for known in self.known]
+        if self.unknown is None:
+            return scores, activations.new_full((len(activations),), -math.inf)
+        return scores, found(self.unknown)[:, 0]
 
     def joined(self) -> "Phase":
         """The same, in less memory: equal maps, as they come from a file or another device, are
         one again."""
-        phase, other = self, self.unknown
-        for own in (known.detector for known in self.known):
-            if not (isinstance(own, Mapped) and isinstance(other, Mapped)):
-                continue
-            if torch.equal(own.weights, other.weights) and torch.equal(own.bias, other.bias):
-                unknown = dataclasses.replace(other, weights=own.weights, bias=own.bias)
-                phase = dataclasses.replace(self, unknown=unknown)
-        return phase
+        maps: list[Mapped] = []
+
+        def one(detector: Any) -> Any:
+            if not isinstance(detector, Mapped):
+                return detector
+            for own in maps:
+                if torch.equal(own.weights, detector.weights) and torch.equal(
+                    own.bias, detector.bias
+                ):
+                    return dataclasses.replace(detector, weights=own.weights, bias=own.bias)
+            maps.append(detector)
+            return detector
+
+        known = (dataclasses.replace(own, detector=one(own.detector)) for own in self.known)
+        return dataclasses.replace(self, known=tuple(known), unknown=one(self.unknown))
 
     def standardised(self, clean: Float[Tensor, "token d"]) -> "Phase":
         """With shift and scale from clean tokens."""

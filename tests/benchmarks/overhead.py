@@ -97,5 +97,4 @@ def synthetic_monitor(model: Any, n: int) -> Monitor:
     identity = dataclasses.replace(
         identity_of(model, ts.tokenize(model, [ts.chat("x")]), [site.name]), prefix=(), suffix=()
     )
-    made = Monitor.of(bank, clean, found, identity, split=split_of(CLEAN), sites=[site], **how)
-    return made
+    return Monitor.of(bank, clean, found, identity, split=split_of(CLEAN), sites=[site], **how)
