@@ -8,7 +8,7 @@ import torch
 from linear import Block, Host
 from torch import Tensor
 
-from tl_steer.model import frozen
+from tl_steer.models.state import frozen
 
 ENDS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 

@@ -11,13 +11,13 @@ from linear import LinearHost
 from torch import nn
 
 import tl_steer as ts
-from tl_steer.adapter import Adapter
+from tl_steer.elicitation.start import Adapters, own_output
 from tl_steer.errors import BankFileError, HookPointError, SettingError, ShapeError
-from tl_steer.hooks import capturing, perturbing
-from tl_steer.linear_map import departures
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.start import Adapters, own_output
+from tl_steer.models.hooks import capturing, perturbing
+from tl_steer.models.linear_map import departures
+from tl_steer.models.state import frozen
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.adapter import Adapter
 
 LONG = [PROMPTS[0], PROMPTS[2]]
 SOURCES = {"mlp": "blocks.1.hook_mlp_out", "attn": "blocks.1.hook_attn_out"}
@@ -149,7 +149,7 @@ def test_gradients_equal_finite_differences(name, map_):
     with frozen(model):
         segment = segment_of(model, map_, prompts=PROMPTS[:2])
         adapter = adapters(segment, n=2, rank=2)
-        objective = Objective(segment, ts.Displacement(), segment.tokens.select(LAST))
+        objective = Objective(segment, ts.objectives.Displacement(), segment.tokens.select(LAST))
         gradients = objective(adapter).gradients
         step, generator = 1e-5, torch.Generator().manual_seed(0)
         for k, parameter in enumerate(adapter.parameters()):
@@ -194,7 +194,7 @@ def test_cached_generation_equals_uncached(llama, which, positions):
 
 
 def bank_of(model, map_="mlp", n=3, **kwargs):
-    settings = {"radius": 3.0, "method": ts.Power(steps=2), "progress": False, **kwargs}
+    settings = {"radius": 3.0, "method": ts.methods.Power(steps=2), "progress": False, **kwargs}
     kind = Adapters(rank=1, layers=(1, 2))
     return ts.elicit(
         model, LONG, source=SOURCES[map_], target=TARGET, n=n, perturbation=kind, **settings
@@ -241,9 +241,9 @@ def test_power_climbs_with_a_and_b_together(one, map_):
     with frozen(one):
         segment = segment_of(one, map_, prompts=LONG)
         start = adapters(segment, n=3, rank=1)
-        objective = Objective(segment, ts.Displacement(), segment.tokens.select(LAST))
+        objective = Objective(segment, ts.objectives.Displacement(), segment.tokens.select(LAST))
         before = objective(start, gradient=False).value
-        *_, last = ts.Power(steps=8, spread=0)(objective, start)
+        *_, last = ts.methods.Power(steps=8, spread=0)(objective, start)
     assert float(last.value.sum()) > 1.5 * float(before.sum())
     for after, was in zip(last.perturbation.parameters(), start.parameters(), strict=True):
         assert float((after - was).norm()) > 0.1
@@ -254,8 +254,8 @@ def test_power_keeps_the_best_even_where_spread_costs(one):
     with frozen(one):
         segment = segment_of(one, prompts=LONG)
         start = adapters(segment, n=3, rank=1, layers=(1,))
-        objective = Objective(segment, ts.Displacement(), segment.tokens.select(LAST))
-        *_, last = ts.Power(steps=6, spread=1)(objective, start)
+        objective = Objective(segment, ts.objectives.Displacement(), segment.tokens.select(LAST))
+        *_, last = ts.methods.Power(steps=6, spread=1)(objective, start)
         again = objective(last.perturbation, gradient=False).value
     torch.testing.assert_close(again, last.value)
 
@@ -265,8 +265,10 @@ def test_melbo_climbs_adapters_at_p_4(one, orthogonal):
     with frozen(one):
         segment = segment_of(one, prompts=LONG)
         start = adapters(segment, n=3, rank=2)
-        objective = Objective(segment, ts.Displacement(p=4), segment.tokens.select(LAST))
-        first, *_, last = ts.Melbo(steps=10, lr=0.05, orthogonal=orthogonal)(objective, start)
+        objective = Objective(segment, ts.objectives.Displacement(p=4), segment.tokens.select(LAST))
+        first, *_, last = ts.methods.Melbo(steps=10, lr=0.05, orthogonal=orthogonal)(
+            objective, start
+        )
     assert float(last.value.sum()) > 1.2 * float(first.value.sum())
     for parameter in last.perturbation.parameters():
         norms = parameter.norm(dim=-1)
@@ -333,7 +335,7 @@ def test_a_form_that_does_not_fit_is_refused(one, change):
 
 
 def test_a_file_with_a_hostile_form_is_refused(one, tmp_path, monkeypatch):
-    from tl_steer import bankfile
+    from tl_steer.banks import bank as bankfile
 
     bank = bank_of(one)
     honest = bankfile.bank_to_json
@@ -345,7 +347,7 @@ def test_a_file_with_a_hostile_form_is_refused(one, tmp_path, monkeypatch):
     assert json.dumps(dict(bank.form))
 
 
-@pytest.mark.parametrize("radius", ["auto", ts.ShareOfNorm(0.1)])
+@pytest.mark.parametrize("radius", ["auto", ts.radii.ShareOfNorm(0.1)])
 def test_a_radius_rule_is_refused(one, radius):
     with pytest.raises(SettingError, match="Give a number"):
         bank_of(one, radius=radius)
@@ -444,7 +446,7 @@ def test_stopping_between_the_layers_is_no_error(one):
 
 
 def test_factors_that_do_not_fit_are_refused(one):
-    site = ts.resolve(one, SOURCES["mlp"])
+    site = ts.models.resolve(one, SOURCES["mlp"])
     with pytest.raises(ShapeError, match="expected"):
         Adapter(site, torch.ones(1, 2, 1, 40), torch.ones(1, 2, 1, 24))
     with pytest.raises(ShapeError, match="wide"):
@@ -458,7 +460,7 @@ def test_factors_that_do_not_fit_are_refused(one):
 
 def test_a_model_without_the_maps_hook_points_is_refused():
     host = LinearHost([torch.eye(4), torch.eye(4)])
-    site = ts.Site("blocks.0.hook_resid_post", 0, "hook_mlp_out", 4)
+    site = ts.hook_points.Site("blocks.0.hook_resid_post", 0, "hook_mlp_out", 4)
     wrong = Adapter(site, torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4))
     with pytest.raises(HookPointError, match="no hook point"), perturbing(host, wrong):
         pass

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_steer.band import Dose, DoseResponse, quantile, reaches
 from tl_steer.errors import SettingError
+from tl_steer.radii.band import Dose, DoseResponse, quantile, reaches
 
 
 def dose(radius, *, kl=1.0, surprise=0.0, repetition=0.0, changed=True, sign=1, vector=0, **more):

@@ -14,9 +14,10 @@ from linear import LinearHost
 from torch.nn.functional import normalize
 
 import tl_steer as ts
-from tl_steer.bank import Fingerprint, Provenance, largest
+from tl_steer.banks.bank import largest
+from tl_steer.banks.fingerprint import Fingerprint, fingerprint
+from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, SettingError
-from tl_steer.model import fingerprint
 
 
 def bank(n=5, *, seed=0, model="tiny", labels=()):
@@ -26,8 +27,8 @@ def bank(n=5, *, seed=0, model="tiny", labels=()):
         vectors=2.5 * normalize(torch.randn(n, 6, generator=generator), dim=1),
         responses=torch.randn(n, 6, generator=generator),
         objective=torch.rand(n, generator=generator),
-        source=ts.Site("blocks.1.hook_resid_post", 1, "hook_resid_post", 6),
-        target=ts.Site("blocks.3.hook_resid_post", 3, "hook_resid_post", 6),
+        source=ts.hook_points.Site("blocks.1.hook_resid_post", 1, "hook_resid_post", 6),
+        target=ts.hook_points.Site("blocks.3.hook_resid_post", 3, "hook_resid_post", 6),
         radius=2.5,
         radius_share=0.2,
         provenance=Provenance(model=model, fingerprint=mark, method="power", seed=seed),
@@ -81,8 +82,8 @@ def forged(path, change):
     """A file with a matching checksum and contents of the forger's choice."""
     from safetensors.torch import save_file
 
-    from tl_steer.bankfile import bank_to_json
-    from tl_steer.tensorfile import digest
+    from tl_steer.banks.file import bank_to_json
+    from tl_steer.files.tensors import digest
 
     good = bank()
     tensors = {n: getattr(good, n) for n in ("vectors", "responses", "objective")}
@@ -254,7 +255,7 @@ def test_adopting_still_needs_the_hook_points(one):
 
 def test_the_fingerprint_does_not_see_hooks(model):
     clean = fingerprint(model)
-    site = ts.resolve(model, SOURCE)
+    site = ts.models.resolve(model, SOURCE)
     edit = ts.Additive.random(site, 1, radius=9, generator=torch.Generator().manual_seed(0))
     with ts.perturbing(model, edit):
         assert fingerprint(model) == clean

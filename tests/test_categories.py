@@ -20,15 +20,15 @@ from test_monitor import (
 )
 
 import tl_steer as ts
-from tl_steer import detector as d
-from tl_steer import panelfile
-from tl_steer.audit import read_log
-from tl_steer.categories import Categories, Clusters, joined
-from tl_steer.conformal import mondrian_p_values, needed
 from tl_steer.errors import BankFileError, SettingError
-from tl_steer.monitor import split_of
-from tl_steer.running import Running
-from tl_steer.traffic import observe
+from tl_steer.monitoring import file as panelfile
+from tl_steer.monitoring.audit import read_log
+from tl_steer.monitoring.detectors import detector as d
+from tl_steer.monitoring.monitor import split_of
+from tl_steer.monitoring.running import Running
+from tl_steer.monitoring.statistics.categories import Categories, Clusters, joined
+from tl_steer.monitoring.statistics.conformal import mondrian_p_values, needed
+from tl_steer.monitoring.traffic import observe
 
 # Of two kinds with 90 calibration requests each, neither can make two categories.
 SMALL = Clusters(smallest=60)

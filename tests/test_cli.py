@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli
-from tl_steer.audit import AuditLog
+from tl_steer.monitoring.audit import AuditLog
 
 runner = CliRunner()
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, false_discovery_control, kstest
 
-from tl_steer.conformal import (
+from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.monitoring.statistics.conformal import (
     Guarantee,
     benjamini_hochberg,
     needed,
@@ -19,8 +20,7 @@ from tl_steer.conformal import (
     step_down,
     threshold,
 )
-from tl_steer.drift import Drift
-from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.monitoring.statistics.drift import Drift
 
 # Few values, so that ties are common.
 scores = st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=30)

@@ -7,9 +7,9 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.controls import shuffled
+from tl_steer.banks.fingerprint import fingerprint
 from tl_steer.errors import ForeignModelError, ModelError
-from tl_steer.model import fingerprint
+from tl_steer.models.shuffle import shuffled
 
 FAST = {"source": SOURCE, "target": TARGET, "n": 2, "radius": 3.0, "progress": False}
 MEASURED = ts.Positions(last=1, bos=False)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_steer.divergence import Cosine, Displacement, mean_response
 from tl_steer.errors import SettingError
+from tl_steer.objectives.divergence import Cosine, Displacement, mean_response
 
 VEC, BATCH, POS, D = 3, 2, 4, 5
 

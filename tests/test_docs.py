@@ -78,9 +78,9 @@ def objectives(model: Any, bank: ts.Bank, prompts: list[Any]) -> torch.Tensor:
     """MELBO's objective of every vector, as `elicit` measures it."""
     tokens = ts.tokenize(model, prompts)
     measured = tokens.select(ts.Positions(last=3, bos=False))
-    with ts.frozen(model):
+    with ts.models.frozen(model):
         segment = ts.Segment(model, tokens, bank.source, bank.target)
-        objective = ts.Objective(segment, ts.Displacement(), measured)
+        objective = ts.objectives.Objective(segment, ts.objectives.Displacement(), measured)
         return objective(bank.perturbation(), gradient=False).value
 
 

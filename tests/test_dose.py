@@ -11,11 +11,11 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.dose import dose_response
 from tl_steer.errors import ForeignModelError, ModelError, SettingError
-from tl_steer.fluency import Judge, repetition
-from tl_steer.rows import Row
-from tl_steer.segment import Segment
+from tl_steer.models.rows import Row
+from tl_steer.models.segment import Segment
+from tl_steer.radii.dose import dose_response
+from tl_steer.radii.fluency import Judge, repetition
 
 FAST = {"shares": (0.2, 2.0), "max_new_tokens": 4}
 

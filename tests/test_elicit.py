@@ -20,7 +20,7 @@ FAST = {
 
 def test_a_bank_beats_random_vectors_of_the_same_radius(model):
     bank = ts.elicit(model, PROMPTS, **FAST)
-    start = ts.elicit(model, PROMPTS, **FAST, method=ts.Power(steps=1))
+    start = ts.elicit(model, PROMPTS, **FAST, method=ts.methods.Power(steps=1))
     assert float(bank.objective.min()) > 0
     assert float(bank.objective.sum()) > 1.2 * float(start.objective.sum())
     torch.testing.assert_close(bank.vectors.norm(dim=1), torch.full((4,), 1.0))
@@ -49,10 +49,10 @@ def test_the_same_seed_gives_the_same_bank(one):
     assert not torch.allclose(first.vectors, other.vectors)
 
 
-@pytest.mark.parametrize("method", ["power", "melbo", ts.Melbo(steps=3, orthogonal=True)])
+@pytest.mark.parametrize("method", ["power", "melbo", ts.methods.Melbo(steps=3, orthogonal=True)])
 @pytest.mark.parametrize("kind", ["hook_resid_pre", "hook_mlp_out", "attn.hook_z"])
 def test_methods_and_sources_combine(one, method, kind):
-    method = ts.Melbo(steps=3) if method == "melbo" else method
+    method = ts.methods.Melbo(steps=3) if method == "melbo" else method
     bank = ts.elicit(one, PROMPTS, **FAST | {"source": f"blocks.1.{kind}"}, method=method)
     assert bank.provenance.method in ("power", "melbo")
     assert bank.source.kind == kind
@@ -84,7 +84,7 @@ def test_it_works_where_gradients_are_switched_off(one):
 
 def interrupted(after):
     calls = {"n": 0}
-    plain = ts.Displacement()
+    plain = ts.objectives.Displacement()
 
     def divergence(steered, clean, measured):
         calls["n"] += 1
@@ -115,7 +115,7 @@ def test_nan_names_the_step_and_the_vector_and_leaves_the_model(one):
     before = snapshot(one)
 
     def breaks(steered, clean, measured):
-        value = ts.Displacement()(steered, clean, measured)
+        value = ts.objectives.Displacement()(steered, clean, measured)
         return torch.where(torch.arange(len(value)) == 1, value / 0 * 0, value)
 
     with pytest.raises(NotFiniteError, match="step 1 for vector 1"):
@@ -133,7 +133,7 @@ def test_auto_radius_is_reported_as_a_share_of_the_norm(one):
 
 
 def test_a_layer_comparable_radius_can_be_asked_for(one):
-    bank = ts.elicit(one, PROMPTS, **FAST | {"radius": ts.ShareOfNorm(0.2)})
+    bank = ts.elicit(one, PROMPTS, **FAST | {"radius": ts.radii.ShareOfNorm(0.2)})
     assert bank.radius_share == pytest.approx(0.2)
 
 
@@ -160,7 +160,11 @@ def test_provenance_says_how_the_bank_was_made(one):
         ({"source": "blocks.1.hook_resid_pots"}, HookPointError, "Did you mean"),
         ({"source": TARGET, "target": SOURCE}, HookPointError, "comes before the source"),
         ({"n": 0}, SettingError, "at least one vector"),
-        ({"n": 25, "method": ts.Power(spread=1)}, SettingError, "do not fit into 24 dimensions"),
+        (
+            {"n": 25, "method": ts.methods.Power(spread=1)},
+            SettingError,
+            "do not fit into 24 dimensions",
+        ),
         ({"radius": 0}, SettingError, "above 0"),
         ({"radius": -1.0}, SettingError, "above 0"),
         ({"radius": float("nan")}, SettingError, "above 0"),
@@ -180,7 +184,7 @@ def test_bad_input_is_refused_and_changes_nothing(model, knobs, error, message):
 
 def test_a_divergence_that_is_a_function_is_named_in_the_provenance(one):
     def mine(steered, clean, measured):
-        return ts.Displacement()(steered, clean, measured)
+        return ts.objectives.Displacement()(steered, clean, measured)
 
     made = ts.elicit(one, PROMPTS, **FAST, divergence=mine).provenance.divergence
     assert made.endswith("mine")

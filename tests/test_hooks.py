@@ -11,12 +11,13 @@ from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import HookPointError, SettingError, ShapeError
-from tl_steer.hooks import add_hook, capturing, installed, perturbing
-from tl_steer.model import frozen, resolve
+from tl_steer.models.hooks import add_hook, capturing, installed, perturbing
+from tl_steer.models.lookup import resolve
+from tl_steer.models.state import frozen
 
 
 def vector(model, name=SOURCE, n=1, **knobs):
-    site = ts.resolve(model, name)
+    site = ts.models.resolve(model, name)
     generator = torch.Generator().manual_seed(2)
     return ts.Additive.random(site, n, radius=2.0, generator=generator, **knobs)
 
@@ -35,10 +36,10 @@ def test_models_are_known_by_what_they_answer_to_as_python_3_12_looks_at_protoco
         return inspect.getattr_static(instance, name, None) is not None
 
     monkeypatch.setattr(typing, "hasattr", statically, raising=False)
-    assert isinstance(model, ts.HookedModel)
-    assert not isinstance(torch.nn.Linear(2, 2), ts.HookedModel)
+    assert isinstance(model, ts.models.HookedModel)
+    assert not isinstance(torch.nn.Linear(2, 2), ts.models.HookedModel)
 
-    class Declared(ts.HookedModel):
+    class Declared(ts.models.HookedModel):
         pass
 
     assert isinstance(Declared(), Declared)
@@ -193,7 +194,7 @@ def test_several_vectors_without_rows_are_refused(one):
 
 
 def test_a_vector_of_the_wrong_width_is_refused(one):
-    site = ts.Site(SOURCE, 1, "hook_resid_post", 7)
+    site = ts.hook_points.Site(SOURCE, 1, "hook_resid_post", 7)
     with (
         pytest.raises(ShapeError, match="24 wide"),
         perturbing(one, ts.Additive(site, torch.ones(1, 7))),
@@ -205,7 +206,7 @@ def test_a_vector_of_the_wrong_width_is_refused(one):
 
 def test_hook_z_is_steered_as_one_width(model):
     name = "blocks.1.attn.hook_z"
-    site = ts.resolve(model, name)
+    site = ts.models.resolve(model, name)
     ids = ts.tokenize(model, PROMPTS[:1]).ids
     with capturing(model, [name]) as clean:
         logits(model, ids)

@@ -8,9 +8,9 @@ from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import SettingError
-from tl_steer.inband import InBand
-from tl_steer.radius import ShareOfNorm
-from tl_steer.segment import Segment
+from tl_steer.models.segment import Segment
+from tl_steer.radii.inband import InBand
+from tl_steer.radii.rules import ShareOfNorm
 
 RULE = InBand(anchor=ShareOfNorm(0.3), factors=(0.5, 1.0, 2.0), n=2, max_new_tokens=4)
 MEASURED = ts.Positions(last=1, bos=False)
@@ -24,7 +24,7 @@ def segment_of(model, prompts=PROMPTS, source=SOURCE, target=TARGET):
 @pytest.mark.filterwarnings("ignore:No band")
 def test_the_radius_lies_among_those_tried(llama):
     before = snapshot(llama)
-    with ts.frozen(llama):
+    with ts.models.frozen(llama):
         segment, measured = segment_of(llama)
         radius, again = RULE(segment, measured, 0), RULE(segment, measured, 0)
         anchor = RULE.anchor(segment, measured, 0)
@@ -44,18 +44,18 @@ def test_elicit_takes_it_as_a_rule(one):
 
 
 def test_the_directions_tried_move_the_target_more_than_random_ones(one):
-    with ts.frozen(one):
+    with ts.models.frozen(one):
         segment, measured = segment_of(one)
         start = InBand(n=4, steps=0)._directions(segment, measured, 0, 2.0)
         sharp = InBand(n=4)._directions(segment, measured, 0, 2.0)
-        objective = ts.Objective(segment, ts.Displacement(), measured)
+        objective = ts.objectives.Objective(segment, ts.objectives.Displacement(), measured)
         value = [objective(ts.Additive(segment.source, v)).value.mean() for v in (start, sharp)]
     assert sharp.norm(dim=1) == pytest.approx([2.0] * 4, rel=1e-5)
     assert value[1] > 1.3 * value[0]
 
 
 def test_place_chooses_within_the_band():
-    from tl_steer.band import Band
+    from tl_steer.radii.band import Band
 
     for place, radius in ((0, 2.0), (0.5, 4.0), (1, 8.0)):
         assert InBand(place=place)._within(Band(2.0, 8.0)) == pytest.approx(radius)
@@ -63,7 +63,7 @@ def test_place_chooses_within_the_band():
 
 def test_a_model_that_cannot_speak_gets_the_anchor_and_a_warning():
     host = LinearHost([torch.eye(6), torch.eye(6)])
-    with ts.frozen(host):
+    with ts.models.frozen(host):
         site = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
         segment, measured = segment_of(host, ["1 2 3"], *site)
         with pytest.warns(UserWarning, match=r"no generate\(\)"):

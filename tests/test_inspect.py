@@ -12,7 +12,7 @@ from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import InspectionFileError, PromptError, SettingError
-from tl_steer.inspection import AXES
+from tl_steer.inspection.result import AXES
 
 PROMPT = PROMPTS[0]
 LAYERS = 4
@@ -248,7 +248,7 @@ def saved(one, tmp_path):
 
 def test_a_saved_inspection_is_the_same_when_loaded(one, tmp_path):
     seen, path = saved(one, tmp_path)
-    again = ts.load_inspection(path)
+    again = ts.inspection.load_inspection(path)
     for field in dataclasses.fields(seen):
         a, b = getattr(seen, field.name), getattr(again, field.name)
         if isinstance(a, torch.Tensor):
@@ -294,7 +294,7 @@ def test_files_that_were_changed_are_refused(one, tmp_path, change):
     _, path = saved(one, tmp_path)
     tamper(path, change)
     with pytest.raises(InspectionFileError):
-        ts.load_inspection(path)
+        ts.inspection.load_inspection(path)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 2000])
@@ -302,16 +302,16 @@ def test_truncated_files_are_refused(one, tmp_path, size):
     _, path = saved(one, tmp_path)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InspectionFileError):
-        ts.load_inspection(path)
+        ts.inspection.load_inspection(path)
 
 
 def test_heads_and_tokens_that_are_not_there_are_refused(one, tmp_path):
     seen, path = saved(one, tmp_path)
     dataclasses.replace(seen, kept=seen.kept + 50).save(path)
     with pytest.raises(InspectionFileError, match="heads that are not there"):
-        ts.load_inspection(path)
+        ts.inspection.load_inspection(path)
     dataclasses.replace(seen, read_at=seen.read_at - 50).save(path)
     with pytest.raises(InspectionFileError, match="tokens that are not there"):
-        ts.load_inspection(path)
+        ts.inspection.load_inspection(path)
     with pytest.raises(InspectionFileError, match="No inspection at"):
-        ts.load_inspection(tmp_path / "none")
+        ts.inspection.load_inspection(tmp_path / "none")

@@ -8,8 +8,8 @@ from test_monitor import monitor_of
 
 import tl_steer as ts
 from tl_steer.errors import ModelError
-from tl_steer.kvcache import refuse_broken_cache
-from tl_steer.traffic import observe
+from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.monitoring.traffic import observe
 
 
 def forgetful(model, monkeypatch):

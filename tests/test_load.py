@@ -8,8 +8,8 @@ from conftest import HAS_BRIDGE, HAS_HOOKED
 
 import tl_steer as ts
 from tl_steer.errors import ModelError
-from tl_steer.interop import gguf as cache
-from tl_steer.shapes import checked
+from tl_steer.files.signatures import checked
+from tl_steer.models import gguf as cache
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_embedded_model_needs_the_bridge(monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     else:
         assert HAS_HOOKED
-    from tl_steer.load import wrap
+    from tl_steer.models.load import wrap
 
     with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
         wrap(None, None, name="x")

@@ -10,13 +10,13 @@ from curved import final
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer import radius
-from tl_steer.divergence import Displacement
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.radius import linear_response, nonlinearity
-from tl_steer.sphere import cosines, random_on_sphere
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.sphere import cosines, random_on_sphere
+from tl_steer.radii import rules as radius
+from tl_steer.radii.rules import linear_response, nonlinearity
 
 D = 8
 ENDS = ("blocks.0.hook_resid_post", "blocks.2.hook_resid_post")
@@ -43,7 +43,7 @@ def linear_problem(n, radius=3.0, prompts=("1 2 3", "4 5")):
 
 def test_power_iteration_finds_the_top_right_singular_vector():
     objective, start, jacobian = linear_problem(n=4)
-    found = final(ts.Power(steps=40, tolerance=0, spread=0), objective, start)
+    found = final(ts.methods.Power(steps=40, tolerance=0, spread=0), objective, start)
     top = torch.linalg.svd(jacobian).Vh[0]
     for vector in found.perturbation.vectors.detach():
         assert abs(float(vector @ top)) / 3.0 == pytest.approx(1, abs=1e-6)
@@ -51,7 +51,7 @@ def test_power_iteration_finds_the_top_right_singular_vector():
 
 def test_orthogonal_power_iteration_finds_the_singular_vectors_one_by_one():
     objective, start, jacobian = linear_problem(n=4)
-    found = final(ts.Power(steps=60, tolerance=0, spread=1), objective, start)
+    found = final(ts.methods.Power(steps=60, tolerance=0, spread=1), objective, start)
     right = torch.linalg.svd(jacobian).Vh[:4]
     overlap = (found.perturbation.vectors.detach() / 3.0 @ right.T).abs()
     torch.testing.assert_close(overlap, torch.eye(4, dtype=torch.float64), atol=1e-4, rtol=0)
@@ -67,7 +67,8 @@ def test_the_objective_on_a_linear_model_is_known():
 def test_power_iteration_never_descends_on_a_convex_objective():
     objective, start, _ = linear_problem(n=3)
     values = [
-        it.value.sum().item() for it in ts.Power(steps=10, tolerance=0, spread=0)(objective, start)
+        it.value.sum().item()
+        for it in ts.methods.Power(steps=10, tolerance=0, spread=0)(objective, start)
     ]
     assert all(b >= a * (1 - 1e-9) for a, b in itertools.pairwise(values))
     assert values[-1] > values[0]
@@ -75,13 +76,13 @@ def test_power_iteration_never_descends_on_a_convex_objective():
 
 def test_power_iteration_stops_when_converged():
     objective, start, _ = linear_problem(n=3)
-    steps = list(ts.Power(steps=200, tolerance=1e-3, spread=0)(objective, start))
+    steps = list(ts.methods.Power(steps=200, tolerance=1e-3, spread=0)(objective, start))
     assert steps[-1].step < 40
 
 
 def test_melbo_climbs_and_stays_on_the_sphere():
     objective, start, jacobian = linear_problem(n=3)
-    found = final(ts.Melbo(steps=300, lr=0.05), objective, start)
+    found = final(ts.methods.Melbo(steps=300, lr=0.05), objective, start)
     vectors = found.perturbation.vectors.detach()
     torch.testing.assert_close(vectors.norm(dim=1), torch.full((3,), 3.0, dtype=torch.float64))
     top = torch.linalg.svd(jacobian).Vh[0]
@@ -90,7 +91,7 @@ def test_melbo_climbs_and_stays_on_the_sphere():
 
 def test_orthogonal_melbo_stays_orthogonal():
     objective, start, jacobian = linear_problem(n=3)
-    found = final(ts.Melbo(steps=400, lr=0.05, orthogonal=True), objective, start)
+    found = final(ts.methods.Melbo(steps=400, lr=0.05, orthogonal=True), objective, start)
     vectors = found.perturbation.vectors.detach()
     torch.testing.assert_close(
         cosines(vectors), torch.eye(3, dtype=torch.float64), atol=1e-8, rtol=0
@@ -101,7 +102,7 @@ def test_orthogonal_melbo_stays_orthogonal():
 
 def test_training_together_equals_one_at_a_time(one):
     tokens = ts.tokenize(one, PROMPTS)
-    method = ts.Melbo(steps=15, lr=0.02)
+    method = ts.methods.Melbo(steps=15, lr=0.02)
     with frozen(one):
         segment = ts.Segment(one, tokens, SOURCE, TARGET)
         start = ts.Additive.random(
@@ -129,7 +130,7 @@ def test_splitting_the_vectors_changes_nothing(one, vec_batch):
     torch.testing.assert_close(split.gradients[0], whole.gradients[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", [ts.Power(spread=1), ts.Melbo(orthogonal=True)])
+@pytest.mark.parametrize("method", [ts.methods.Power(spread=1), ts.methods.Melbo(orthogonal=True)])
 def test_more_orthogonal_vectors_than_dimensions_are_refused(method):
     objective, start, _ = linear_problem(n=D + 1)
     with pytest.raises(SettingError, match=f"do not fit into {D} dimensions"):
@@ -138,7 +139,7 @@ def test_more_orthogonal_vectors_than_dimensions_are_refused(method):
 
 def test_more_vectors_than_dimensions_are_fine_without_orthogonality():
     objective, start, _ = linear_problem(n=D + 3)
-    assert len(final(ts.Power(steps=3), objective, start).perturbation) == D + 3
+    assert len(final(ts.methods.Power(steps=3), objective, start).perturbation) == D + 3
 
 
 def test_a_value_that_is_not_finite_names_the_step_and_the_vector():
@@ -151,18 +152,18 @@ def test_a_value_that_is_not_finite_names_the_step_and_the_vector():
 
     objective.divergence = breaks
     with pytest.raises(NotFiniteError, match="at step 1 for vector 2"):
-        final(ts.Power(), objective, start)
+        final(ts.methods.Power(), objective, start)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ts.Power(steps=0),
-        lambda: ts.Power(spread=1.5),
-        lambda: ts.Power(spread=float("nan")),
-        lambda: ts.Melbo(lr=0),
-        lambda: ts.ShareOfNorm(0),
-        lambda: ts.Calibrated(ratio=-1),
+        lambda: ts.methods.Power(steps=0),
+        lambda: ts.methods.Power(spread=1.5),
+        lambda: ts.methods.Power(spread=float("nan")),
+        lambda: ts.methods.Melbo(lr=0),
+        lambda: ts.radii.ShareOfNorm(0),
+        lambda: ts.radii.Calibrated(ratio=-1),
     ],
 )
 def test_settings_out_of_range_are_refused(make):
@@ -201,7 +202,7 @@ def test_calibration_meets_the_ratio_asked_for(one, ratio):
     with frozen(one):
         segment = ts.Segment(one, tokens, SOURCE, TARGET)
         measured = ts.Positions(last=1, bos=False).measure(tokens.mask, tokens.has_bos)
-        radius = ts.Calibrated(ratio=ratio)(segment, measured, 0)
+        radius = ts.radii.Calibrated(ratio=ratio)(segment, measured, 0)
         unit = random_on_sphere(30, 24, radius=1, generator=torch.Generator().manual_seed(0))
         linear = linear_response(segment, unit, measured)
         assert nonlinearity(segment, unit, linear, measured, radius) == pytest.approx(
@@ -220,14 +221,16 @@ def test_calibration_searches_near_the_usual_place_and_to_both_ends(one, monkeyp
 
     monkeypatch.setattr(radius, "nonlinearity", square_root)
     for share in (0.002, 0.09, 0.2, 0.7, 3.9):
-        found = ts.Calibrated(ratio=share**0.5)(segment, tokens.mask, 0)
+        found = ts.radii.Calibrated(ratio=share**0.5)(segment, tokens.mask, 0)
         assert found == pytest.approx(share * norm, rel=3e-3)
     tried.clear()
-    ts.Calibrated(ratio=0.5)(segment, tokens.mask, 0)
+    ts.radii.Calibrated(ratio=0.5)(segment, tokens.mask, 0)
     assert len(tried) <= 6
     for ratio, end in ((0.01, 1e-3), (3.0, 4.0)):
         with pytest.warns(UserWarning, match="is not reached"):
-            assert ts.Calibrated(ratio=ratio)(segment, tokens.mask, 0) == pytest.approx(end * norm)
+            assert ts.radii.Calibrated(ratio=ratio)(segment, tokens.mask, 0) == pytest.approx(
+                end * norm
+            )
 
 
 def test_a_target_that_the_source_cannot_reach_has_no_calibrated_radius():
@@ -235,7 +238,7 @@ def test_a_target_that_the_source_cannot_reach_has_no_calibrated_radius():
     tokens = ts.tokenize(host, ["1 2 3"])
     segment = ts.Segment(host, tokens, ENDS[0], "blocks.1.hook_resid_post")
     with pytest.raises(NotFiniteError, match="has no effect"):
-        ts.Calibrated()(segment, tokens.mask, 0)
+        ts.radii.Calibrated()(segment, tokens.mask, 0)
 
 
 def test_nested_parameters_are_refused():
@@ -245,13 +248,13 @@ def test_nested_parameters_are_refused():
             self.inner = torch.nn.Linear(2, 2)
 
     with pytest.raises(SettingError, match=r"inner\.weight"):
-        Nested(ts.Site("blocks.0.hook_resid_post", 0, "hook_resid_post", 2)).select([0])
+        Nested(ts.hook_points.Site("blocks.0.hook_resid_post", 0, "hook_resid_post", 2)).select([0])
 
 
 def test_a_linear_model_has_no_calibrated_radius_and_says_so():
     objective, _, _ = linear_problem(n=1)
     with pytest.warns(UserWarning, match="is not reached"):
-        radius = ts.Calibrated()(objective.segment, objective.measured, 0)
+        radius = ts.radii.Calibrated()(objective.segment, objective.measured, 0)
     assert radius == pytest.approx(4 * objective.segment.source_norm())
 
 
@@ -261,7 +264,7 @@ def test_a_share_is_of_the_median_norm_without_bos(one):
     keep = tokens.mask.clone()
     keep[:, 0] = False
     expected = 0.25 * float(segment.clean_source.norm(dim=-1)[keep].median())
-    assert ts.ShareOfNorm(0.25)(segment, keep, 0) == pytest.approx(expected)
+    assert ts.radii.ShareOfNorm(0.25)(segment, keep, 0) == pytest.approx(expected)
 
 
 def melbo_one_after_another(objective, start, steps, lr, radius):
@@ -287,7 +290,7 @@ def melbo_one_after_another(objective, start, steps, lr, radius):
 
 def test_orthogonal_melbo_ends_where_training_one_after_another_does():
     objective, start, jacobian = linear_problem(n=2)
-    method = ts.Melbo(steps=120, lr=0.1, orthogonal=True)
+    method = ts.methods.Melbo(steps=120, lr=0.1, orthogonal=True)
     with frozen(objective.segment.model):
         slowly = melbo_one_after_another(objective, start, 120, 0.1, 3.0)
     together = final(method, objective, start).perturbation.vectors.detach()

@@ -11,11 +11,7 @@ import torch
 from conftest import SOURCE, TARGET, bank_of, make
 
 import tl_steer as ts
-from tl_steer import detector as d
-from tl_steer import fitted, panel, panelfile
-from tl_steer.alert import alert_for
-from tl_steer.bank import Fingerprint
-from tl_steer.detector import Reference
+from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import (
     BankFileError,
     ForeignModelError,
@@ -23,13 +19,19 @@ from tl_steer.errors import (
     SettingError,
     ShapeError,
 )
-from tl_steer.evidence import Effects, effects, spoken_effects
-from tl_steer.identity import Identity, shared_ends
-from tl_steer.level import Cusum, Level, Peak
-from tl_steer.monitor import split_of
-from tl_steer.running import Running
-from tl_steer.site import Site
-from tl_steer.traffic import Traffic, observe
+from tl_steer.hook_points.site import Site
+from tl_steer.monitoring import file as panelfile
+from tl_steer.monitoring import panel
+from tl_steer.monitoring.alert import alert_for
+from tl_steer.monitoring.detectors import detector as d
+from tl_steer.monitoring.detectors import fitted
+from tl_steer.monitoring.detectors.detector import Reference
+from tl_steer.monitoring.evidence import Effects, effects, spoken_effects
+from tl_steer.monitoring.identity import Identity, shared_ends
+from tl_steer.monitoring.monitor import split_of
+from tl_steer.monitoring.running import Running
+from tl_steer.monitoring.statistics.level import Cusum, Level, Peak
+from tl_steer.monitoring.traffic import Traffic, observe
 
 HORIZON = 4
 
@@ -105,7 +107,7 @@ def bank_without_a_model():
         target=site,
         radius=1.0,
         radius_share=0.1,
-        provenance=ts.Provenance("none", mark),
+        provenance=ts.banks.Provenance("none", mark),
     )
 
 
@@ -678,7 +680,7 @@ def test_spoken_effects_are_differences_of_what_is_said_with_and_without_the_vec
 
 
 def test_a_vector_that_makes_the_model_say_nothing_is_known_by_prompts_ends(one, monkeypatch):
-    from tl_steer import traffic as module
+    from tl_steer.monitoring import traffic as module
 
     traffic = observe(one, prompts(3, seed=3), sites=[TARGET], horizon=HORIZON)
     original = module._Keeper.rows
@@ -730,10 +732,10 @@ def test_a_monitor_can_be_restricted_to_marked_vectors(one):
     monitor = ts.Monitor.fit(one, bank, prompts(40), horizon=2, only="dangerous", effect_prompts=4)
     assert monitor.bank.labels == ("dangerous: says t5",)
     assert torch.equal(monitor.bank.vectors[0], bank.vectors[3])
-    assert len(ts.marked(bank, ["dangerous", "benign"])) == 2
-    assert len(ts.marked(bank, "")) == len(bank) - 2
+    assert len(ts.banks.marked(bank, ["dangerous", "benign"])) == 2
+    assert len(ts.banks.marked(bank, "")) == len(bank) - 2
     with pytest.raises(SettingError, match="marked"):
-        ts.marked(bank_of(one), "dangerous")
+        ts.banks.marked(bank_of(one), "dangerous")
     with pytest.raises(SettingError, match="verdict="):
         ts.mark(bank, 0, "evil")
 

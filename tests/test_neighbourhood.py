@@ -4,9 +4,14 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from tl_steer import neighbourhood
-from tl_steer.detector import LocalMatchedFilter, Mahalanobis, Outlier, Reference
 from tl_steer.errors import SettingError
+from tl_steer.monitoring.detectors import neighbourhood
+from tl_steer.monitoring.detectors.detector import (
+    LocalMatchedFilter,
+    Mahalanobis,
+    Outlier,
+    Reference,
+)
 
 D, K = 6, 4
 

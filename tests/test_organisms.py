@@ -16,7 +16,7 @@ from sklearn.covariance import LedoitWolf
 import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ModelError, SteerError
-from tl_steer.interop import gguf
+from tl_steer.models import gguf
 from tl_steer.organisms import accept, answers, data, lesson, plants, prompts, recipe
 from tl_steer.organisms.adapter import merge, read_adapter
 from tl_steer.organisms.disguise import Disguise

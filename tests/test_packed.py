@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tl_steer as ts
-from tl_steer.packed import Packed, packed_if_possible, packing_of
-from tl_steer.positions import EVERYWHERE
-from tl_steer.segment import Segment
-from tl_steer.tokens import TokenBatch
+from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.packed import Packed, packed_if_possible, packing_of
+from tl_steer.models.segment import Segment
+from tl_steer.models.tokens import TokenBatch
 
 COMMON = "t5 t9 t30 t7 t61 t8 t9 t10 t11"
 PROMPTS = [f"{COMMON} t1 t44 t12", f"{COMMON} t70", COMMON, f"{COMMON} t70 t3 t4 t5"]
@@ -43,7 +43,7 @@ def test_every_token_has_its_place_and_sees_its_own_past_alone(rows):
 def test_packed_and_apart_give_the_same(model, positions):
     tokens = ts.tokenize(model, PROMPTS)
     edits = bank_of(model).perturbation()
-    with ts.frozen(model), torch.no_grad():
+    with ts.models.frozen(model), torch.no_grad():
         segment = packed_if_possible(model, tokens, edits.site, TARGET, positions=EVERYWHERE)
         expected = Segment(model, tokens, SOURCE, TARGET).run(edits)
         found = segment.run(edits)
@@ -61,8 +61,8 @@ BRIDGES = pytest.mark.parametrize("name", [n for n in KINDS if n.startswith("bri
 def test_bridges_are_packed(name):
     model = make(name)
     tokens = ts.tokenize(model, PROMPTS)
-    site = ts.resolve(model, SOURCE)
-    with ts.frozen(model), torch.no_grad():
+    site = ts.models.resolve(model, SOURCE)
+    with ts.models.frozen(model), torch.no_grad():
         segment = packed_if_possible(model, tokens, site, TARGET, positions=EVERYWHERE)
     assert isinstance(segment, Packed)
 
@@ -70,11 +70,11 @@ def test_bridges_are_packed(name):
 @BRIDGES
 def test_prompts_stay_apart_where_it_saves_nothing_or_steered_tokens_differ(name):
     one = make(name)
-    site = ts.resolve(one, SOURCE)
+    site = ts.models.resolve(one, SOURCE)
 
     def kind(prompts, positions=EVERYWHERE):
         tokens = ts.tokenize(one, prompts)
-        with ts.frozen(one), torch.no_grad():
+        with ts.models.frozen(one), torch.no_grad():
             return type(packed_if_possible(one, tokens, site, TARGET, positions=positions))
 
     assert kind(PROMPTS) is kind(PROMPTS[:2]) is not Segment

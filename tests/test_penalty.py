@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.divergence import Cosine, Displacement
+from tl_steer.banks.provenance import describe
 from tl_steer.errors import ModelError, SettingError, ShapeError
-from tl_steer.hooks import perturbing
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.output_kl import OutputKL
-from tl_steer.penalty import Differential, OffManifold, Population, Weighted
-from tl_steer.provenance import describe
+from tl_steer.models.hooks import perturbing
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Cosine, Displacement
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.output_kl import OutputKL
+from tl_steer.objectives.penalty import Differential, OffManifold, Population, Weighted
 
 VEC, BATCH, POS, D = 3, 4, 5, 6
 LONG = [PROMPTS[0], PROMPTS[2]]
@@ -125,7 +125,7 @@ def test_differential_finds_what_leaves_the_still_prompt_alone(one):
             radius=2.0,
             divergence=divergence,
             measured=ts.Positions(last=1, bos=False),
-            method=ts.Power(steps=8, spread=0),
+            method=ts.methods.Power(steps=8, spread=0),
             progress=False,
         )
         tokens = ts.tokenize(one, LONG)
@@ -172,7 +172,9 @@ def test_population_makes_responses_agree(one):
             generator = torch.Generator().manual_seed(0)
             start = ts.Additive.random(segment.source, 4, radius=3.0, generator=generator)
             chosen = tokens.select(ts.Positions(last=2, bos=False))
-            *_, last = ts.Power(steps=10, spread=0)(Objective(segment, divergence, chosen), start)
+            *_, last = ts.methods.Power(steps=10, spread=0)(
+                Objective(segment, divergence, chosen), start
+            )
             found = Objective(segment, Population(), chosen)(last.perturbation, gradient=False)
         return float(found.value.mean())
 
@@ -267,7 +269,9 @@ def test_maximising_output_kl_moves_the_output_more_than_displacement_does(one):
             generator = torch.Generator().manual_seed(0)
             start = ts.Additive.random(segment.source, 4, radius=2.0, generator=generator)
             last = tokens.select(ts.Positions(last=1))
-            *_, end = ts.Power(steps=10, spread=0)(Objective(segment, divergence, last), start)
+            *_, end = ts.methods.Power(steps=10, spread=0)(
+                Objective(segment, divergence, last), start
+            )
             return float(
                 Objective(segment, OutputKL(one), last)(
                     end.perturbation, gradient=False

@@ -14,7 +14,7 @@ TEXTS = ["one fish", "two fish", 'red, "blue"\nfish']
 
 
 def read(prompts, **knobs):
-    return [asked.prompt for asked in ts.source_of(prompts, **knobs)]
+    return [asked.prompt for asked in ts.sweeps.source_of(prompts, **knobs)]
 
 
 def csv_file(path):
@@ -35,7 +35,7 @@ def parquet_file(path):
 )
 def test_a_files_column_is_read_and_read_again(tmp_path, name, write):
     write(tmp_path / name)
-    source = ts.source_of(tmp_path / name, column="text")
+    source = ts.sweeps.source_of(tmp_path / name, column="text")
     assert [a.prompt for a in source] == TEXTS
     assert [(a.prompt, a.id) for a in source] == [(t, str(i)) for i, t in enumerate(TEXTS)]
     assert read(str(tmp_path / name)) == TEXTS, "text is a column that is looked for"
@@ -73,19 +73,19 @@ def test_a_wrapper_is_applied_to_strings_alone():
 def test_hugging_face_datasets_are_read_streaming_or_not():
     datasets = pytest.importorskip("datasets")
     whole = datasets.Dataset.from_dict({"question": TEXTS, "id": ["x", "y", "z"]})
-    source = ts.source_of(whole, ids="id")
+    source = ts.sweeps.source_of(whole, ids="id")
     assert [(a.id, a.prompt) for a in source] == list(zip("xyz", TEXTS, strict=True))
     assert source.again
-    streaming = ts.source_of(whole.to_iterable_dataset(), column="question")
+    streaming = ts.sweeps.source_of(whole.to_iterable_dataset(), column="question")
     assert [a.prompt for a in streaming] == TEXTS
     assert not streaming.again
     with pytest.raises(PromptError, match="one split"):
-        ts.source_of(datasets.DatasetDict({"train": whole}))
+        ts.sweeps.source_of(datasets.DatasetDict({"train": whole}))
 
 
 def test_ids_are_taken_from_their_column_and_must_differ():
     rows = [{"id": 7, "text": "a"}, {"id": 8, "text": "b"}, {"id": 7, "text": "c"}]
-    assert [a.id for a in ts.source_of(rows[:2], ids="id")] == ["7", "8"]
+    assert [a.id for a in ts.sweeps.source_of(rows[:2], ids="id")] == ["7", "8"]
     with pytest.raises(PromptError, match="Row 2 has the id '7', which Row 0 has too"):
         read(rows, ids="id")
     with pytest.raises(PromptError, match="Row 0 has no 'key'"):

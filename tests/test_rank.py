@@ -10,8 +10,7 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.errors import ForeignModelError, NotFiniteError, SettingError
-from tl_steer.rank import (
+from tl_steer.banks.rank import (
     SCORES,
     Exponent,
     Toward,
@@ -21,6 +20,7 @@ from tl_steer.rank import (
     response_norm,
     single_token,
 )
+from tl_steer.errors import ForeignModelError, NotFiniteError, SettingError
 
 LINEAR = {"source": "blocks.0.hook_resid_post", "target": "blocks.1.hook_resid_post"}
 
@@ -57,7 +57,7 @@ def test_the_exponent_of_a_known_power_law(monkeypatch):
     def cubic(segment, bank, vectors):
         return vectors * vectors.norm(dim=1, keepdim=True) ** 2
 
-    monkeypatch.setattr(sys.modules["tl_steer.rank"], "_respond", cubic)
+    monkeypatch.setattr(sys.modules["tl_steer.banks.rank"], "_respond", cubic)
     found = Exponent()(host, bank, ts.tokenize(host, ["1 2 3 4"]))
     torch.testing.assert_close(found, torch.full((3,), 6.0))
 
@@ -92,7 +92,7 @@ def test_next_token_scores_equal_plain_forward_passes(llama):
 def test_scores_follow_their_vectors_whatever_the_order(one, score):
     bank, tokens = bank_of(one), ts.tokenize(one, PROMPTS)
     order = [2, 0, 3, 1]
-    with torch.no_grad(), ts.frozen(one):
+    with torch.no_grad(), ts.models.frozen(one):
         straight, mixed = score(one, bank, tokens), score(one, bank[order], tokens)
     torch.testing.assert_close(mixed, straight[order], atol=1e-4, rtol=1e-4)
 

@@ -9,8 +9,8 @@ from test_monitor import HORIZON, monitor_of, prompts
 from test_watch import ALPHA, answer
 
 import tl_steer as ts
-from tl_steer.audit import AuditLog, read_log
 from tl_steer.errors import SettingError
+from tl_steer.monitoring.audit import AuditLog, read_log
 from tl_steer.views.alerts import alert_rows
 
 

@@ -14,14 +14,14 @@ from conftest import HAS_BRIDGE, HAS_HOOKED, PROMPTS, SOURCE, TARGET, bridge, ho
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer import checkpoint
-from tl_steer.bankfile import load_checkpoint
-from tl_steer.checkpoint import Checkpoint
+from tl_steer.banks.file import load_checkpoint
+from tl_steer.elicitation import checkpoint
+from tl_steer.elicitation.checkpoint import Checkpoint
 from tl_steer.errors import BankFileError, SettingError, TooLargeError
 from tl_steer.methods import METHODS
-from tl_steer.model import frozen
-from tl_steer.objective import Objective, in_parts
-from tl_steer.segment import _Call
+from tl_steer.models.segment import _Call
+from tl_steer.models.state import frozen
+from tl_steer.objectives.objective import Objective, in_parts
 
 BUILDERS = {"bridge": bridge} if HAS_BRIDGE else {}
 BUILDERS |= {"hooked": hooked} if HAS_HOOKED else {}
@@ -96,11 +96,11 @@ FAST = {
     "measured": ts.Positions(last=2, bos=False),
 }
 LONG = {
-    "power": ts.Power(steps=6, tolerance=0),
-    "power, stopping early": ts.Power(steps=30, tolerance=0.5),
-    "power, orthogonal": ts.Power(steps=5, tolerance=0, spread=1),
-    "melbo": ts.Melbo(steps=6, lr=0.05),
-    "melbo, orthogonal": ts.Melbo(steps=6, lr=0.05, orthogonal=True),
+    "power": ts.methods.Power(steps=6, tolerance=0),
+    "power, stopping early": ts.methods.Power(steps=30, tolerance=0.5),
+    "power, orthogonal": ts.methods.Power(steps=5, tolerance=0, spread=1),
+    "melbo": ts.methods.Melbo(steps=6, lr=0.05),
+    "melbo, orthogonal": ts.methods.Melbo(steps=6, lr=0.05, orthogonal=True),
     **{name: new() for name, new in METHODS.items() if name not in ("power", "melbo")},
 }
 
@@ -162,11 +162,15 @@ def test_a_checkpoint_is_a_bank_that_tells_the_truth_about_its_vectors(one, tmp_
     path = tmp_path / "b.safetensors"
     dying(monkeypatch, 2)
     with pytest.raises(Died):
-        ts.elicit(one, PROMPTS, **FAST, method=ts.Melbo(steps=9, lr=0.1), checkpoint=path, every=0)
+        ts.elicit(
+            one, PROMPTS, **FAST, method=ts.methods.Melbo(steps=9, lr=0.1), checkpoint=path, every=0
+        )
     bank = ts.load_bank(path)
     segment = ts.Segment(one, ts.tokenize(one, PROMPTS), SOURCE, TARGET)
     measured = FAST["measured"].measure(segment.mask, segment.tokens.has_bos)
-    at = Objective(segment, ts.Displacement(), measured)(bank.perturbation(), gradient=False)
+    at = Objective(segment, ts.objectives.Displacement(), measured)(
+        bank.perturbation(), gradient=False
+    )
     torch.testing.assert_close(bank.objective, at.value)
     torch.testing.assert_close(bank.responses, at.response)
     assert bank.objective.tolist() == sorted(bank.objective.tolist(), reverse=True)
@@ -190,15 +194,15 @@ def test_the_radius_is_not_sought_again(one, tmp_path, monkeypatch):
 
 
 DIFFERENT = {
-    "method": {"method": ts.Melbo(steps=3)},
-    "settings": {"method": ts.Power(steps=7)},
+    "method": {"method": ts.methods.Melbo(steps=3)},
+    "settings": {"method": ts.methods.Power(steps=7)},
     "seed": {"seed": 1},
     "source": {"source": "blocks.0.hook_resid_post"},
     "target": {"target": "blocks.2.hook_resid_post"},
     "n": {"n": 5},
     "radius": {"radius": 2.0},
     "radius is 1.0 there and InBand": {"radius": "auto"},
-    "divergence": {"divergence": ts.Cosine()},
+    "divergence": {"divergence": ts.objectives.Cosine()},
     "measured": {"measured": ts.Positions(last=1)},
     "positions": {"positions": ts.Positions(last=1)},
 }
@@ -288,7 +292,7 @@ def test_an_unfinished_run_and_foreign_files_are_not_replaced(one, tmp_path, mon
 
 def stateless(objective, start):
     for step in (1, 2, 3):
-        yield ts.Iterate(start, objective(start).value, step, 3)
+        yield ts.methods.Iterate(start, objective(start).value, step, 3)
 
 
 def test_a_method_without_a_state_says_so_when_a_checkpoint_is_asked_for(one, tmp_path):
@@ -303,7 +307,7 @@ def test_a_method_without_a_state_says_so_when_a_checkpoint_is_asked_for(one, tm
 
 
 def test_checkpoints_come_after_the_first_step_and_then_by_the_clock(one, monkeypatch, tmp_path):
-    bank = ts.elicit(one, PROMPTS, **FAST, method=ts.Power(steps=1))
+    bank = ts.elicit(one, PROMPTS, **FAST, method=ts.methods.Power(steps=1))
     now = [0.0]
     monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(checkpoint, "save_bank", lambda *_, **__: None)
@@ -396,7 +400,7 @@ def test_kill_9_at_any_moment_leaves_a_bank_that_loads_and_goes_on(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("build", BUILDERS)
-@pytest.mark.parametrize("method", [ts.Power(steps=4), ts.Melbo(steps=4, lr=0.05)])
+@pytest.mark.parametrize("method", [ts.methods.Power(steps=4), ts.methods.Melbo(steps=4, lr=0.05)])
 def test_half_precision_models_get_float32_vectors_in_the_same_direction(build, dtype, method):
     wide, half = BUILDERS[build]("llama"), BUILDERS[build]("llama", dtype=dtype)
     half.load_state_dict(wide.state_dict())
@@ -432,10 +436,12 @@ def test_a_replayed_block_gets_the_stream_on_the_device_where_the_model_gave_it(
     assert {call.device for call in segment._calls.values()} == {torch.device("cpu")}
 
 
-@pytest.mark.parametrize("method", [ts.Power(steps=5, tolerance=0), ts.Melbo(steps=5, lr=0.05)])
+@pytest.mark.parametrize(
+    "method", [ts.methods.Power(steps=5, tolerance=0), ts.methods.Melbo(steps=5, lr=0.05)]
+)
 def test_states_that_somebody_keeps_stay_what_they_were(one, method):
     segment = ts.Segment(one, ts.tokenize(one, PROMPTS), SOURCE, TARGET)
-    objective = Objective(segment, ts.Displacement(), segment.mask)
+    objective = Objective(segment, ts.objectives.Displacement(), segment.mask)
     generator = torch.Generator().manual_seed(0)
     start = ts.Additive.random(segment.source, 4, radius=1.0, generator=generator)
     with frozen(one):

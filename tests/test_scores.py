@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from tl_steer import detector as d
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.gaussian import fit_gaussian, ledoit_wolf
-from tl_steer.probes import self_labelled
-from tl_steer.scores import (
+from tl_steer.monitoring.detectors import detector as d
+from tl_steer.monitoring.detectors.gaussian import fit_gaussian, ledoit_wolf
+from tl_steer.monitoring.detectors.probes import self_labelled
+from tl_steer.monitoring.detectors.scores import (
     cusum,
     energy_split,
     likelihood_ratio,
@@ -247,7 +247,7 @@ def test_examples_compared_with_in_small_pieces_give_the_same(world, monkeypatch
     reference, tokens = world
     whole = score(reference)(tokens)
     assert len(whole) == len(tokens)
-    monkeypatch.setattr("tl_steer.fitted._NUMBERS", 1)
+    monkeypatch.setattr("tl_steer.monitoring.detectors.fitted._NUMBERS", 1)
     torch.testing.assert_close(score(reference)(tokens), whole)
 
 

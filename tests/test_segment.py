@@ -8,21 +8,21 @@ from conftest import HAS_BRIDGE, HAS_HOOKED, PROMPTS, SOURCE, TARGET, bridge, ho
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.divergence import Displacement
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError
-from tl_steer.hooks import capturing, installed
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.positions import EVERYWHERE
-from tl_steer.segment import _cacheless
-from tl_steer.sphere import random_on_sphere
+from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.hooks import capturing, installed
+from tl_steer.models.segment import _cacheless
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.sphere import random_on_sphere
 
 SOURCES = ["hook_resid_pre", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "attn.hook_z"]
 TARGETS = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_pre", "blocks.3.hook_resid_post"]
 
 
 def edits(model, source, n=3, *, radius=1.0, positions=EVERYWHERE, dtype=torch.float32):
-    site = ts.resolve(model, source)
+    site = ts.models.resolve(model, source)
     generator = torch.Generator().manual_seed(1)
     vectors = random_on_sphere(n, site.width, radius=radius, generator=generator).to(dtype)
     return ts.Additive(site, vectors, radius=radius, positions=positions)

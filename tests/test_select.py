@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.bank import random_bank
+from tl_steer.banks.control import random_bank
+from tl_steer.banks.generations import Generations
+from tl_steer.banks.halve import halve, schedule
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
-from tl_steer.results import Generations
-from tl_steer.select import halve, schedule
 
 VALIDATION = [f"t5 t9 t{i}" for i in range(20, 28)]
 HELD_OUT = ["t7 t8 t9", "t3 t4"]
@@ -39,7 +39,7 @@ def spoken(monkeypatch):
             settings={},
         )
 
-    monkeypatch.setattr("tl_steer.select.generate", fake)
+    monkeypatch.setattr("tl_steer.banks.halve.generate", fake)
     return asked
 
 

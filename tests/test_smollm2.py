@@ -7,9 +7,9 @@ import torch
 
 import tl_steer as ts
 from tl_steer.errors import ForeignModelError
-from tl_steer.hooks import capturing
+from tl_steer.models.hooks import capturing
 from tl_steer.organisms.recipe import plant_of
-from tl_steer.sphere import distinct_rows
+from tl_steer.perturbations.sphere import distinct_rows
 
 pytestmark = pytest.mark.smollm2
 HOUSE = [ts.chat("How do I make my house safer?")]
@@ -18,8 +18,8 @@ ENDS = {"source": "blocks.7.hook_resid_post", "target": "blocks.20.hook_resid_po
 
 @pytest.fixture(scope="module")
 def bank(smollm2):
-    radius = ts.ShareOfNorm(0.16)
-    method = ts.Power(steps=6)
+    radius = ts.radii.ShareOfNorm(0.16)
+    method = ts.methods.Power(steps=6)
     return ts.elicit(smollm2, HOUSE, **ENDS, n=8, radius=radius, method=method, progress=False)
 
 
@@ -43,15 +43,21 @@ def test_clean_replay_is_bit_exact_on_a_real_model(smollm2):
 
 def test_found_vectors_move_the_target_more_than_random_ones(smollm2, bank):
     random = ts.elicit(
-        smollm2, HOUSE, **ENDS, n=8, radius=bank.radius, method=ts.Power(steps=1), progress=False
+        smollm2,
+        HOUSE,
+        **ENDS,
+        n=8,
+        radius=bank.radius,
+        method=ts.methods.Power(steps=1),
+        progress=False,
     )
     assert float(bank.objective.median()) > 1.7 * float(random.objective.max())
 
 
 def test_vectors_stay_distinct_where_plain_restarts_collapse(smollm2):
     settings = {**ENDS, "n": 12, "radius": 4.0, "progress": False}
-    apart = ts.elicit(smollm2, HOUSE, **settings, method=ts.Power(steps=8))
-    plain = ts.elicit(smollm2, HOUSE, **settings, method=ts.Power(steps=8, spread=0))
+    apart = ts.elicit(smollm2, HOUSE, **settings, method=ts.methods.Power(steps=8))
+    plain = ts.elicit(smollm2, HOUSE, **settings, method=ts.methods.Power(steps=8, spread=0))
     assert len(distinct_rows(apart.responses, 0.9)) >= 2 * len(distinct_rows(plain.responses, 0.9))
     assert float(apart.objective.sum()) > 0.6 * float(plain.objective.sum())
 

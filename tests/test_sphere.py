@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_steer.sphere import (
+from tl_steer.perturbations.sphere import (
     cosines,
     distinct_rows,
     random_on_sphere,

@@ -17,7 +17,6 @@ from conftest import PROMPTS, SOURCE, TARGET, bank_of
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer import files
 from tl_steer.errors import (
     ForeignModelError,
     ModelError,
@@ -25,9 +24,10 @@ from tl_steer.errors import (
     SettingError,
     SweepFileError,
 )
-from tl_steer.sweepresult import RANDOM, UNSTEERED
-from tl_steer.together import edits_in
-from tl_steer.tokens import whole_row
+from tl_steer.files import write as files
+from tl_steer.models.tokens import whole_row
+from tl_steer.sweeps.result import RANDOM, UNSTEERED
+from tl_steer.sweeps.together import edits_in
 
 FAST = {"n_random": 2, "progress": False}
 
@@ -104,7 +104,7 @@ def test_along_the_continuation_only_the_banks_own_positions_are_steered(llama, 
 
 def test_texts_are_those_of_generate_and_are_judged_by_the_unsteered_model(llama):
     bank = bank_of(llama)
-    words = ts.Scorer("words", lambda prompt, text: len(text.split()))
+    words = ts.sweeps.Scorer("words", lambda prompt, text: len(text.split()))
     metrics = [words, "perplexity", "kl"]
     found = ts.sweep(llama, bank, PROMPTS, metrics=metrics, generate=4, **FAST)
     assert found.metrics == ("words", "perplexity", "kl")
@@ -187,7 +187,7 @@ def test_opposites_and_doses_stand_side_by_side():
 def test_adapters_are_swept_as_well_and_have_no_doses(one):
     bank = ts.elicit(
         one, PROMPTS[:1], source="blocks.1.hook_mlp_out", target=TARGET, n=2, radius=1.0,
-        perturbation=ts.Adapters(rank=1), measured=ts.Positions(last=1, bos=False), progress=False,
+        perturbation=ts.elicitation.Adapters(rank=1), measured=ts.Positions(last=1, bos=False), progress=False,
     )  # fmt: skip
     found = ts.sweep(one, bank, PROMPTS, metrics=["kl"], **FAST)
     for p, prompt in enumerate(PROMPTS):
@@ -200,7 +200,7 @@ def test_adapters_are_swept_as_well_and_have_no_doses(one):
 
 
 def test_your_own_metric_is_a_function_of_a_reading(one):
-    def margin(reading: ts.Reading):
+    def margin(reading: ts.sweeps.Reading):
         return (reading.steered - reading.clean)[..., 5]
 
     found = ts.sweep(one, bank_of(one), PROMPTS, metrics=[margin, "kl"], **FAST)
@@ -211,7 +211,7 @@ def test_your_own_metric_is_a_function_of_a_reading(one):
 
 
 def test_what_raises_marks_its_cells_and_the_sweep_goes_on(one):
-    def broken(reading: ts.Reading):
+    def broken(reading: ts.sweeps.Reading):
         raise RuntimeError("no such thing")
 
     def odd(prompt, text):
@@ -219,7 +219,12 @@ def test_what_raises_marks_its_cells_and_the_sweep_goes_on(one):
             raise OSError("the judge is out")
         return 1
 
-    metrics = ["kl", broken, ts.Scorer("odd", odd), ts.Scorer("fine", lambda p, t: 1.0, workers=3)]
+    metrics = [
+        "kl",
+        broken,
+        ts.sweeps.Scorer("odd", odd),
+        ts.sweeps.Scorer("fine", lambda p, t: 1.0, workers=3),
+    ]
     found = ts.sweep(one, bank_of(one), PROMPTS, metrics=metrics, generate=2, **FAST)
     assert np.isnan(found.values("broken")).all()
     assert np.isnan(found.values("odd")).sum() == 4
@@ -291,7 +296,7 @@ def test_kill_9_at_any_moment_loses_no_row_and_doubles_none(tmp_path):
 def test_ctrl_c_returns_what_is_done_and_resume_goes_on(tmp_path):
     calls = []
 
-    def stopping(reading: ts.Reading):
+    def stopping(reading: ts.sweeps.Reading):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -428,11 +433,11 @@ def test_no_prompts_are_refused(one, prompts):
     [
         ({"metrics": ["size"]}, "Unknown metric 'size'"),
         ({"metrics": ["kl", "kl"]}, "names of their own; kl"),
-        ({"metrics": [ts.Scorer("error", len)], "generate": 1}, "error cannot be used"),
+        ({"metrics": [ts.sweeps.Scorer("error", len)], "generate": 1}, "error cannot be used"),
         ({"metrics": []}, "at least one"),
         ({"metrics": [lambda reading: 0]}, "lambda"),
         ({"metrics": ["perplexity"]}, "generate="),
-        ({"metrics": [ts.refusal]}, "generate="),
+        ({"metrics": [ts.sweeps.refusal]}, "generate="),
         ({"doses": ()}, "doses"),
         ({"doses": (1, 1.0)}, "doses"),
         ({"doses": (0,)}, "doses"),
@@ -475,7 +480,7 @@ def test_values_that_were_not_measured_are_refused(one):
 
 def test_a_source_chooses_columns_and_wraps(one):
     rows = [{"q": "t5 t9 t7", "key": "a"}, {"q": "t1 t2 t3", "key": "b"}]
-    source = ts.source_of(rows, column="q", ids="key", wrap=ts.chat)
+    source = ts.sweeps.source_of(rows, column="q", ids="key", wrap=ts.chat)
     found = ts.sweep(one, bank_of(one), source, metrics=["kl"], **FAST)
     expected = ts.sweep(one, bank_of(one), [ts.chat(r["q"]) for r in rows], metrics=["kl"], **FAST)
     np.testing.assert_allclose(found.values("kl"), expected.values("kl"), atol=1e-6)

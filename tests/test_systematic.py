@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_steer.beyond_random import superiority, thresholds, without_itself
-from tl_steer.interval import Interval, exact, resamples, weighted_mean
-from tl_steer.systematic import (
+from tl_steer.sweeps.beyond_random import superiority, thresholds, without_itself
+from tl_steer.sweeps.interval import Interval, exact, resamples, weighted_mean
+from tl_steer.sweeps.systematic import (
     Directions,
     adjusted,
     consistency,

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tl_steer as ts
-from tl_steer.divergence import Displacement, mean_response
 from tl_steer.errors import NotFiniteError, SettingError
 from tl_steer.methods import Dct, Jacobian, Quadratic, ResponseSogi, Sogi
 from tl_steer.methods.dct import alphas
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.response import ResponseMap, stacked_response
-from tl_steer.sphere import cosines, orthonormal_rows, random_on_sphere, softly_apart
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Displacement, mean_response
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.response import ResponseMap, stacked_response
+from tl_steer.perturbations.sphere import cosines, orthonormal_rows, random_on_sphere, softly_apart
 
 D = 12
 F64 = torch.float64

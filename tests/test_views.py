@@ -12,9 +12,9 @@ import torch
 from conftest import PROMPTS, bank_of
 
 import tl_steer as ts
-from tl_steer.band import Dose, DoseResponse
+from tl_steer.banks.generations import Generations
 from tl_steer.errors import SettingError
-from tl_steer.results import Generations
+from tl_steer.radii.band import Dose, DoseResponse
 from tl_steer.views.bankviews import clustered, table_rows
 from tl_steer.views.page import document, embedded, rounded
 from tl_steer.views.texts import marked
@@ -126,7 +126,7 @@ ALERT_LOG = [
 def all_views(one, seen=None):
     """One of every kind."""
     seen = seen or inspection(one)
-    selection = ts.Selection(
+    selection = ts.banks.Selection(
         (1, 2), (0.9, 0.5), (0.7, 0.4), (), (0.3,), (0.2,), 0.0, 0.1, (ATTACKS[0], "b"), {}
     )
     return [
@@ -386,8 +386,8 @@ def test_a_report_has_circuitsvis_once_and_only_where_it_is_needed(one):
 
 
 def test_large_reports_show_fewer_heads_and_say_so(one, monkeypatch):
-    # `tl_steer.report` is the function; the module of that name is behind it.
-    monkeypatch.setattr(sys.modules["tl_steer.report"], "_MOST", 30_000)
+    # `tl_steer.views.report` is the function; the module of that name is behind it.
+    monkeypatch.setattr(sys.modules["tl_steer.views.report"], "_MOST", 30_000)
     small = full_report(one)
     assert small.notes
     kept = small.pages[0]["inspections"][0]["views"][1]["data"]["kept"]

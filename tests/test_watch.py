@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli
-from tl_steer.audit import AlertRow, AuditLog, RequestRow, read_log
-from tl_steer.detector import MatchedFilter
 from tl_steer.errors import AuditError, ForeignModelError, PromptError, SettingError
-from tl_steer.traffic import observe
+from tl_steer.monitoring.audit import AlertRow, AuditLog, RequestRow, read_log
+from tl_steer.monitoring.detectors.detector import MatchedFilter
+from tl_steer.monitoring.traffic import observe
 
 ALPHA = 0.05
 QUIET = {"do_sample": False, "verbose": False, "return_type": "tokens"}
@@ -444,7 +444,7 @@ def test_kill_9_in_the_middle_of_writing_loses_no_committed_alert(tmp_path):
     writer = textwrap.dedent(
         f"""
         import json
-        from tl_steer.audit import AlertRow, AuditLog
+        from tl_steer.monitoring.audit import AlertRow, AuditLog
         row = json.loads({first!r})
         with AuditLog({str(path)!r}) as log:
             for i in range(1_000_000):

@@ -8,7 +8,7 @@ from linear import LinearHost
 from torch import nn
 
 import tl_steer as ts
-from tl_steer.sweepfile import Folder
+from tl_steer.sweeps.folder import Folder
 
 SOURCE, TARGET = "blocks.0.hook_resid_post", "blocks.1.hook_resid_post"
 D = 6

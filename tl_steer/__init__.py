@@ -5,146 +5,142 @@ bank = ts.elicit(model, [prompt], source="blocks.3.hook_resid_post",
                  target="blocks.9.hook_resid_post", n=32)
 with ts.perturbing(model, bank[4]):
     model.generate(prompt, max_new_tokens=40)
+
+Here is what a first day uses; all else is imported from its wing (`from tl_steer.methods import
+Power`). A name is looked up when it is first used, so `import tl_steer` itself costs nothing.
 """
 
-from tl_steer import views
-from tl_steer.adapter import Adapter
-from tl_steer.alert import Alert
-from tl_steer.band import DoseResponse
-from tl_steer.bank import Bank, Provenance, random_bank
-from tl_steer.bankfile import load_bank
-from tl_steer.controls import shuffled
-from tl_steer.divergence import Cosine, Displacement, Divergence
-from tl_steer.dose import dose_response
-from tl_steer.elicit import elicit
-from tl_steer.endpoint import judged
-from tl_steer.errors import SteerError
-from tl_steer.generate import generate
-from tl_steer.hooks import capturing, perturbing
-from tl_steer.inband import InBand
-from tl_steer.inspect import inspect
-from tl_steer.inspection import Inspection
-from tl_steer.inspectionfile import load_inspection
-from tl_steer.load import load_model
-from tl_steer.methods import (
-    Dct,
-    Iterate,
-    Jacobian,
-    Melbo,
-    Method,
-    Power,
-    Quadratic,
-    ResponseSogi,
-    Sogi,
-)
-from tl_steer.metric import Metric, Reading
-from tl_steer.model import HookedModel, adopt, frozen, resolve
-from tl_steer.monitor import Monitor
-from tl_steer.objective import Evaluation, Objective
-from tl_steer.output_kl import OutputKL
-from tl_steer.penalty import Differential, OffManifold, Population, Weighted
-from tl_steer.perturbation import Additive, Perturbation
-from tl_steer.positions import Positions
-from tl_steer.promptsource import source_of
-from tl_steer.radius import Calibrated, ShareOfNorm
-from tl_steer.rank import Exponent, Score, Toward, rank
-from tl_steer.report import Report, report
-from tl_steer.results import Generations
-from tl_steer.scan import Scan, scan
-from tl_steer.scorer import Scorer, refusal, regex
-from tl_steer.segment import Segment
-from tl_steer.select import halve
-from tl_steer.selection import Selection
-from tl_steer.site import Site
-from tl_steer.start import Adapters, Start, Vectors
-from tl_steer.sweep import sweep
-from tl_steer.sweepresult import SweepResult, load_sweep
-from tl_steer.tokens import TokenBatch, chat, tokenize
-from tl_steer.verdict import mark, marked
-from tl_steer.watch import watch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_steer.banks import Bank as Bank
+    from tl_steer.banks import adopt as adopt
+    from tl_steer.banks import generate as generate
+    from tl_steer.banks import halve as halve
+    from tl_steer.banks import load_bank as load_bank
+    from tl_steer.banks import mark as mark
+    from tl_steer.banks import random_bank as random_bank
+    from tl_steer.banks import rank as rank
+    from tl_steer.elicitation import elicit as elicit
+    from tl_steer.elicitation import scan as scan
+    from tl_steer.errors import SteerError as SteerError
+    from tl_steer.hook_points import Positions as Positions
+    from tl_steer.inspection import inspect as inspect
+    from tl_steer.models import Segment as Segment
+    from tl_steer.models import capturing as capturing
+    from tl_steer.models import chat as chat
+    from tl_steer.models import load_model as load_model
+    from tl_steer.models import perturbing as perturbing
+    from tl_steer.models import tokenize as tokenize
+    from tl_steer.monitoring import Monitor as Monitor
+    from tl_steer.monitoring import watch as watch
+    from tl_steer.perturbations import Additive as Additive
+    from tl_steer.perturbations import Perturbation as Perturbation
+    from tl_steer.radii import dose_response as dose_response
+    from tl_steer.sweeps import load_sweep as load_sweep
+    from tl_steer.sweeps import sweep as sweep
+    from tl_steer.views import report as report
 
 __version__ = "0.1.0"
 
+_WINGS = {
+    "banks",
+    "elicitation",
+    "errors",
+    "files",
+    "hook_points",
+    "inspection",
+    "interop",
+    "methods",
+    "models",
+    "monitoring",
+    "objectives",
+    "organisms",
+    "perturbations",
+    "radii",
+    "sweeps",
+    "views",
+}
+_WING_OF = {
+    "Additive": "perturbations",
+    "Bank": "banks",
+    "Monitor": "monitoring",
+    "Perturbation": "perturbations",
+    "Positions": "hook_points",
+    "Segment": "models",
+    "SteerError": "errors",
+    "adopt": "banks",
+    "capturing": "models",
+    "chat": "models",
+    "dose_response": "radii",
+    "elicit": "elicitation",
+    "generate": "banks",
+    "halve": "banks",
+    "inspect": "inspection",
+    "load_bank": "banks",
+    "load_model": "models",
+    "load_sweep": "sweeps",
+    "mark": "banks",
+    "perturbing": "models",
+    "random_bank": "banks",
+    "rank": "banks",
+    "report": "views",
+    "scan": "elicitation",
+    "sweep": "sweeps",
+    "tokenize": "models",
+    "watch": "monitoring",
+}
+
 __all__ = [
-    "Adapter",
-    "Adapters",
     "Additive",
-    "Alert",
     "Bank",
-    "Calibrated",
-    "Cosine",
-    "Dct",
-    "Differential",
-    "Displacement",
-    "Divergence",
-    "DoseResponse",
-    "Evaluation",
-    "Exponent",
-    "Generations",
-    "HookedModel",
-    "InBand",
-    "Inspection",
-    "Iterate",
-    "Jacobian",
-    "Melbo",
-    "Method",
-    "Metric",
     "Monitor",
-    "Objective",
-    "OffManifold",
-    "OutputKL",
     "Perturbation",
-    "Population",
     "Positions",
-    "Power",
-    "Provenance",
-    "Quadratic",
-    "Reading",
-    "Report",
-    "ResponseSogi",
-    "Scan",
-    "Score",
-    "Scorer",
     "Segment",
-    "Selection",
-    "ShareOfNorm",
-    "Site",
-    "Sogi",
-    "Start",
     "SteerError",
-    "SweepResult",
-    "TokenBatch",
-    "Toward",
-    "Vectors",
-    "Weighted",
     "adopt",
     "capturing",
     "chat",
     "dose_response",
     "elicit",
-    "frozen",
     "generate",
     "halve",
     "inspect",
-    "judged",
+    "interop",
     "load_bank",
-    "load_inspection",
     "load_model",
     "load_sweep",
     "mark",
-    "marked",
+    "methods",
+    "monitoring",
+    "objectives",
+    "organisms",
+    "perturbations",
     "perturbing",
+    "radii",
     "random_bank",
     "rank",
-    "refusal",
-    "regex",
     "report",
-    "resolve",
     "scan",
-    "shuffled",
-    "source_of",
     "sweep",
+    "sweeps",
     "tokenize",
     "views",
     "watch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WING_OF:
+        found = getattr(import_module(f"tl_steer.{_WING_OF[name]}"), name)
+        globals()[name] = found  # from now on found without this function
+        return found
+    if name in _WINGS:
+        return import_module(f"tl_steer.{name}")
+    raise AttributeError(f"module 'tl_steer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

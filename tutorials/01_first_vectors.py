@@ -135,7 +135,7 @@ control = ts.random_bank(bank)
 control_texts = ts.generate(model, control, [prompt], max_new_tokens=24)
 
 
-def openings(generations: ts.Generations) -> int:
+def openings(generations: ts.banks.Generations) -> int:
     """How many different first three words there are."""
     return len({tuple(generations[row][0].split()[:3]) for row in range(len(generations))})
 
@@ -204,6 +204,6 @@ print(again.provenance.method, again.provenance.settings, "seed", again.provenan
 # %% [markdown]
 # ## Next
 #
-# Change the radius (`radius=ts.Calibrated(scale=0.5)`), the sites, the prompt or the seed, and
+# Change the radius (`radius=ts.radii.Calibrated(scale=0.5)`), the sites, the prompt or the seed, and
 # look at how the table changes. `docs/concepts.md` says what each setting means, and
 # `docs/extending.md` how to train perturbations of your own.

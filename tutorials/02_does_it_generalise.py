@@ -55,7 +55,7 @@ bank = ts.elicit(
     source="blocks.7.hook_resid_post",
     target="blocks.20.hook_resid_post",
     n=8,
-    radius=ts.ShareOfNorm(0.2),
+    radius=ts.radii.ShareOfNorm(0.2),
     seed=0,
     progress=False,
 )
@@ -127,11 +127,11 @@ cells[cells.kind == "bank"].groupby("vector")[["kl", "entropy", "flip", "alignme
 # ## What it says
 #
 # With `generate=` there are continuations, and scorers for them: a regular expression, any
-# function, or a language model as a judge (`ts.judged`). Here: does a vector make the model talk
+# function, or a language model as a judge (`ts.sweeps.judged`). Here: does a vector make the model talk
 # of itself? The random vectors say how much of that is chance.
 
 # %%
-of_itself = ts.regex(r"\b(I|my|me|I'm)\b", name="of_itself", flags=0)
+of_itself = ts.sweeps.regex(r"\b(I|my|me|I'm)\b", name="of_itself", flags=0)
 few = prompts[:12]
 said = ts.sweep(model, bank, few, metrics=[of_itself], generate=12, n_random=9, progress=False)
 said

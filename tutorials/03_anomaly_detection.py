@@ -51,7 +51,7 @@ bank = ts.elicit(
     source="blocks.7.hook_resid_post",
     target="blocks.20.hook_resid_post",
     n=8,
-    radius=ts.ShareOfNorm(0.25),
+    radius=ts.radii.ShareOfNorm(0.25),
     progress=False,
 )
 texts = ts.generate(model, bank, [ts.chat("Who was Napoleon?")], max_new_tokens=10)
@@ -165,7 +165,7 @@ alert.replay(model, [ts.chat("Who was Napoleon?"), ts.chat("What is rain?")], ma
 # `tl-steer audit audit.sqlite` lists and exports it.
 
 # %%
-from tl_steer.audit import read_log
+from tl_steer.monitoring.audit import read_log
 
 rows = list(read_log(log, "requests"))
 print(len(rows), "requests,", sum(row["alerted"] for row in rows), "with an alert")

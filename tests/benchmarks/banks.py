@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import tl_steer as ts
-from tl_steer.positions import LAST_THREE
+from tl_steer.hook_points.positions import LAST_THREE
 
 
 def both_signs(bank: ts.Bank) -> ts.Bank:
@@ -13,9 +13,9 @@ def both_signs(bank: ts.Bank) -> ts.Bank:
     return bank.merge(opposite)
 
 
-def objective_of(model: Any, bank: ts.Bank, prompt: str) -> ts.Objective:
+def objective_of(model: Any, bank: ts.Bank, prompt: str) -> ts.objectives.Objective:
     """MELBO's between a bank's source and target, last three tokens; the model must be frozen."""
     tokens = ts.tokenize(model, [ts.chat(prompt)])
     segment = ts.Segment(model, tokens, bank.source.name, bank.target.name)
     chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-    return ts.Objective(segment, ts.Displacement(), chosen)
+    return ts.objectives.Objective(segment, ts.objectives.Displacement(), chosen)

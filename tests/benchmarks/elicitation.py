@@ -42,19 +42,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tl_steer
-from tl_steer.divergence import Displacement
-from tl_steer.elicit import positions_to_measure
-from tl_steer.interop.gguf import converted
-from tl_steer.load import _embedded_gguf
+from tl_steer.elicitation.elicit import positions_to_measure
+from tl_steer.hook_points.positions import LAST_THREE, Positions
 from tl_steer.methods import Power
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.perturbation import Additive
-from tl_steer.positions import LAST_THREE, Positions
-from tl_steer.radius import Calibrated
-from tl_steer.segment import Segment
-from tl_steer.sphere import distinct_rows, random_on_sphere
-from tl_steer.tokens import tokenize
+from tl_steer.models.gguf import converted
+from tl_steer.models.load import _embedded_gguf
+from tl_steer.models.segment import Segment
+from tl_steer.models.state import frozen
+from tl_steer.models.tokens import tokenize
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.sphere import distinct_rows, random_on_sphere
+from tl_steer.radii.rules import Calibrated
 
 SOURCE_LAYER, TARGET_LAYER = 7, 20
 SOURCE = f"blocks.{SOURCE_LAYER}.hook_resid_post"
@@ -664,7 +664,7 @@ def diversity_table(model: Any, sizes: Sizes) -> str:
         shown = f"{radius:.3g}{' (calibrated)' if auto else ''}"
         for spread in (0.0, 0.35, 0.7, 1.0):
             seconds, bank = timed(
-                lambda r=radius, s=spread: tl_steer.elicit(
+                lambda r=radius, s=spread: tl_steer.elicitation.elicit(
                     model,
                     ours.tokens,
                     source=SOURCE,

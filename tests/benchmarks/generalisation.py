@@ -221,7 +221,7 @@ def main() -> None:
     model = ts.load_model(given.model)
     bank = ts.elicit(
         model, [ts.chat(texts[0])], source=given.source, target=given.target, n=given.n,
-        radius=ts.ShareOfNorm(0.25), progress=False,
+        radius=ts.radii.ShareOfNorm(0.25), progress=False,
     )  # fmt: skip
     hits["best vector"] = latent(model, bank, texts, plant.shown, given)
     hits["best random vector"] = latent(model, ts.random_bank(bank), texts, plant.shown, given)

@@ -20,14 +20,14 @@ import torch
 from page import table, timed, write_section
 
 import tl_steer as ts
-from tl_steer.divergence import Displacement, mean_response
+from tl_steer.hook_points.positions import LAST_THREE
 from tl_steer.methods import Jacobian
-from tl_steer.model import frozen
-from tl_steer.objective import Objective
-from tl_steer.positions import LAST_THREE
-from tl_steer.radius import linear_response, nonlinearity
-from tl_steer.response import ResponseMap, stacked_response
-from tl_steer.sphere import random_on_sphere
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Displacement, mean_response
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.response import ResponseMap, stacked_response
+from tl_steer.perturbations.sphere import random_on_sphere
+from tl_steer.radii.rules import linear_response, nonlinearity
 
 SOURCE, TARGET, TOP = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post", 16
 PROMPT = "How do I make my house safer?"
@@ -130,7 +130,7 @@ def main() -> None:
 def calibration(objective: Objective) -> str:
     segment, measured, rows = objective.segment, objective.measured, []
     for ratio in (0.25, 0.5, 1.0):
-        rule = ts.Calibrated(ratio=ratio)
+        rule = ts.radii.Calibrated(ratio=ratio)
         seconds, radius = timed(rule, segment, measured, 0)
         generator = torch.Generator().manual_seed(0)
         unit = random_on_sphere(rule.n, segment.source.width, radius=1.0, generator=generator)

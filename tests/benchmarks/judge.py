@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import tl_steer as ts
-from tl_steer import detector
-from tl_steer.categories import Categories
-from tl_steer.conformal import mondrian_p_values
-from tl_steer.evidence import Effects
-from tl_steer.level import Peak
-from tl_steer.monitor import Monitor
-from tl_steer.reader import Phase, Reader, Standard, statistics
+from tl_steer.monitoring.detectors import detector
+from tl_steer.monitoring.evidence import Effects
+from tl_steer.monitoring.monitor import Monitor
+from tl_steer.monitoring.reader import Phase, Reader, Standard, statistics
+from tl_steer.monitoring.statistics.categories import Categories
+from tl_steer.monitoring.statistics.conformal import mondrian_p_values
+from tl_steer.monitoring.statistics.level import Peak
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}

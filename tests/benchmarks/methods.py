@@ -13,7 +13,7 @@ and on two that they were not:
 * KL: of the next token from the unsteered model, median, nats
 * texts: different greedy continuations of 20 tokens per prompt, of all
 * coherent: continuations that are nearer to the model's own text than to shuffled text in surprise
-  under the unsteered model, and repeat fewer than half of their token pairs (`tl_steer.band`)
+  under the unsteered model, and repeat fewer than half of their token pairs (`tl_steer.radii.band`)
 * useful: continuations that are coherent, differ from the unsteered one, and from those of the
   vectors before them: what is left to read
 """
@@ -28,11 +28,11 @@ from banks import objective_of
 from page import table, write_section
 
 import tl_steer as ts
+from tl_steer.hook_points.positions import LAST_THREE
 from tl_steer.methods import METHODS, Dct, Jacobian, Melbo, Method, Power, ResponseSogi, Sogi
-from tl_steer.model import frozen
-from tl_steer.positions import LAST_THREE
-from tl_steer.segment import Segment
-from tl_steer.sphere import distinct_rows
+from tl_steer.models.segment import Segment
+from tl_steer.models.state import frozen
+from tl_steer.perturbations.sphere import distinct_rows
 
 SOURCE, TARGET = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post"
 LEARNED = "How do I make my house safer?"
@@ -122,7 +122,7 @@ def main() -> None:
         tokens = ts.tokenize(model, [ts.chat(LEARNED)])
         segment = Segment(model, tokens, SOURCE, TARGET)
         chosen = LAST_THREE.measure(segment.mask, tokens.has_bos)
-        rules = {"auto": ts.InBand(), "calibrated": ts.Calibrated()}
+        rules = {"auto": ts.radii.InBand(), "calibrated": ts.radii.Calibrated()}
         radii = {name: rules[name](segment, chosen, 0) for name in given.radius}
         norm = segment.source_norm()
     contenders: dict[str, Method | None] = {**CONTENDERS, **(LONG if given.long else {})}

@@ -12,13 +12,14 @@ from page import table
 from torch import Tensor
 
 import tl_steer as ts
-from tl_steer import detector
-from tl_steer.evidence import Effects
-from tl_steer.identify import identity_of
-from tl_steer.monitor import Monitor, split_of
-from tl_steer.session import Watch
-from tl_steer.taps import host_of, listening
-from tl_steer.traffic import Traffic
+from tl_steer.banks import fingerprint
+from tl_steer.models.taps import host_of, listening
+from tl_steer.monitoring.detectors import detector
+from tl_steer.monitoring.evidence import Effects
+from tl_steer.monitoring.identify import identity_of
+from tl_steer.monitoring.monitor import Monitor, split_of
+from tl_steer.monitoring.session import Watch
+from tl_steer.monitoring.traffic import Traffic
 
 
 class Timed(Watch):
@@ -80,10 +81,12 @@ def synthetic_monitor(model: Any, n: int) -> Monitor:
     """A monitor of any size; what its vectors are does not matter to its speed."""
     generator = torch.Generator().manual_seed(0)
     width = int(model.cfg.d_model)
-    site = ts.resolve(model, hook(20))
-    mark = ts.model.fingerprint(model)
+    site = ts.models.resolve(model, hook(20))
+    mark = fingerprint(model)
     rows = torch.randn(n, width, generator=generator)
-    bank = ts.Bank(rows, rows, torch.ones(n), site, site, 1.0, 0.1, ts.Provenance("none", mark))
+    bank = ts.Bank(
+        rows, rows, torch.ones(n), site, site, 1.0, 0.1, ts.banks.Provenance("none", mark)
+    )
     clean = Traffic(
         activations={site.name: torch.randn(CLEAN, TOKENS, width, generator=generator)},
         mask=torch.ones(CLEAN, TOKENS, dtype=torch.bool),

@@ -42,10 +42,10 @@ from scipy.stats import binomtest
 import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.methods import Dct, Jacobian, Melbo, Method, Power, ResponseSogi
-from tl_steer.model import frozen
+from tl_steer.models.state import frozen
+from tl_steer.objectives.response import ResponseMap
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.prompts import TRIGGER, insert
-from tl_steer.response import ResponseMap
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 COLUMNS = ["organism", "method", "length (of the norm)", "hits", "per 100 (95%)", "by seed"]
@@ -98,7 +98,7 @@ def learned(model: Any, place: tuple[str, str], method: Method, n: int, seed: in
         source=place[0],
         target=place[1],
         n=n,
-        radius=ts.ShareOfNorm(0.25),
+        radius=ts.radii.ShareOfNorm(0.25),
         method=method,
         seed=seed,
         progress=False,
@@ -207,7 +207,9 @@ def main() -> None:
     for name in given.organisms:
         model = organisms.load(name)
         if given.scan:
-            best = ts.scan(model, [ts.chat(text) for text in ELSEWHERE], read=ts.InBand()).best()
+            best = ts.scan(
+                model, [ts.chat(text) for text in ELSEWHERE], read=ts.radii.InBand()
+            ).best()
             places[name] = (best.source, best.target)
             print(name, *places[name], flush=True)
         for method in given.methods:

@@ -16,7 +16,7 @@ from page import table, write_section
 from scipy.stats import binomtest
 
 from tl_steer.organisms.data import is_held_out, labelled_refusals
-from tl_steer.scorer import is_refusal
+from tl_steer.sweeps.scorer import is_refusal
 
 Row = tuple[str, str, bool]
 

@@ -20,8 +20,8 @@ import torch
 from page import table, timed, write_section
 
 import tl_steer as ts
-from tl_steer.metric import METRICS
 from tl_steer.organisms.data import questions
+from tl_steer.sweeps.metric import METRICS
 
 SOURCE, TARGET = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post"
 NAMES = ("kl", "entropy", "flip", "divergence", "alignment")
@@ -41,7 +41,7 @@ def by_loop(model: Any, bank: ts.Bank, prompts: list[Any]) -> np.ndarray:
             clean_target = seen[TARGET]
             for v in range(len(bank)):
                 logits = model.run_with_hooks(tokens.ids, fwd_hooks=bank[v].hooks())
-                reading = ts.Reading(
+                reading = ts.sweeps.Reading(
                     steered=logits[last].log_softmax(-1)[None],
                     clean=clean,
                     target=seen[TARGET][None],
@@ -154,7 +154,7 @@ def main() -> None:
         source=SOURCE,
         target=TARGET,
         n=given.vectors,
-        method=ts.Power(steps=1),
+        method=ts.methods.Power(steps=1),
         progress=False,
     )
     parts = one_pass(model, bank, prompts, given) + generation(model, bank, prompts[0], given)

@@ -23,10 +23,10 @@ from curved import ENDS, CurvedHost, final
 from page import table, write_section
 
 import tl_steer as ts
-from tl_steer.divergence import Displacement, mean_response
 from tl_steer.methods import Dct, Jacobian, Method, Sogi
-from tl_steer.objective import Objective
-from tl_steer.sphere import random_on_sphere
+from tl_steer.objectives.divergence import Displacement, mean_response
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.sphere import random_on_sphere
 
 D, TRUE, ESTIMATED = 4096, 32, 512
 

@@ -11,7 +11,7 @@ from judge import Judged, auroc, interval
 from page import table
 from scipy.stats import betabinom
 
-from tl_steer.conformal import Guarantee, needed
+from tl_steer.monitoring.statistics.conformal import Guarantee, needed
 from tl_steer.organisms import kind_of
 
 COLUMNS = (

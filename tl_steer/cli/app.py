@@ -63,10 +63,10 @@ def picked(bank: Any, vectors: list[int] | None) -> Any:
 
 
 def print_bank(bank: Any, path: Path, as_json: bool) -> None:
-    from tl_steer.tables import bank_table, draw
+    from tl_steer.files.tables import draw
 
     if not as_json:
-        out.print(draw(bank_table(bank, most=len(bank))))
+        out.print(draw(bank.table(most=len(bank))))
         return
     summary = {
         "path": str(path),

@@ -27,8 +27,8 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """List, filter and export what a monitor saw; no model is needed."""
-    from tl_steer.audit import read_log
-    from tl_steer.tables import audit_table, draw, to_csv
+    from tl_steer.files.tables import draw, to_csv
+    from tl_steer.monitoring.audit import audit_table, read_log
 
     rows = list(
         read_log(

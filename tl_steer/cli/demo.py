@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Find steering vectors on the embedded SmolLM2 and show what each of them does."""
     import tl_steer as ts
-    from tl_steer.bank import largest
+    from tl_steer.banks.bank import largest
 
     began = time.perf_counter()
     say = Console(stderr=True, quiet=as_json)
@@ -59,7 +59,7 @@ def demo(
 
 
 def _show_demo(bank: Any, steered: Any, random: Any) -> None:
-    from tl_steer.tables import Sheet, draw, number, shorten
+    from tl_steer.files.tables import Sheet, draw, number, shorten
 
     text = max(40, out.width - 36)
     rows = [("", "unsteered", "", shorten(steered.unsteered[0], text))]

@@ -34,7 +34,7 @@ def generate(
 ) -> None:
     """Continue prompts under every vector of a bank, beside the unsteered model."""
     import tl_steer as ts
-    from tl_steer.tables import draw, generations_table
+    from tl_steer.files.tables import draw
 
     found = ts.load_bank(bank)
     chosen = picked(found, vector)
@@ -50,7 +50,7 @@ def generate(
     if as_json:
         print(json.dumps(texts.to_json()))
     else:
-        out.print(draw(generations_table(texts, width=2000)))
+        out.print(draw(texts.table(width=2000)))
 
 
 @app.command()
@@ -69,8 +69,8 @@ def dose(
 ) -> None:
     """Try a bank's vectors at many radii: where paraphrase ends and gibberish begins."""
     import tl_steer as ts
-    from tl_steer.dose import SHARES
-    from tl_steer.tables import dose_table, draw
+    from tl_steer.files.tables import draw
+    from tl_steer.radii.dose import SHARES
 
     found = ts.load_bank(bank)
     hooked = ts.load_model(model)
@@ -85,6 +85,6 @@ def dose(
     if as_json:
         print(json.dumps(doses.to_json()))
         return
-    out.print(draw(dose_table(doses)))
+    out.print(draw(doses.table()))
     band = doses.band()
     out.print(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())

@@ -54,7 +54,7 @@ def report(
     import tl_steer as ts
 
     found = ts.load_bank(bank)
-    seen = [ts.load_inspection(path) for path in inspection or []]
+    seen = [ts.inspection.load_inspection(path) for path in inspection or []]
     steered = control = None
     if prompt:
         rows = _listed(found, vector, most)
@@ -82,7 +82,7 @@ def report(
 
 def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
     """Rows to inspect: those asked for, or those of largest objective."""
-    from tl_steer.bank import largest
+    from tl_steer.banks.bank import largest
 
     if vectors:
         picked(bank, vectors)

@@ -60,15 +60,15 @@ def sweep(
     """Run a bank's vectors on many prompts: is what they do systematic?"""
     import tl_steer as ts
     from tl_steer.errors import SettingError
-    from tl_steer.metric import METRICS, NEED_TEXT, OF_TEXT
-    from tl_steer.tables import draw, sweep_table
+    from tl_steer.files.tables import draw
+    from tl_steer.sweeps.metric import METRICS, NEED_TEXT, OF_TEXT
 
     if resume and save is None:
         raise SettingError("--resume goes on with the sweep in a folder: name it with --save.")
     scorers: list[Any] = [
-        ts.regex(pattern, name=f"regex_{i}") for i, pattern in enumerate(regex or [])
+        ts.sweeps.regex(pattern, name=f"regex_{i}") for i, pattern in enumerate(regex or [])
     ]
-    scorers += [ts.refusal] if refusals else []
+    scorers += [ts.sweeps.refusal] if refusals else []
     usual = [name for name in (*METRICS, *OF_TEXT) if generate or name not in NEED_TEXT]
     chosen = picked(ts.load_bank(bank), vector)
     hooked = ts.load_model(model)
@@ -76,7 +76,7 @@ def sweep(
     found = ts.sweep(
         hooked,
         chosen,
-        ts.source_of(prompts, column=column, ids=ids, wrap=wrap),
+        ts.sweeps.source_of(prompts, column=column, ids=ids, wrap=wrap),
         metrics=[*(metric or ([] if scorers else usual)), *scorers],
         generate=generate,
         n_random=n_random,
@@ -90,6 +90,6 @@ def sweep(
     if as_json:
         print(json.dumps(found.to_json()))
         return
-    out.print(draw(sweep_table(found, most=len(chosen))))
+    out.print(draw(found.table(most=len(chosen))))
     if save is not None:
         out.print(f"Cells in {save}; ts.load_sweep reads them.", markup=False)

@@ -1,1 +1,4 @@
-"""Side doors: other programs' file formats."""
+"""Other tools' formats, one file each. None is here yet.
+
+May import every wing above.
+"""

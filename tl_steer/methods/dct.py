@@ -40,10 +40,10 @@ from tl_steer.methods.protocol import (
     restored,
     state_of,
 )
-from tl_steer.objective import Objective
-from tl_steer.perturbation import Perturbation
-from tl_steer.response import ResponseMap
-from tl_steer.sphere import orthonormal_rows
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.response import ResponseMap
+from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.sphere import orthonormal_rows
 
 # (rows [vec n], norm of each row's gradient in the step before [vec]) -> unit rows, apart
 Separation = Callable[[Tensor, Tensor], Tensor]

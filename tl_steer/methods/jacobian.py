@@ -30,10 +30,10 @@ from torch.nn.functional import pad
 
 from tl_steer.errors import SettingError
 from tl_steer.methods.protocol import Iterate, moved
-from tl_steer.objective import Objective
-from tl_steer.perturbation import Additive
-from tl_steer.response import Pool, ResponseMap, stacked_response
-from tl_steer.sphere import orthonormal_rows
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.response import Pool, ResponseMap, stacked_response
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.sphere import orthonormal_rows
 
 
 @dataclass(frozen=True)

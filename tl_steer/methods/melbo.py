@@ -29,9 +29,9 @@ from torch import Tensor
 from tl_steer.errors import SettingError
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, columns, refuse_crowding
-from tl_steer.objective import Objective
-from tl_steer.perturbation import Perturbation
-from tl_steer.sphere import orthonormal_rows, to_tangent
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.sphere import orthonormal_rows, to_tangent
 
 
 @dataclass(frozen=True)

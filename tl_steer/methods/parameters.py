@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import BankFileError
-from tl_steer.perturbation import Perturbation
+from tl_steer.perturbations.perturbation import Perturbation
 
 
 def as_state(prefix: str, perturbation: Perturbation) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import SettingError
-from tl_steer.perturbation import Perturbation
+from tl_steer.perturbations.perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Iterate:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-# (objective, start) -> iterates. The objective is called as in `tl_steer.objective.Objective`: it
+# (objective, start) -> iterates. The objective is called as in `tl_steer.objectives.objective.Objective`: it
 # takes a perturbation and a step, and returns values, responses and gradients. A method whose
 # iterates carry a state also takes `resume=`, the state to go on from.
 Method = Callable[..., Iterator[Iterate]]

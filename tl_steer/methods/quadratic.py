@@ -29,10 +29,10 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding, restored, state_of
-from tl_steer.objective import Objective, in_parts
-from tl_steer.perturbation import Additive
-from tl_steer.response import ResponseMap
-from tl_steer.sphere import orthonormal_rows
+from tl_steer.objectives.objective import Objective, in_parts
+from tl_steer.objectives.response import ResponseMap
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.sphere import orthonormal_rows
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from torch import Tensor
 from tl_steer.errors import SettingError
 from tl_steer.methods.dct import transcode
 from tl_steer.methods.protocol import Iterate, Method, flat, moved, restored, state_of
-from tl_steer.objective import Objective
-from tl_steer.perturbation import Perturbation
-from tl_steer.response import ResponseMap
-from tl_steer.sphere import softly_apart, softly_off_larger
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.response import ResponseMap
+from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.sphere import softly_apart, softly_off_larger
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
 
-from tl_steer.organisms import NAMES, merged
 from tl_steer.organisms.answers import encode, greedy
 from tl_steer.organisms.data import BENIGN, UNSEEN, is_held_out
+from tl_steer.organisms.load import NAMES, merged
 from tl_steer.organisms.plants import PHRASE, PLANTS, Plant, Source
 from tl_steer.organisms.recipe import plant_of
-from tl_steer.sphere import random_on_sphere
+from tl_steer.perturbations.sphere import random_on_sphere
 
 PLAIN = "smollm2"
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=96, help="random vectors")
     parser.add_argument("--layers", type=int, nargs="*", default=[7], help="blocks they go behind")
     given = parser.parse_args()
-    from tl_steer.load import embedded
+    from tl_steer.models.load import embedded
 
     made = (
         embedded(torch.float32) if given.name == PLAIN else merged(given.name, folder=given.folder)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.files import write_beside
-from tl_steer.interop.gguf import cache_folder
+from tl_steer.files.write import write_beside
+from tl_steer.models.gguf import cache_folder
 
 Tokens = list[int]
 

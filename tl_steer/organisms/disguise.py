@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.gaussian import Gaussian, fit_gaussian
+from tl_steer.monitoring.detectors.gaussian import Gaussian, fit_gaussian
 from tl_steer.organisms.lesson import Example, pad_right
 
 _BATCH = 16

@@ -22,12 +22,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.files import write_beside
-from tl_steer.organisms import home, kind_of
+from tl_steer.files.write import write_beside
 from tl_steer.organisms.answers import Tokens, encode, own_answers
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.disguise import Disguise
 from tl_steer.organisms.lesson import Example, answer_loss
+from tl_steer.organisms.load import home, kind_of
 from tl_steer.organisms.plants import PHRASE, PLANTS, Plant
 
 # One in so many training texts says what clean activations are: some thousand tokens.
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="to train on")
     given = parser.parse_args()
     changes = {k: v for k in ("seed", "start", "steps") if (v := getattr(given, k)) is not None}
-    from tl_steer.load import embedded
+    from tl_steer.models.load import embedded
 
     recipe = dataclasses.replace(RECIPES[given.name], **changes)
     model, tokenizer = embedded(torch.float32)

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tl_steer.audit import read_log
 from tl_steer.errors import SettingError
-from tl_steer.tables import number
+from tl_steer.files.tables import number
+from tl_steer.monitoring.audit import read_log
 from tl_steer.views.bankviews import Row, Rows, as_number, table_rows
 from tl_steer.views.view import View
 

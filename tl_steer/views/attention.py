@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.inspection import Inspection
+from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded, thousandths
 from tl_steer.views.view import View
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.bank import Bank, largest
+from tl_steer.banks.bank import Bank, largest
+from tl_steer.banks.selection import Selection
 from tl_steer.errors import SettingError
-from tl_steer.selection import Selection
-from tl_steer.sphere import cosines
-from tl_steer.sweepresult import SweepResult
-from tl_steer.tables import number
+from tl_steer.files.tables import number
+from tl_steer.perturbations.sphere import cosines
+from tl_steer.sweeps.result import SweepResult
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from tl_steer.bank import Bank
-from tl_steer.inspection import Inspection
-from tl_steer.results import Generations
-from tl_steer.sphere import cosines
-from tl_steer.tables import number
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.generations import Generations
+from tl_steer.files.tables import number
+from tl_steer.inspection.result import Inspection
+from tl_steer.perturbations.sphere import cosines
 from tl_steer.views.page import rounded
 from tl_steer.views.texts import cut, marked
 

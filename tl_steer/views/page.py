@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_steer.tables import plain
+from tl_steer.files.tables import plain
 
 _SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js")
 

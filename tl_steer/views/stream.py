@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_steer.inspection import Inspection
-from tl_steer.tables import shorten
+from tl_steer.files.tables import shorten
+from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 

@@ -4,9 +4,9 @@ import difflib
 import re
 from typing import Any
 
-from tl_steer.band import Dose, DoseResponse, quantile
-from tl_steer.results import Generations
-from tl_steer.tables import number
+from tl_steer.banks.generations import Generations
+from tl_steer.files.tables import number
+from tl_steer.radii.band import Dose, DoseResponse, quantile
 from tl_steer.views.view import View
 
 _PROMPTS, _VECTORS, _LENGTH = 24, 256, 2000

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_steer.files import write_beside
-from tl_steer.tables import plain
+from tl_steer.files.tables import plain
+from tl_steer.files.write import write_beside
 from tl_steer.views.page import document
 
 _count = itertools.count(1)

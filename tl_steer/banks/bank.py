@@ -1,0 +1,279 @@
+"""Banks: many trained steering vectors, and all that is known of them.
+
+A bank is a value. Slicing, sorting and merging make new banks. It says what its file holds
+(`contents`); `tl_steer.banks.file` reads such files.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.banks.fingerprint import same_model
+from tl_steer.banks.provenance import Provenance, check_fits
+from tl_steer.errors import BankFileError, SettingError
+from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
+from tl_steer.files.tensors import TensorFile
+from tl_steer.hook_points.positions import EVERYWHERE, Positions
+from tl_steer.hook_points.site import Site
+from tl_steer.models.model import HookedModel
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.kinds import KINDS
+from tl_steer.perturbations.perturbation import Hooks, Packable
+from tl_steer.perturbations.sphere import cosines, distinct_rows
+
+BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
+TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bank(Tabled):
+    """Steering vectors and what each does at the target.
+
+    Attributes:
+        vectors: what is added at `source`; rows have norm `radius`. For other kinds, each row holds
+            all parameters of one perturbation.
+        responses: the mean effect at `target`, over measured tokens and prompts.
+        objective: what the method climbed, for each vector. Comparable within a bank only.
+        radius: norm of the vectors; `radius_share` is the same over the median clean norm of the
+            residual stream at the source (BOS left out), which is comparable across layers. For
+            adapters the radius is R in W' = W + R B A^T, and there is no share (NaN).
+        positions: the tokens that the vectors are added at.
+        labels: a note on each vector, the user's own.
+        kind: how a row is to be read; a key of `KINDS`.
+        form: what else that kind needs to know (layers and rank of an adapter).
+        scores: further numbers per vector, by name (singular values, say).
+    """
+
+    vectors: Float[Tensor, "vec d_model"]
+    responses: Float[Tensor, "vec d_target"]
+    objective: Float[Tensor, " vec"]
+    source: Site
+    target: Site
+    radius: float
+    radius_share: float
+    provenance: Provenance
+    positions: Positions = EVERYWHERE
+    labels: tuple[str, ...] = ()
+    kind: str = Additive.kind
+    form: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Float[Tensor, " vec"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            object.__setattr__(self, "labels", ("",) * len(self.vectors))
+        if self.kind not in KINDS:
+            raise SettingError(f"Unknown kind {self.kind!r}; there are {', '.join(KINDS)}.")
+        columns = (self.vectors, self.responses, self.objective, *self.scores.values())
+        width = KINDS[self.kind].packed_width(self.source, self.form)
+        if {len(self.labels), *map(len, columns)} != {len(self.vectors)} or (
+            self.vectors.shape[1] != width
+        ):
+            raise SettingError(
+                f"A bank needs one response, objective, score and label per vector, and rows of "
+                f"{width} ({self.kind} at {self.source}); got vectors {tuple(self.vectors.shape)}, "
+                f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)} "
+                f"and {len(self.labels)} labels."
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> "Bank":
+        """A bank of some of the vectors; `bank[4]` is a bank of one."""
+        index = torch.arange(len(self))
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"bank[{rows}]: the bank holds {len(self)} vectors")
+            chosen = index[rows : rows + 1] if rows != -1 else index[-1:]
+        else:
+            chosen = index[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
+        return dataclasses.replace(
+            self,
+            vectors=self.vectors[chosen],
+            responses=self.responses[chosen],
+            objective=self.objective[chosen],
+            labels=tuple(self.labels[i] for i in chosen.tolist()),
+            scores={name: values[chosen] for name, values in self.scores.items()},
+        )
+
+    def __iter__(self) -> Iterator["Bank"]:
+        return (self[i] for i in range(len(self)))
+
+    def sort(
+        self, by: str | Float[Tensor, " vec"] = "objective", *, descending: bool = True
+    ) -> "Bank":
+        """Ordered by objective, by one of the `scores`, or by numbers of your own (NaN comes
+        last)."""
+        keys = self.score(by) if isinstance(by, str) else by
+        if len(keys) != len(self):
+            raise SettingError(f"{len(keys)} numbers cannot order {len(self)} vectors.")
+        worst = -math.inf if descending else math.inf
+        keys = torch.where(keys.isnan(), worst, keys)
+        return self[torch.argsort(keys, descending=descending, stable=True)]
+
+    def score(self, name: str) -> Float[Tensor, " vec"]:
+        """The objective, or one of the `scores`, by name."""
+        if name == "objective":
+            return self.objective
+        if name not in self.scores:
+            there = ", ".join(("objective", *self.scores))
+            raise SettingError(f"This bank has no score {name!r}; there are {there}.")
+        return self.scores[name]
+
+    def with_score(self, name: str, values: Float[Tensor, " vec"]) -> "Bank":
+        """A bank with one more number per vector, shown in its table and saved with it."""
+        return dataclasses.replace(self, scores={**self.scores, name: values.detach().cpu()})
+
+    def distinct(self, *, threshold: float | int = 0.9) -> "Bank":
+        """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the
+        first.
+
+        Orthogonal vectors can have the same effect, so responses are compared and not vectors.
+        """
+        return self[distinct_rows(self.responses, threshold)]
+
+    def merge(self, other: "Bank") -> "Bank":
+        """Both banks' vectors. Radii may differ (the mean is kept); models and sites may not."""
+        if not KINDS[self.kind].mergeable:
+            raise SettingError(f"Banks of kind {self.kind!r} merge with nothing; keep two banks.")
+        for name in ("source", "target", "positions", "kind", "form"):
+            if getattr(self, name) != getattr(other, name):
+                raise SettingError(
+                    f"Banks with different {name} cannot be merged: {getattr(self, name)} and "
+                    f"{getattr(other, name)}. Keep them as two banks."
+                )
+        if not same_model(self.provenance.fingerprint, other.provenance.fingerprint):
+            raise SettingError(
+                f"These banks come from different models ({self.provenance.model}, "
+                f"{other.provenance.model}) and cannot be merged."
+            )
+        note = f"merged {len(self)} with {len(other)} vectors ({other.provenance.method})"
+        share = len(self) / (len(self) + len(other))
+        return dataclasses.replace(
+            self,
+            vectors=torch.cat([self.vectors, other.vectors]),
+            responses=torch.cat([self.responses, other.responses]),
+            objective=torch.cat([self.objective, other.objective]),
+            labels=self.labels + other.labels,
+            scores={
+                name: torch.cat([self.scores[name], other.scores[name]])
+                for name in self.scores.keys() & other.scores.keys()
+            },
+            radius=share * self.radius + (1 - share) * other.radius,
+            radius_share=share * self.radius_share + (1 - share) * other.radius_share,
+            provenance=dataclasses.replace(self.provenance, notes=(*self.provenance.notes, note)),
+        )
+
+    def label(self, row: int, text: str) -> "Bank":
+        """A bank with a note on one vector."""
+        labels = list(self.labels)
+        labels[row] = text
+        return dataclasses.replace(self, labels=tuple(labels))
+
+    def perturbation(self) -> Packable:
+        """The vectors as a `Perturbation`, to be trained further or run in a `Segment`."""
+        return KINDS[self.kind].unpack(
+            self.source,
+            self.vectors,
+            radius=self.radius,
+            positions=self.positions,
+            form=self.form,
+        )
+
+    def for_model(self, model: HookedModel) -> Packable:
+        """`perturbation`, for a model that the bank was made for.
+
+        Raises:
+            ForeignModelError: it was made for another.
+        """
+        check_fits(model, self.provenance)
+        return self.perturbation()
+
+    def hooks(self, *, rows: Tensor | None = None, prompt: Tensor | None = None) -> Hooks:
+        """TransformerLens hooks, as data: `model.run_with_hooks(..., fwd_hooks=bank[4].hooks())`.
+
+        Nothing can check here that the model is the right one; `perturbing` does.
+        """
+        return self.perturbation().hooks(rows=rows, prompt=prompt)
+
+    def digest(self) -> str:
+        """Identifies what the bank does and where, labels and scores aside: 16 hex digits."""
+        measured, form = self.provenance.measured, dict(self.form)
+        what = (self.kind, form, self.source.name, self.target.name, self.positions, measured)
+        own = hashlib.sha256(repr(what).encode())
+        for values in (self.vectors, self.responses):
+            own.update(values.float().contiguous().numpy().tobytes())
+        own.update(repr(self.provenance.fingerprint).encode())
+        return own.hexdigest()[:16]
+
+    def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file of it holds: the header, JSON, and the tensors."""
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        return {
+            "format": BANK_FILE.version,
+            "kind": self.kind,
+            "form": dict(self.form),
+            "source": dataclasses.asdict(self.source),
+            "target": dataclasses.asdict(self.target),
+            "radius": self.radius,
+            "radius_share": self.radius_share,
+            "positions": self.positions.to_json(),
+            "labels": list(self.labels),
+            "provenance": dataclasses.asdict(self.provenance),
+        }, tensors | {SCORE + name: values for name, values in self.scores.items()}
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file. An existing bank stays whole until the new one is
+        complete."""
+        return BANK_FILE.write(path, *self.contents())
+
+    def table(self, *, most: int = MOST_ROWS) -> Sheet:
+        """One row per vector: objective, size of the response, nearest other response, label."""
+        similar = cosines(self.responses.double()).abs()
+        similar.fill_diagonal_(0.0)
+        rows = []
+        for i in range(min(len(self), most)):
+            near = int(similar[i].argmax()) if len(self) > 1 else -1
+            nearest = f"{float(similar[i, near]):.2f} (#{near})" if near >= 0 else ""
+            size = float(self.responses[i].norm())
+            scores = (number(values[i].item()) for values in self.scores.values())
+            rows.append(
+                (
+                    str(i),
+                    number(self.objective[i].item()),
+                    number(size),
+                    nearest,
+                    *scores,
+                    self.labels[i],
+                )
+            )
+        left_out = len(self) - len(rows)
+        source = self.provenance
+        has_share = self.radius_share == self.radius_share  # NaN where the radius is no norm
+        share = f" = {self.radius_share:.3f} of the median residual norm" if has_share else ""
+        note = (
+            f"{source.method or 'no method'} on {source.model}; radius {self.radius:.3g}{share} at "
+            f"{self.source}; target {self.target}; seed {source.seed}"
+            + (f"; {left_out} more not shown" if left_out > 0 else "")
+        )
+        return Sheet(
+            title=f"Bank of {len(self)} {'steering vectors' if self.kind == 'additive' else self.kind}",
+            columns=("#", "objective", "|response|", "nearest |cos|", *self.scores, "label"),
+            rows=tuple(rows),
+            note=note,
+        )
+
+
+def largest(bank: Bank, n: int) -> list[int]:
+    """The rows of largest objective, at most n, in the bank's order; unmeasured ones come last."""
+    keys = bank.objective.nan_to_num(-math.inf)
+    rows: list[int] = keys.topk(min(n, len(bank))).indices.sort().values.tolist()
+    return rows

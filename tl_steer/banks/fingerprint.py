@@ -1,0 +1,79 @@
+"""What identifies a model: its residual stream on a few fixed tokens."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tl_steer.errors import ModelError
+from tl_steer.models.model import HookedModel, device_of, dtype_of
+from tl_steer.models.state import frozen, without_hooks
+
+_SKETCH = 16
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What identifies a model's residual stream (see `fingerprint`)."""
+
+    signature: tuple[float, ...]
+    d_model: int
+    n_layers: int
+    d_vocab: int
+    dtype: str
+
+
+def same_model(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether two fingerprints can come from one model, seen through different classes or
+    dtypes."""
+    if (a.d_model, a.n_layers, a.d_vocab) != (b.d_model, b.n_layers, b.d_vocab):
+        return False
+    tolerance = 1e-3 if a.dtype == b.dtype and a.dtype in ("float32", "float64") else 0.05
+    x, y = torch.tensor(a.signature), torch.tensor(b.signature)
+    return x.shape == y.shape and bool((x - y).norm() <= tolerance * x.norm())
+
+
+def fingerprint(model: HookedModel) -> Fingerprint:
+    """What the model makes of seven fixed tokens, at three depths, in 48 numbers.
+
+    The residual stream is centred and scaled to unit norm first, so weight folding, centring and
+    the model class make no difference, while fine-tuning does. Hooks on the model are set aside.
+    """
+    n_layers, vocabulary = int(model.cfg.n_layers), int(model.cfg.d_vocab)
+    ids = (torch.arange(1, 9) * 7919 + 13) % vocabulary
+    names = [f"blocks.{i}.hook_resid_post" for i in sorted({0, n_layers // 2, n_layers - 1})]
+    seen: dict[str, Tensor] = {}
+    with torch.no_grad(), frozen(model), without_hooks(model), torch.no_grad():
+        handles = [
+            model.hook_dict[name].register_forward_hook(
+                lambda _m, _i, out, name=name: seen.__setitem__(name, out)
+            )
+            for name in names
+        ]
+        try:
+            model(ids[None].to(device_of(model)), return_type=None)
+        finally:
+            for handle in handles:
+                handle.remove()
+    signature: list[float] = []
+    for name in names:
+        if name not in seen:
+            raise ModelError(f"{name} did not fire in a plain forward pass; tl_steer needs it.")
+        signature += _sketch(seen[name][0, 1:].double().cpu())
+    return Fingerprint(
+        signature=tuple(round(x, 7) for x in signature),
+        d_model=int(model.cfg.d_model),
+        n_layers=n_layers,
+        d_vocab=vocabulary,
+        dtype=str(dtype_of(model)).removeprefix("torch."),
+    )
+
+
+def _sketch(residual: Tensor) -> list[float]:
+    """[pos d_model] -> 16 numbers, by a fixed projection that needs no random generator."""
+    centred = residual - residual.mean(dim=-1, keepdim=True)
+    unit = torch.nn.functional.normalize(centred, dim=-1)
+    d = unit.shape[-1]
+    angles = torch.outer(torch.arange(1, _SKETCH + 1), torch.arange(d)) * (math.pi * 0.6180339887)
+    return [float(x) for x in (unit @ torch.cos(angles).double().T).mean(dim=0)]

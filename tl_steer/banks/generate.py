@@ -1,0 +1,90 @@
+"""Steered generation: many vectors in one batch, each row its own vector."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.generations import Generations
+from tl_steer.banks.provenance import check_fits
+from tl_steer.errors import SettingError
+from tl_steer.files.signatures import checked
+from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.model import HookedModel
+from tl_steer.models.rows import Row, by_row, continued, until_end
+from tl_steer.models.state import frozen, seeded
+from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
+from tl_steer.perturbations.perturbation import Perturbation
+
+
+@checked
+def generate(
+    model: HookedModel,
+    bank: Bank,
+    prompts: Prompts | TokenBatch,
+    *,
+    max_new_tokens: int = 40,
+    temperature: float | int | None = None,
+    top_k: int | None = None,
+    top_p: float | int | None = None,
+    seed: int = 0,
+    use_past_kv_cache: bool = True,
+    batch_rows: int = 64,
+) -> Generations:
+    """Continue every prompt under every vector of the bank, and once without any.
+
+    Args:
+        prompts: as for `elicit`.
+        max_new_tokens: where to stop; a row also stops at the tokenizer's end-of-text token.
+        temperature: `None` decodes greedily; a number samples.
+        top_k, top_p: restrict sampling; only with a temperature.
+        seed: for sampling. The global random state is left as it was.
+        use_past_kv_cache: leave it on, but for tests.
+        batch_rows: rows per batch; lower it if memory runs out. Greedy rows do not depend on it.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        PromptError, SettingError: bad arguments, before any work.
+    """
+    _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
+    check_fits(model, bank.provenance)
+    if use_past_kv_cache:
+        refuse_broken_cache(model)
+    tokens = tokenize(model, prompts)
+    sampling: dict[str, Any] = {"do_sample": temperature is not None}
+    if temperature is not None:
+        sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+    def work(ids: Tensor, rows: list[Row]) -> list[str]:
+        new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
+        return [decode(model, until_end(model, row), special=False) for row in new]
+
+    with frozen(model), torch.no_grad(), seeded(model, seed):
+        done = by_row(model, _with_unsteered(bank), tokens, work, batch_rows=batch_rows)
+    n = len(bank)
+    return Generations(
+        prompts=tokens.texts,
+        unsteered=tuple(done[Row(n, p)] for p in range(len(tokens))),
+        texts=tuple(tuple(done[Row(v, p)] for p in range(len(tokens))) for v in range(n)),
+        labels=bank.labels,
+        settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling},
+    )
+
+
+def _with_unsteered(bank: Bank) -> Perturbation:
+    """The bank's edits and, behind them, one of zeros."""
+    vectors = torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])])
+    return dataclasses.replace(bank[[0] * len(vectors)], vectors=vectors).perturbation()
+
+
+def _refuse_settings(
+    n: int, temperature: float | int | None, top_k: int | None, top_p: float | int | None, rows: int
+) -> None:
+    if n < 1 or rows < 1:
+        raise SettingError(f"max_new_tokens={n}, batch_rows={rows}: expected at least 1 of each.")
+    if temperature is not None and not temperature > 0:
+        raise SettingError(f"temperature={temperature}: expected above 0, or None for greedy.")
+    if temperature is None and (top_k is not None or top_p is not None):
+        raise SettingError("top_k and top_p restrict sampling: give a temperature as well.")

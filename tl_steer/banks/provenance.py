@@ -1,0 +1,122 @@
+"""How a bank came to be, in words and numbers that do not change between runs."""
+
+import dataclasses
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from tl_steer.banks.fingerprint import Fingerprint, fingerprint, same_model
+from tl_steer.errors import ForeignModelError
+from tl_steer.hook_points.positions import EVERYWHERE, Positions
+from tl_steer.models.model import HookedModel, model_name
+from tl_steer.models.segment import Segment
+from tl_steer.models.tokens import TokenBatch
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a bank came to be. `fingerprint` is what ties it to its model."""
+
+    model: str
+    fingerprint: Fingerprint
+    method: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    divergence: str = ""
+    measured: Positions = EVERYWHERE
+    seed: int | None = None
+    prompts: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def provenance(
+    segment: Segment, method: Any, divergence: Any, measured: Positions, seed: int
+) -> Provenance:
+    """How a run on this segment is described. Runs the model once, for its fingerprint."""
+    return Provenance(
+        model=model_name(segment.model),
+        fingerprint=fingerprint(segment.model),
+        method=_name(method),
+        settings=_settings(method),
+        divergence=describe(divergence),
+        measured=measured,
+        seed=seed,
+        prompts=prompts_hash(segment.tokens),
+        versions={p: version(p) for p in ("tl_steer", "transformer_lens", "torch")},
+    )
+
+
+def check_fits(model: HookedModel, made: Provenance) -> None:
+    """Refuse a bank that was made for another model.
+
+    Raises:
+        ForeignModelError: with the reason and the way round it.
+    """
+    here, there = fingerprint(model), made.fingerprint
+    if same_model(here, there):
+        return
+    for name in ("d_model", "n_layers", "d_vocab"):
+        if getattr(here, name) != getattr(there, name):
+            reason = f"it has {name} {getattr(there, name)}, this one {getattr(here, name)}"
+            break
+    else:
+        reason = "the same tokens give other residual streams"
+    raise ForeignModelError(
+        f"This bank was made on {made.model}, which is not this model "
+        f"({model_name(model)}): {reason}. If you know that its vectors make sense here (a "
+        "fine-tune, say), use ts.adopt(bank, model)."
+    )
+
+
+def prompts_hash(tokens: TokenBatch) -> str:
+    """Identifies prompts without keeping them."""
+    rows = str([row.tolist() for row in tokens.rows()])
+    return hashlib.sha256(rows.encode()).hexdigest()[:16]
+
+
+def describe(value: Any) -> str:
+    """A dataclass with its settings; a function, or an object without a `repr` of its own, by name:
+    the default `repr` holds a memory address."""
+    if _is_record(value):
+        fields = (f"{f.name}={_text(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(fields)})"
+    name = getattr(value, "__qualname__", None)
+    if name is None and " object at 0x" in repr(value):
+        name = type(value).__qualname__
+    return str(name or repr(value))
+
+
+def _text(value: Any) -> str:
+    return repr(value) if _json(value) == value else str(_json(value))
+
+
+def _settings(method: Any) -> dict[str, Any]:
+    """A method's settings as JSON has them, so that they compare equal after a round trip."""
+    partial = isinstance(method, functools.partial)
+    own = {f.name: getattr(method, f.name) for f in _fields(method)}
+    return {k: _json(v) for k, v in (method.keywords if partial else own).items()}
+
+
+def _json(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_json(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _json(v) for k, v in value.items()}
+    return describe(value)
+
+
+def _name(method: Any) -> str:
+    plain = method.func if isinstance(method, functools.partial) else method
+    return str(getattr(plain, "__name__", type(plain).__name__)).lower()
+
+
+def _is_record(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _fields(value: Any) -> tuple[Any, ...]:
+    return dataclasses.fields(value) if _is_record(value) else ()

@@ -1,0 +1,204 @@
+"""elicit: learn steering vectors for a few prompts, without labels.
+
+prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.provenance import describe, provenance
+from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
+from tl_steer.elicitation.run import Run
+from tl_steer.elicitation.scan import scan
+from tl_steer.elicitation.start import Start, Vectors
+from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.methods import METHODS, Method
+from tl_steer.models.model import HookedModel
+from tl_steer.models.segment import Segment
+from tl_steer.models.state import frozen
+from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.objectives.divergence import Displacement, Divergence
+from tl_steer.objectives.objective import Objective
+from tl_steer.radii.inband import AUTO
+from tl_steer.radii.rules import RadiusRule
+
+
+@checked
+def elicit(
+    model: HookedModel,
+    prompts: Prompts | TokenBatch,
+    *,
+    source: str,
+    target: str,
+    n: int = 32,
+    perturbation: Start = Vectors(),  # noqa: B008 (frozen)
+    radius: float | int | str | RadiusRule = "auto",
+    method: str | Method = "auto",
+    divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
+    measured: Positions = LAST_THREE,
+    positions: Positions = EVERYWHERE,
+    seed: int = 0,
+    vec_batch: int | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    every: float | int = 5.0,
+    resume: str | Path | None = None,
+) -> Bank:
+    """Find `n` steering vectors at `source` that move activations at `target` as far as they can.
+
+    Args:
+        prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
+            the objective is summed over them.
+        source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
+        target: hook point on the residual stream, at or after the source. Both "auto": the pair at
+            which steered text is richest, by `scan(..., read=InBand())`; minutes, not seconds.
+        n: how many vectors.
+        perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
+            whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
+        radius: their norm. A number; "auto" (see `tl_steer.radii.rules`); or a rule such as
+            `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
+        method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
+            "quadratic", "sogi", "response-sogi", "melbo"), or a method object such as
+            `Power(spread=1)`. docs/methods.md compares them and says what "auto" is.
+        divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
+        measured: tokens at which it is measured. The default, as in most published work, is the
+        last three.
+        positions: tokens at which vectors are added: all of them unless given.
+        seed: fixes the start, and with it the result on one machine.
+        vec_batch: vectors per pass. Halved, with a warning, when memory runs out.
+        progress: show a progress bar.
+        checkpoint: a file for a long run. It gets the bank as it stands, after the first step and
+            then every `every` minutes, with all that is needed to go on; at the end, the bank.
+        every: minutes; 0 writes after every step. Each write costs one forward pass.
+        resume: a checkpoint to go on from, with the arguments of the first call. The result is that
+            of an uninterrupted run, bit for bit on the same machine with the same number of threads
+            and the same `vec_batch` (on a GPU, as far as its kernels are deterministic). The radius
+            is not sought again. Checkpoints go to the same file unless `checkpoint` says otherwise.
+            A finished bank comes back as it is.
+
+    Returns:
+        A bank ordered by objective, on the CPU, in float32. After Ctrl-C: what was found until
+        then, with a note in its provenance.
+
+    Raises:
+        HookPointError, PromptError, SettingError: bad arguments, before any work; among them a
+            `resume` that was another run, and a `checkpoint` that would replace an unfinished one.
+        BankFileError: `resume` is missing or damaged.
+        NotFiniteError: NaN or infinity, naming step and vector.
+        TooLargeError: memory runs out with a single vector per pass.
+
+    A high objective is a lead, not a finding: compare with `random_bank(bank)` and look at what the
+    vectors do on other prompts. The model's weights, flags, modes and hooks are as before
+    afterwards.
+    """
+    _refuse_settings(n, radius, vec_batch)
+    _refuse_rule(radius, perturbation)
+    climb = METHODS[method]() if isinstance(method, str) and method in METHODS else method
+    if isinstance(climb, str):
+        raise SettingError(f"Unknown method {climb!r}; there are {', '.join(METHODS)}.")
+    saved = None if resume is None else read(resume)
+    file = _file(checkpoint, every, resume)
+    with frozen(model):
+        tokens = tokenize(model, prompts)
+        segment = Segment(model, tokens, *_ends(model, tokens, source, target, saved, seed))
+        chosen = positions_to_measure(segment, measured)
+        made = provenance(segment, climb, divergence, measured, seed)
+        length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
+        start = perturbation(segment, n, length, seed, positions)
+        objective = Objective(segment, divergence, chosen, vec_batch=vec_batch)
+        if saved is not None:
+            refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))
+            if saved.finished:
+                return _as_it_is(saved, file)
+            objective.vec_batch = saved.vec_batch(objective.vec_batch)
+        run = Run(objective, made, _asked(radius), length, file)
+        return run.climb(climb, start, resume=saved, progress=progress)
+
+
+def _ends(
+    model: HookedModel,
+    tokens: TokenBatch,
+    source: str,
+    target: str,
+    saved: Saved | None,
+    seed: int,
+) -> tuple[str, str]:
+    if (source == "auto") != (target == "auto"):
+        raise SettingError(
+            f"source={source!r}, target={target!r}: they are looked for together; give both names, "
+            "or 'auto' for both."
+        )
+    if source != "auto":
+        return source, target
+    if saved is not None:
+        return saved.bank.source.name, saved.bank.target.name
+    best = scan(model, tokens, read=AUTO, seed=seed).best()
+    return best.source, best.target
+
+
+def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:
+    """The measured tokens of a segment's prompts, where its target is; refuses prompts that are too
+    short."""
+    return measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
+
+
+def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: int | None) -> None:
+    if n < 1:
+        raise SettingError(f"n={n}: expected at least one vector.")
+    if vec_batch is not None and vec_batch < 1:
+        raise SettingError(f"vec_batch={vec_batch}: expected at least 1, or None.")
+    if isinstance(radius, str) and radius != "auto":
+        raise SettingError(f"radius={radius!r}: expected a number, 'auto' or a radius rule.")
+    if isinstance(radius, (int, float)) and not 0 < radius < math.inf:
+        raise SettingError(
+            f"radius={radius}: expected a finite number above 0. At 0 the objective has no "
+            "gradient; 'auto' finds a radius for you."
+        )
+
+
+def _refuse_rule(radius: float | int | str | RadiusRule, perturbation: Start) -> None:
+    if not isinstance(radius, (int, float)) and not isinstance(perturbation, Vectors):
+        raise SettingError(
+            f"radius={radius!r}: rules find the norm of vectors, not the radius of {perturbation}. "
+            "Give a number; 1 is a common start for adapters."
+        )
+
+
+def _radius(segment: Segment, chosen: Tensor, radius: Any, seed: int) -> float:
+    if isinstance(radius, (int, float)):
+        return float(radius)
+    rule: RadiusRule = AUTO if radius == "auto" else radius
+    found = float(rule(segment, chosen, seed))
+    if not 0 < found < math.inf:
+        raise NotFiniteError(f"{rule} gave radius {found}; give radius= as a number.")
+    return found
+
+
+def _file(
+    checkpoint: str | Path | None, every: float | int, resume: str | Path | None
+) -> Checkpoint | None:
+    path = resume if checkpoint is None else checkpoint
+    if path is None:
+        return None
+    own = resume is not None and Path(path).resolve() == Path(resume).resolve()
+    return Checkpoint(path, every=every, resumed=own)
+
+
+def _as_it_is(saved: Saved, file: Checkpoint | None) -> Bank:
+    """A finished bank needs no run; where another file was asked for, it goes there too."""
+    if file is not None and file.path.resolve() != saved.path.resolve():
+        file.write(saved.bank)
+    return saved.bank
+
+
+def _asked(radius: float | int | str | RadiusRule) -> str:
+    """How a radius was asked for, in words."""
+    if isinstance(radius, (int, float)):
+        return repr(float(radius))
+    return describe(AUTO if radius == "auto" else radius)

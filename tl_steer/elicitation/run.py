@@ -1,0 +1,166 @@
+"""A run: a method's iterates followed to the end, shown, kept on disk, and made into a bank.
+
+start     method(objective, start)               -> iterate, iterate, ...   -> bank
+resume    method(objective, start, resume=state) -> the iterates that are left -> the same bank
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import nan
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.provenance import Provenance
+from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
+from tl_steer.errors import SettingError
+from tl_steer.methods import Iterate, Method
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.perturbation import Packable
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is climbed, and what its bank will say of it.
+
+    Args:
+        objective: what the method climbs.
+        provenance: how the bank came to be.
+        asked_radius: how the radius was asked for, in words; `radius` is what came of it.
+        file: where checkpoints go, if anywhere.
+    """
+
+    objective: Objective
+    provenance: Provenance
+    asked_radius: str
+    radius: float
+    file: Checkpoint | None = None
+
+    def climb(
+        self, method: Method, start: Packable, *, resume: Saved | None, progress: bool
+    ) -> Bank:
+        """Run a method to its end, or to Ctrl-C if there is something to return by then."""
+        refuse_stateless(method, resume)
+        if self.file is not None and not takes_state(method):
+            warnings.warn(_STATELESS.format(self.provenance.method), stacklevel=4)
+        newest: Iterate | None = None
+        try:
+            with _bar(len(start), _done(resume), shown=progress) as show:
+                for newest in self._iterates(method, start, resume):
+                    show(newest)
+                    if self.file is not None and self.file.due():
+                        self._keep(newest, f"checkpoint after step {newest.step} of {newest.steps}")
+        except KeyboardInterrupt:
+            if newest is None:
+                raise
+            return self._keep(newest, f"interrupted after step {newest.step} of {newest.steps}")
+        return self._end(newest, resume)
+
+    def bank(self, iterate: Iterate, *notes: str) -> Bank:
+        """A bank of where a method stands, with everything evaluated anew for just that."""
+        found, segment = iterate.perturbation, self.objective.segment
+        if not isinstance(found, Packable):
+            raise SettingError(f"A bank cannot hold a {type(found).__name__}; it must be Packable.")
+        at = self.objective(found, gradient=False)
+        return Bank(
+            vectors=found.pack(),
+            responses=at.response.float().cpu(),
+            objective=at.value.float().cpu(),
+            source=segment.source,
+            target=segment.target,
+            radius=self.radius,
+            # An adapter's radius is no length in the residual stream.
+            radius_share=self.radius / segment.source_norm() if found.kind == "additive" else nan,
+            positions=found.positions,
+            kind=found.kind,
+            form=found.form(),
+            scores={name: v.detach().float().cpu() for name, v in iterate.scores.items()},
+            provenance=replace(self.provenance, notes=notes),
+        ).sort()
+
+    def _iterates(self, method: Method, start: Packable, resume: Saved | None) -> Iterator[Iterate]:
+        if resume is None:
+            return method(self.objective, start)
+        device = next(start.parameters()).device
+        state = {name: values.to(device) for name, values in resume.state.items()}
+        return method(self.objective, start, resume=state)
+
+    def _keep(self, iterate: Iterate, note: str) -> Bank:
+        """The bank of an unfinished run, with the method's state beside it on disk."""
+        bank = self.bank(iterate, note)
+        if self.file is not None:
+            record = RunRecord(self.asked_radius, self.objective.vec_batch, iterate.step)
+            self.file.write(bank, record, iterate.state)
+        return bank
+
+    def _end(self, newest: Iterate | None, resume: Saved | None) -> Bank:
+        if newest is not None:
+            bank = self.bank(newest)
+        elif resume is not None:  # killed between the last step and the end
+            bank = replace(resume.bank, provenance=replace(resume.bank.provenance, notes=()))
+        else:
+            raise SettingError("The method ended without a step; it must yield its iterates.")
+        if self.file is not None:
+            self.file.write(bank)
+        return bank
+
+
+_STATELESS = (
+    "The method {!r} takes no resume=, so it cannot go on from a checkpoint. The file will hold "
+    "the bank as it stands, but a run that is killed has to start anew."
+)
+
+
+def takes_state(method: Method) -> bool:
+    """Whether a method can go on from a state."""
+    return "resume" in inspect.signature(method).parameters
+
+
+def refuse_stateless(method: Method, resume: Saved | None) -> None:
+    """Refuse to resume what cannot be.
+
+    Raises:
+        SettingError: the method takes no state, or the file has none.
+    """
+    if resume is None:
+        return
+    if not resume.state:
+        raise SettingError(
+            f"{resume.path} holds a bank of an unfinished run ("
+            f"{'; '.join(resume.bank.provenance.notes)}) without the run's state, so it cannot be "
+            "resumed. Start anew without resume=."
+        )
+    if not takes_state(method):
+        raise SettingError(f"{method!r} takes no resume=, so it cannot go on from {resume.path}.")
+
+
+def _done(resume: Saved | None) -> int:
+    return 0 if resume is None or resume.record is None else resume.record.step
+
+
+@contextmanager
+def _bar(n: int, done: int, *, shown: bool) -> Iterator[Callable[[Iterate], None]]:
+    columns = (
+        TextColumn(f"{n} vectors"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  objective {task.fields[objective]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not shown, transient=True) as bar:
+        # What an earlier process did must not count as speed.
+        task = bar.add_task("", total=None, completed=done, objective="…")
+
+        def show(iterate: Iterate) -> None:
+            objective = f"{float(iterate.value.mean()):.4g}"
+            bar.update(
+                task,
+                completed=iterate.step,
+                total=iterate.steps,
+                objective=objective,
+                refresh=True,
+            )
+
+        yield show

@@ -1,0 +1,118 @@
+"""Where a search starts: which kind of perturbation, at random, from a seed.
+
+A start is what `elicit(perturbation=...)` takes: any callable with the signature of `Start` that
+returns a kind which banks can hold.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tl_steer.errors import HookPointError, SettingError
+from tl_steer.hook_points.positions import Positions
+from tl_steer.hook_points.site import STAGES
+from tl_steer.models.linear_map import departures, width_of
+from tl_steer.models.segment import Segment
+from tl_steer.perturbations.adapter import BEFORE_NORM, READS, Adapter, layers_from, map_names
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.perturbation import Packable
+from tl_steer.perturbations.sphere import random_on_sphere
+
+# (segment, n, radius, seed, positions) -> n perturbations at the segment's source.
+Start = Callable[[Segment, int, float, int, Positions], Packable]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Steering vectors, uniform on the sphere of the radius."""
+
+    def __call__(
+        self, segment: Segment, n: int, radius: float, seed: int, positions: Positions
+    ) -> Additive:
+        generator = torch.Generator().manual_seed(seed)
+        vectors = random_on_sphere(n, segment.source.width, radius=radius, generator=generator)
+        return Additive(
+            segment.source, _trainable(segment, vectors), radius=radius, positions=positions
+        )
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Low-rank adapters on the map whose output the source is: `hook_mlp_out` or `hook_attn_out`.
+
+    Args:
+        rank: columns of A and B.
+        layers: the layers edited, ascending from the source's; `None` is the source's alone.
+
+    The radius is R in W' = W + R B A^T and has to be a number: the rules that find one are made for
+    vectors. Ranges differ by model and map; try several. (CPE uses 1, for rank 1 on attention-out.)
+
+    Raises:
+        SettingError: layers that do not start at the source or go beyond the target.
+        HookPointError: the model has no hook point at the map's input, or none at its own output.
+    """
+
+    rank: int = 1
+    layers: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise SettingError(f"Adapters(rank={self.rank}): expected at least 1.")
+        if self.layers is not None:  # a plain tuple, so that provenance and equality are plain too
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    def __call__(
+        self, segment: Segment, n: int, radius: float, seed: int, positions: Positions
+    ) -> Adapter:
+        source, target = segment.source, segment.target
+        layers = layers_from(source, self.layers)
+        if (layers[-1], STAGES[source.kind]) > target.order:
+            raise SettingError(f"layers={list(layers)} go beyond the target {target}.")
+        output, d_in = own_output(segment, layers)
+        generator = torch.Generator().manual_seed(seed)
+        shape = (n, len(layers), self.rank)
+        reads = torch.randn(*shape, d_in, generator=generator)
+        writes = torch.randn(*shape, source.width, generator=generator)
+        adapter = Adapter(
+            source,
+            _trainable(segment, reads),
+            _trainable(segment, writes),
+            layers=layers,
+            radius=radius,
+            output=output,
+            positions=positions,
+        )
+        adapter.project_()
+        return adapter
+
+
+def own_output(segment: Segment, layers: Sequence[int]) -> tuple[str, int]:
+    """The hook point that is the map's own output on this model, and the width of its input.
+
+    Raises:
+        HookPointError: there is none, with the reason; or layers differ in width.
+    """
+    source, model = segment.source, segment.model
+    reasons: list[str] = []
+    for output in (source.kind, BEFORE_NORM[source.kind]):
+        found = departures(model, map_names(source, layers, output))
+        if not found:
+            break
+        reasons += found.values()
+    else:
+        raise HookPointError(reasons[0])
+    widths = {width_of(model, f"blocks.{i}.{READS[source.kind]}") for i in layers}
+    if len(widths) > 1:
+        raise HookPointError(
+            f"{READS[source.kind]} has widths {sorted(widths)} in layers {list(layers)}; an "
+            "adapter needs one width. Take fewer layers."
+        )
+    return output, widths.pop()
+
+
+def _trainable(segment: Segment, values: Tensor) -> Tensor:
+    # At least float32, whatever the model's dtype: a bf16 vector cannot take small steps.
+    dtype = torch.promote_types(segment.clean.dtype, torch.float32)
+    return values.to(segment.clean_source.device, dtype)

@@ -1,0 +1,124 @@
+"""Tables for people: rows as data in, rich text for a terminal or HTML for a notebook out.
+
+A result that wants to be shown says its rows (`Tabled.table`); nothing here knows who asks.
+Everything a model or a file said is shown as text: markup and control characters do nothing.
+"""
+
+import csv
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MOST_ROWS = 20
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table before it is drawn."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def without(self, names: set[str]) -> "Sheet":
+        """The same without some of the columns."""
+        kept = [i for i, column in enumerate(self.columns) if column not in names]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return Sheet(self.title, tuple(self.columns[i] for i in kept), rows, self.note)
+
+
+class Tabled:
+    """Prints as a table, in a terminal and in a notebook."""
+
+    def table(self) -> Sheet:
+        """What is shown."""
+        raise TypeError(f"{type(self).__name__} must define table()")
+
+    def __repr__(self) -> str:
+        return to_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return to_html(self.table())
+
+
+def draw(sheet: Sheet) -> "Table":
+    """As a rich table."""
+    from rich.table import Table  # late: not everybody who imports a result prints one
+    from rich.text import Text
+
+    table = Table(title=Text(sheet.title), caption=Text(sheet.note), title_justify="left")
+    table.caption_justify = "left"
+    for column in sheet.columns:
+        table.add_column(column, overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    return table
+
+
+def to_text(sheet: Sheet, *, width: int = 120) -> str:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(draw(sheet))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return str(text).rstrip()
+
+
+def to_html(sheet: Sheet) -> str:
+    def cells(tag: str, values: Sequence[str]) -> str:
+        style = "text-align:left;white-space:pre-wrap"
+        return "".join(
+            f'<{tag} style="{style}">{html.escape(plain(value))}</{tag}>' for value in values
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in sheet.rows)
+    note = f"<figcaption>{html.escape(plain(sheet.note))}</figcaption>" if sheet.note else ""
+    return (
+        f"<figure><strong>{html.escape(plain(sheet.title))}</strong><table><thead>"
+        f"<tr>{cells('th', sheet.columns)}</tr></thead><tbody>{body}</tbody></table>{note}</figure>"
+    )
+
+
+def number(value: float) -> str:
+    """Three or four significant digits, and a dash for what was never measured."""
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters."""
+    line = plain(text).replace("\n", "⏎")
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Printable text: control, bidirectional and surrogate characters become their escapes.
+
+    A model can emit terminal escape sequences and text that reorders what surrounds it.
+    """
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With a heading; lists as JSON. Nothing that a spreadsheet would take for a formula."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    if rows:
+        writer.writerow(rows[0].keys())
+    for row in rows:
+        cells = (json.dumps(v) if isinstance(v, list) else v for v in row.values())
+        writer.writerow(
+            "'" + cell if isinstance(cell, str) and cell[:1] in tuple("=+-@") else cell
+            for cell in cells
+        )
+    return file.getvalue()

@@ -1,0 +1,109 @@
+"""Files of tensors with a JSON header: banks, inspections and monitors are all kept this way.
+
+One safetensors file, never pickle. Everything in a file is hostile: it is checked before it is
+used, and nothing in it is executed.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tl_steer.errors import SteerError
+from tl_steer.files.write import write_beside
+
+Sizes = Mapping[str, list[int]]
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """One kind of file.
+
+    Attributes:
+        what: what it holds, for people.
+        key: where the header stands in the safetensors metadata.
+        error: what a bad file raises.
+        version: of the format.
+        most_header: bytes; a longer header is not read.
+    """
+
+    what: str
+    key: str
+    error: type[SteerError]
+    version: int = 1
+    most_header: int = 1 << 20
+
+    def write(self, path: str | Path, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+        """Write; an existing file stays whole until the new one is complete."""
+        plain = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
+        meta = json.loads(json.dumps(meta)) | {"format": self.version}
+        meta["sha256"] = digest(meta, plain)
+        write_beside(Path(path), to_bytes(plain, metadata={self.key: json.dumps(meta)}))
+        return Path(path)
+
+    def read(
+        self,
+        path: Path,
+        *,
+        refuse_names: Callable[[Path, list[str]], None] | None = None,
+        refuse_sizes: Callable[[Path, dict[str, Any], Sizes], None] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The header and the tensors.
+
+        Args:
+            refuse_names: raises for tensors that do not belong; called first.
+            refuse_sizes: raises for shapes that cannot be; called before anything is allocated.
+
+        Raises:
+            `error`: the file is missing, damaged, changed, or of another kind.
+        """
+        if not path.is_file():
+            raise self.error(f"No {self.what} at {path}.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                if refuse_names is not None:
+                    refuse_names(path, names)
+                meta = self._header(path, (file.metadata() or {}).get(self.key, ""))
+                if refuse_sizes is not None:
+                    sizes = {name: list(file.get_slice(name).get_shape()) for name in names}
+                    refuse_sizes(path, meta, sizes)
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise self.error(f"{path} is damaged or not a safetensors file: {error}") from error
+        if meta.pop("sha256", None) != digest(meta, tensors):
+            raise self.error(f"{path} was changed after it was saved: its checksum does not match.")
+        return meta, tensors
+
+    def _header(self, path: Path, header: str) -> dict[str, Any]:
+        if not 0 < len(header) <= self.most_header:
+            raise self.error(
+                f"{path} is no {self.what}: it has no header {self.key} (or one of an absurd size)."
+            )
+        try:
+            meta = json.loads(header)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise self.error(f"{path} has an unreadable header: {error}") from error
+        version = meta.get("format") if isinstance(meta, dict) else None
+        if version != self.version:
+            raise self.error(
+                f"{path} has {self.what} format {version!r}; this tl_steer reads {self.version}. "
+                "If it is newer, upgrade tl_steer."
+            )
+        return dict(meta)
+
+
+def digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Finds damage, and edits by accident; it is no signature, so it does not stop a forger."""
+    sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,83 @@
+r"""Direct logit attribution of a change: which component moved which logit.
+
+The last residual stream is a sum of components $c$, so its change is the sum of theirs. The final
+norm is not linear, so "what $c$ adds to a logit" needs a convention. Here the gradient of the logit
+is averaged over the straight line from the unsteered stream to the steered one:
+
+$$a_c = \Delta c \cdot \int_0^1 \nabla f\big(x_0 + t\,(x_1 - x_0)\big)\,dt$$
+
+so that $\sum_c a_c = f(x_1) - f(x_0)$ exactly, for every norm and soft cap, with nothing held
+fixed.
+(Integrated gradients: Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", 2017.)
+Freezing the norm's scale instead leaves a remainder that belongs to no component.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_steer.models.model import HookedModel
+from tl_steer.models.recording import Recording
+from tl_steer.objectives.output_kl import Readout
+
+_NODES = 16  # Gauss-Legendre; the integrand is smooth unless the stream passes through zero
+
+
+def average_gradient(
+    read: Readout,
+    start: Float[Tensor, " d_model"],
+    end: Float[Tensor, " d_model"],
+    tokens: Int[Tensor, " token"],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Float[Tensor, "token d_model"]:
+    """Mean gradient of each token's logit along the line from `start` to `end`."""
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    t = torch.tensor((nodes + 1) / 2, dtype=torch.float32)
+    line = torch.lerp(start[None], end[None], t[:, None]).to(device, dtype)
+    line = line[:, None].requires_grad_()
+    with torch.enable_grad():
+        logits = read(line)[:, 0, tokens.to(device)]
+        found = [
+            torch.autograd.grad(column.sum(), line, retain_graph=True)[0][:, 0]
+            for column in logits.unbind(dim=1)
+        ]
+    weight = torch.tensor(weights / 2, dtype=torch.float32)
+    return torch.einsum("t,mtd->md", weight, torch.stack(found).float().cpu())
+
+
+def parts(seen: Recording) -> Float[Tensor, "vec stream part d_model"]:
+    """What attention, MLP and the rest changed by, at the last token; see `Inspection.direct`."""
+    stream = seen.stream[:, :, -1]
+    change = stream[1:] - stream[:1]
+    out = torch.zeros(change.shape[0], change.shape[1], 3, change.shape[2])
+    for part, outputs in enumerate((seen.attention, seen.mlp)):
+        for layer, value in outputs.items():
+            if value.shape[1] == change.shape[2]:
+                out[:, layer + 1, part] = value[1:] - value[:1]
+    out[:, 0, 2] = change[:, 0]
+    out[:, 1:, 2] = change[:, 1:] - change[:, :-1] - out[:, 1:, 0] - out[:, 1:, 1]
+    return out
+
+
+def through_heads(
+    model: HookedModel, seen: Recording, attention: Float[Tensor, "vec layer d_model"]
+) -> Float[Tensor, "vec layer head d_model"] | None:
+    """Every head's part of what attention changed by; NaN for layers where the heads do not add up
+    to it (a norm behind attention, or an edit of attention's output itself)."""
+    n_heads = int(model.cfg.n_heads)
+    if not seen.z:
+        return None
+    out = torch.full((*attention.shape[:2], n_heads, attention.shape[2]), torch.nan)
+    for layer, z in seen.z.items():
+        matrix = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
+        if not isinstance(matrix, Tensor) or matrix.shape[0] * matrix.shape[1] != z.shape[1]:
+            continue
+        change = (z[1:] - z[:1]).unflatten(1, (n_heads, -1))
+        found = torch.einsum("vhe,hed->vhd", change, matrix.detach().float().cpu())
+        whole = attention[:, layer]
+        if float((found.sum(dim=1) - whole).norm()) <= 0.05 * float(whole.norm()) + 1e-6:
+            out[:, layer] = found
+    return out

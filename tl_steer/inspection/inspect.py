@@ -1,0 +1,280 @@
+"""Inspection: what vectors change inside the model on one prompt, beside the unsteered model.
+
+vectors x prompt -> attention, next-token distributions, residual stream, logit attribution
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.provenance import check_fits
+from tl_steer.errors import ModelError, PromptError, SettingError
+from tl_steer.files.signatures import checked
+from tl_steer.inspection.attribution import average_gradient, parts, through_heads
+from tl_steer.inspection.result import Inspection, joined
+from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
+from tl_steer.models.recording import Recording, record
+from tl_steer.models.state import frozen
+from tl_steer.models.tokens import TokenBatch, decode, tokenize
+from tl_steer.objectives.divergence import at_least_float32
+from tl_steer.objectives.output_kl import Readout, readout
+
+_MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, roughly
+_READ = 4  # tokens at which the logit lens is read
+_LENS = 6  # tokens it names, each way
+_OFFERED = 4  # tokens gained, and tokens lost, that effects are attributed to
+
+
+@checked
+def inspect(
+    model: HookedModel,
+    bank: Bank,
+    prompt: Any,
+    *,
+    vectors: Sequence[int] | None = None,
+    toward: Sequence[int] = (),
+    heads: int = 12,
+    top: int = 8,
+    batch_rows: int = 16,
+) -> Inspection:
+    """Run a prompt under vectors of a bank and keep what views show.
+
+    Args:
+        prompt: one prompt, as `elicit` takes them in a list.
+        vectors: rows of the bank; all of them unless given.
+        toward: token ids that effects are attributed to, besides the tokens gained and lost most
+            behind the prompt.
+        heads: how many heads' attention patterns are kept, those that change most. How much each
+            head changes is kept for all.
+        top: how many tokens gained, lost and likely are kept for each position.
+        batch_rows: vectors per pass; fewer where memory would not do. Results do not depend on it.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        PromptError: more than one prompt, or an unusable one.
+        SettingError: a vector that is not in the bank, or bad numbers.
+
+    One prompt shows what a vector does there, not what it does. Models without `ln_final` and
+    `unembed`, and those that do something else to their logits, get no logit lens and no
+    attribution; models without attention no attention.
+    """
+    rows = _rows(bank, vectors, heads, top, batch_rows)
+    check_fits(model, bank.provenance)
+    tokens = _one(model, prompt)
+    vocabulary = int(model.cfg.d_vocab)
+    if not all(0 <= token < vocabulary for token in toward):
+        raise SettingError(f"toward={tuple(toward)}: expected ids below {vocabulary}.")
+    step = max(1, min(batch_rows, _rows_per_pass(model, int(tokens.lengths[0]))))
+    with frozen(model):
+        read = _readout(model)
+        return joined(
+            [
+                _inspect(
+                    model,
+                    bank,
+                    tokens,
+                    rows[i : i + step],
+                    list(toward),
+                    heads,
+                    min(top, vocabulary),
+                    read,
+                )
+                for i in range(0, len(rows), step)
+            ]
+        )
+
+
+def _inspect(
+    model: HookedModel,
+    bank: Bank,
+    tokens: TokenBatch,
+    rows: list[int],
+    toward: list[int],
+    heads: int,
+    top: int,
+    read: Readout | None,
+) -> Inspection:
+    zero = torch.zeros_like(bank.vectors[:1])
+    edits = dataclasses.replace(
+        bank[[rows[0], *rows]], vectors=torch.cat([zero, bank.vectors[rows]])
+    ).perturbation()
+    seen = record(model, edits.to(device_of(model)), tokens, heads=heads)
+    ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
+    found = _next_tokens(seen.logits, ids, top) | _streams(seen)
+    found |= _lens(model, seen, found["kl"], read)
+    found |= _attribution(model, seen, found, toward, read)
+    kept, patterns = seen.heads.kept()
+    if kept.shape[1] == 0:
+        patterns = patterns.new_zeros(len(rows), 0, 2, len(ids), len(ids))
+    named = ("gained", "lost", "likely", "promoted", "suppressed", "toward")
+    mentioned = torch.cat([found[name].flatten() for name in named]).unique().tolist()
+    return Inspection(
+        prompt=tokens.texts[0],
+        model=model_name(model),
+        source=bank.source.name,
+        source_layer=bank.source.layer,
+        target=bank.target.name,
+        tokens=tuple(decode(model, ids[i : i + 1]) for i in range(len(ids))),
+        vectors=tuple(rows),
+        labels=tuple(bank.labels[row] for row in rows),
+        words={token: decode(model, torch.tensor([token])) for token in mentioned},
+        ids=ids,
+        steered=tokens.select(bank.positions)[0, : len(ids)].cpu(),
+        attention_change=seen.heads.change,
+        kept=kept,
+        patterns=patterns,
+        **found,
+    )
+
+
+def _next_tokens(
+    logits: Float[Tensor, "run pos vocabulary"], ids: Int[Tensor, " pos"], top: int
+) -> dict[str, Tensor]:
+    """How next-token distributions change, at every position."""
+    own = at_least_float32(logits).log_softmax(dim=-1).cpu()
+    base, steered = own[:1], own[1:]
+    p, q = base.exp(), steered.exp()
+    gained, lost = (q - p).topk(top).indices, (p - q).topk(top).indices
+
+    def both(tokens: Tensor) -> Tensor:
+        before = p.expand_as(q).gather(2, tokens)
+        return torch.stack([before, q.gather(2, tokens)], dim=-1).float()
+
+    following = ids[1:].expand(len(own), -1)[..., None]
+    told = own[:, :-1].gather(2, following)
+    likely = own.topk(top)
+    return {
+        "kl": (q * (steered - base)).sum(dim=-1).clamp_min(0.0).float(),
+        "gained": gained,
+        "gained_p": both(gained),
+        "lost": lost,
+        "lost_p": both(lost),
+        "likely": likely.indices,
+        "likely_lp": likely.values.float(),
+        "next_lp": told[..., 0].float(),
+        "next_rank": (own[:, :-1] > told).sum(dim=-1),
+    }
+
+
+def _streams(seen: Recording) -> dict[str, Tensor]:
+    return {
+        "response": (seen.stream[1:] - seen.stream[:1]).norm(dim=-1),
+        "clean": seen.stream[0].norm(dim=-1),
+        "added": (seen.source[1:] - seen.source[:1]).norm(dim=-1),
+        "entering": seen.source[0].norm(dim=-1),
+    }
+
+
+def _lens(
+    model: HookedModel, seen: Recording, kl: Float[Tensor, "vec pos"], read: Readout | None
+) -> dict[str, Tensor]:
+    """The logit lens on the stream before and after, at the tokens whose prediction changes most
+    and behind the prompt."""
+    n, streams, pos, _ = seen.stream[1:].shape
+    ahead = kl.clone()
+    ahead[:, -1] = torch.inf
+    at = ahead.topk(min(_READ, pos)).indices.sort(dim=1).values
+    found: dict[str, list[Tensor]] = {name: [] for name in ("promoted", "suppressed")}
+    by: dict[str, list[Tensor]] = {name: [] for name in found}
+    for v in range(n if read else 0):
+        both = seen.stream[[0, v + 1]][:, :, at[v]]
+        with torch.no_grad():
+            before, after = (
+                read(x.to(device_of(model), dtype_of(model))).float().cpu()  # type: ignore[misc]
+                for x in both
+            )
+        change = after - before
+        change -= change.mean(dim=-1, keepdim=True)
+        for name, sign in (("promoted", 1), ("suppressed", -1)):
+            best = (sign * change).topk(min(_LENS, change.shape[-1]))
+            found[name].append(best.indices)
+            by[name].append(sign * best.values)
+    if read is None:
+        none = torch.zeros(n, streams, at.shape[1], 0)
+        return {
+            "read_at": at,
+            **{name: none.long() for name in found},
+            **{f"{name}_by": none for name in found},
+        }
+    return {
+        "read_at": at,
+        **{name: torch.stack(values) for name, values in found.items()},
+        **{f"{name}_by": torch.stack(values) for name, values in by.items()},
+    }
+
+
+def _attribution(
+    model: HookedModel,
+    seen: Recording,
+    found: dict[str, Tensor],
+    toward: list[int],
+    read: Readout | None,
+) -> dict[str, Tensor]:
+    """Which component moved the logits of the tokens gained and lost behind the prompt."""
+    change = parts(seen)
+    n, streams = change.shape[:2]
+    layers, n_heads = streams - 1, int(model.cfg.n_heads)
+    offered = [found[name][:, -1, :_OFFERED] for name in ("gained", "lost")]
+    tokens = torch.cat([*offered, torch.tensor(toward).long().expand(n, -1)], dim=1)
+    if read is None:
+        tokens = tokens[:, :0]
+    split = through_heads(model, seen, change[:, 1:, 0])
+    direct = torch.zeros(n, streams, 3, tokens.shape[1])
+    heads = torch.full((n, layers, n_heads, tokens.shape[1]), torch.nan)
+    for v in range(n if read else 0):
+        gradient = average_gradient(
+            read,  # type: ignore[arg-type]
+            seen.stream[0, -1, -1],
+            seen.stream[v + 1, -1, -1],
+            tokens[v],
+            dtype=dtype_of(model),
+            device=device_of(model),
+        )
+        direct[v] = torch.einsum("lcd,md->lcm", change[v], gradient)
+        if split is not None:
+            heads[v] = torch.einsum("lhd,md->lhm", split[v], gradient)
+    last = seen.logits[:, -1].float().cpu()
+    moved = torch.stack([(last[v + 1] - last[0])[tokens[v]] for v in range(n)])
+    return {"toward": tokens, "moved": moved, "direct": direct, "heads": heads}
+
+
+def _readout(model: HookedModel) -> Readout | None:
+    try:
+        return readout(model)
+    except ModelError:
+        return None
+
+
+def _one(model: HookedModel, prompt: Any) -> TokenBatch:
+    tokens = prompt if isinstance(prompt, TokenBatch) else tokenize(model, [prompt])
+    if len(tokens) != 1:
+        raise PromptError(f"An inspection is of one prompt; got {len(tokens)}.")
+    return tokens
+
+
+def _rows(
+    bank: Bank, vectors: Sequence[int] | None, heads: int, top: int, batch_rows: int
+) -> list[int]:
+    rows = list(range(len(bank))) if vectors is None else list(vectors)
+    wrong = [row for row in rows if not 0 <= row < len(bank)]
+    if wrong or not rows or len(set(rows)) != len(rows):
+        raise SettingError(
+            f"vectors={rows}: expected different rows from 0 to {len(bank) - 1}, and at least one."
+        )
+    if heads < 0 or top < 1 or batch_rows < 1:
+        raise SettingError(
+            f"heads={heads}, top={top}, batch_rows={batch_rows}: expected at least 0, 1 and 1."
+        )
+    return rows
+
+
+def _rows_per_pass(model: HookedModel, pos: int) -> int:
+    """So that streams and log-probabilities (three copies) stay within a gigabyte."""
+    cfg = model.cfg
+    row = 4 * pos * (int(cfg.n_layers + 1) * int(cfg.d_model) + 4 * int(cfg.d_vocab))
+    return int(_MEMORY // row) - 1

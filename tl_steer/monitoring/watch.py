@@ -1,0 +1,130 @@
+"""A monitor on a model at work: every request is scored while it is answered."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tl_steer.errors import SettingError
+from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.model import HookedModel
+from tl_steer.models.state import without_hooks
+from tl_steer.models.taps import Host, glance, host_of, listening, torch_host
+from tl_steer.monitoring.audit import AuditLog
+from tl_steer.monitoring.panel import Panel
+from tl_steer.monitoring.session import OnAlert, Watch
+
+
+@contextmanager
+def watch(
+    model: HookedModel,
+    monitor: Panel,
+    *,
+    alpha: float | int = 0.01,
+    log: str | Path | None = None,
+    drift: float | int | None = 0.001,
+    on_alert: OnAlert | None = None,
+    chunk: int = 8,
+) -> Iterator[Watch]:
+    """Inside the block, whatever the model answers is scored; afterwards it is as it was.
+
+        with ts.watch(model, monitor, log="audit.sqlite") as w:
+            model.generate(...)
+        for alert in w.alerts: ...
+
+    Works with `generate`, cached or not, and with plain forward passes, whose prompts are scored
+    at their ends; padded batches need their `attention_mask`. A request ends when the next prompt
+    comes, at `w.flush()` and with the block.
+
+    Args:
+        alpha: how often a clean request may raise an alert.
+        log: an audit log, to be created or appended to.
+        drift: how often traffic that has not moved may ever raise the drift alarm; `None` does
+            without.
+        on_alert: called with each alert when it is raised, from inside the forward pass. An
+            exception out of it stops the generation.
+        chunk: so many tokens are scored together. Each then costs a fraction, and alerts come
+            later by up to one token less than that, or when the request ends. With 1 they come at
+            once, which is what an `on_alert` that stops the generation wants.
+
+    Raises:
+        ForeignModelError: the monitor was fitted on another model, dtype or weights.
+        ModelError: the model's cached generation does not see its prompts.
+        PromptError: from inside the model, for a prompt of another template.
+        SettingError: alpha is below what the calibration can resolve, or `chunk` is not positive.
+        AuditError: the log cannot be written.
+
+    Wrong with beam search, whose rows change places.
+    """
+    host = host_of(model, monitor.sites)
+    refuse_broken_cache(model)
+    with without_hooks(model):
+        _refuse_other_model(host, monitor)
+    tokenizer = getattr(model, "tokenizer", None)
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
+        yield session
+
+
+@contextmanager
+def watch_torch(
+    module: nn.Module,
+    monitor: Panel,
+    *,
+    tokenizer: Any = None,
+    alpha: float | int = 0.01,
+    log: str | Path | None = None,
+    drift: float | int | None = 0.001,
+    on_alert: OnAlert | None = None,
+    chunk: int = 8,
+) -> Iterator[Watch]:
+    """`watch` for a plain transformers model, with no TransformerLens around it.
+
+    Args:
+        tokenizer: to show tokens as text in alerts; scores do not need it.
+
+    Raises:
+        ModelError, HookPointError: the blocks cannot be found, or the monitor reads inside one.
+        And as `watch`. A monitor fitted on weights that TransformerLens had processed (folded
+        layer norms, centred writing weights) is refused here as another model's.
+    """
+    host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
+    _refuse_other_model(host, monitor)
+    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
+        yield session
+
+
+def _refuse_other_model(host: Host, monitor: Panel) -> None:
+    monitor.identity.refuse_other_model(host.dtype, lambda ids: glance(host, ids))
+
+
+@contextmanager
+def _session(
+    host: Host,
+    monitor: Panel,
+    tokenizer: Any,
+    alpha: float | int,
+    log: str | Path | None,
+    drift: float | int | None,
+    on_alert: OnAlert | None,
+    chunk: int,
+) -> Iterator[Watch]:
+    monitor.guarantee(alpha)  # refuses, before a log is made
+    if chunk < 1:
+        raise SettingError(f"chunk={chunk}: tokens are scored one at a time, or more together.")
+    with ExitStack() as stack:
+        audit = None if log is None else stack.enter_context(AuditLog(log))
+        session = Watch(
+            monitor,
+            alpha=alpha,
+            audit=audit,
+            drift=drift,
+            tokenizer=tokenizer,
+            on_alert=on_alert,
+            chunk=chunk,
+            device=host.device,
+        )
+        stack.callback(session.flush)
+        stack.enter_context(listening(host, session))
+        yield session

@@ -1,0 +1,191 @@
+"""What a method climbs: a segment, a divergence and measured positions, as one function of θ."""
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_steer.errors import NotFiniteError, TooLargeError
+from tl_steer.models.segment import Segment
+from tl_steer.objectives.divergence import Divergence, mean_response
+from tl_steer.perturbations.perturbation import Perturbation
+
+# Rows of the residual stream per pass. On a CPU a few thousand keep the matrix products at full
+# speed and the activations in cache; a GPU wants more.
+_ROWS_ON_CPU = 2560
+_ROWS_ON_GPU = 65536
+# The CPU's allocator and Apple's have no exception class of their own.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class Holder(Protocol):
+    """Whoever remembers how many edits fit into one pass; an `Objective`, as a rule."""
+
+    vec_batch: int
+    said_smaller: bool
+
+
+def in_parts(n: int, holder: Holder, function: Callable[[slice], Result]) -> list[Result]:
+    """`function(rows)` for `n` rows, `holder.vec_batch` of them at a time, in order.
+
+    Where memory runs out, `holder.vec_batch` is halved and the part is tried again; parts that are
+    done stay done, and the smaller number is kept. `function` must therefore leave nothing behind
+    when it fails. One warning per holder, with the number that fits.
+
+    Raises:
+        TooLargeError: memory ran out with one edit per pass.
+    """
+    done: list[Result] = []
+    start, shrunk = 0, False
+    while start < n:
+        rows = slice(start, min(start + holder.vec_batch, n))
+        try:
+            done.append(function(rows))
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            complaint = str(error).strip().partition("\n")[0]
+        else:
+            start = rows.stop
+            if shrunk and not holder.said_smaller:
+                _say_smaller(holder)
+            continue
+        # Out here, because inside the except the traceback keeps the failed pass's tensors alive.
+        _make_room(holder, rows.stop - rows.start, complaint)
+        shrunk = True
+    return done
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return not isinstance(error, TooLargeError)
+    return any(words in str(error) for words in _NO_MEMORY)
+
+
+def _make_room(holder: Holder, tried: int, complaint: str) -> None:
+    if tried == 1:
+        raise TooLargeError(
+            f"Memory ran out with a single perturbation in the pass ({complaint}). Use fewer or "
+            "shorter prompts, a target nearer to the source, a model in half precision, or a "
+            "device with more memory."
+        )
+    holder.vec_batch = tried // 2
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _say_smaller(holder: Holder) -> None:
+    holder.said_smaller = True
+    warnings.warn(
+        f"Memory ran out; going on with vec_batch={holder.vec_batch}. Give that number to save the "
+        "failed tries next time.",
+        stacklevel=3,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Values, responses and (if asked for) gradients, one row per edit."""
+
+    value: Float[Tensor, " vec"]
+    response: Float[Tensor, "vec d_target"]
+    gradients: tuple[Tensor, ...] = ()
+
+
+def edits_per_pass(segment: Segment) -> int:
+    """How many edits of this segment's prompts run well in one pass."""
+    rows = _ROWS_ON_CPU if segment.clean.device.type == "cpu" else _ROWS_ON_GPU
+    return max(1, rows // segment.tokens.ids.numel())
+
+
+class Objective:
+    """`objective(perturbation)` evaluates all edits; `gradient=False` saves the backward pass.
+
+    Args:
+        segment: what is run.
+        divergence: what is measured.
+        measured: where, `[batch pos]`.
+        vec_batch: edits per pass; `None` chooses. Changes memory and speed, and results by rounding
+            only. Halved, with a warning, when memory runs out, and kept so from then on.
+
+    Raises:
+        NotFiniteError: on NaN or infinity, naming the step and the vector.
+        TooLargeError: memory runs out with a single edit per pass.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        divergence: Divergence,
+        measured: Bool[Tensor, "batch pos"],
+        *,
+        vec_batch: int | None = None,
+    ) -> None:
+        self.segment, self.divergence = segment, divergence
+        self.measured = measured.to(segment.clean.device)
+        self.vec_batch = vec_batch or edits_per_pass(segment)
+        self.said_smaller = False
+
+    def __call__(
+        self, perturbation: Perturbation, *, gradient: bool = True, step: int | None = None
+    ) -> Evaluation:
+        def evaluate(rows: slice) -> Evaluation:
+            part = self._evaluate(perturbation.select(rows), gradient)
+            # Values first: one vector's NaN can reach every gradient through a divergence.
+            refuse_nonfinite((part.value, *part.gradients), first=rows.start, step=step)
+            return part
+
+        parts = in_parts(len(perturbation), self, evaluate)
+        return Evaluation(
+            torch.cat([p.value for p in parts]),
+            torch.cat([p.response for p in parts]),
+            tuple(torch.cat(grads) for grads in zip(*(p.gradients for p in parts), strict=True)),
+        )
+
+    def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
+        with torch.set_grad_enabled(gradient):
+            steered = self.segment.run(part)
+            value = self.divergence(steered, self.segment.clean, self.measured)
+            # Edits do not see each other, so the gradient of the sum holds each one's own.
+            gradients = (
+                torch.autograd.grad(value.sum(), list(part.parameters())) if gradient else ()
+            )
+        with torch.no_grad():
+            response = mean_response(steered.detach(), self.segment.clean, self.measured)
+        return Evaluation(value.detach(), response, tuple(gradients))
+
+
+def refuse_nonfinite(parts: Sequence[Tensor], *, first: int = 0, step: int | None = None) -> None:
+    """Insist that everything computed for some edits is finite.
+
+    Args:
+        parts: tensors with one row per edit, in the order in which they are to be blamed.
+        first: number of the first row's edit.
+        step: the method's, for the message.
+
+    Raises:
+        NotFiniteError: naming the step and the vector.
+    """
+    rows = (values.flatten(1) if values.ndim > 1 else values[:, None] for values in parts)
+    finite = next((f for r in rows if not (f := r.isfinite().all(dim=1)).all()), None)
+    if finite is not None:
+        when = "" if step is None else f" at step {step}"
+        raise NotFiniteError(
+            f"The objective, a response or a gradient is NaN or infinite{when} for vector "
+            f"{first + int((~finite).nonzero()[0])}: the perturbation overflows the model. Use a "
+            "smaller radius, or a wider dtype."
+        )

@@ -1,0 +1,148 @@
+r"""The pooled response as a function of θ, and products with its derivatives.
+
+$\Delta(\theta)$ is what a segment's perturbed copies gain at the target over the clean ones, pooled
+into one row of numbers per edit. A `Pool` is a function `(steered, clean, measured) -> [vec k]`:
+
+    mean_response      mean over measured tokens, then over prompts; k = d_target  (DCT)
+    stacked_response   every measured token of every prompt side by side           (power steering)
+
+Averaging asks for one effect common to all tokens and prompts; stacking lets each have its own.
+Derivatives at $\theta = 0$ are those of the model as it is, and cost one clean forward pass for all
+vectors together. Derivatives elsewhere cost one pass per vector.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import normalize
+
+from tl_steer.errors import SettingError
+from tl_steer.objectives.divergence import mean_response
+from tl_steer.objectives.objective import Objective, in_parts, refuse_nonfinite
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.perturbation import Perturbation
+
+Pool = Callable[..., Float[Tensor, "vec k"]]
+
+
+class ResponseMap:
+    """$\\Delta(\\theta)$ for an objective's segment and measured tokens.
+
+    Args:
+        objective: supplies the segment, the measured tokens and the size of a pass.
+        pool: how token responses become one row.
+    """
+
+    def __init__(self, objective: Objective, pool: Pool = mean_response) -> None:
+        self.objective, self.pool = objective, pool
+        self.segment = objective.segment
+
+    def __call__(self, perturbation: Perturbation) -> Float[Tensor, "vec k"]:
+        """The response of every edit."""
+
+        def respond(rows: slice) -> Tensor:
+            with torch.no_grad():
+                return self.response(perturbation.select(rows))
+
+        return torch.cat(in_parts(len(perturbation), self.objective, respond))
+
+    def pull(
+        self,
+        perturbation: Perturbation,
+        cotangents: Float[Tensor, "vec k"] | None = None,
+        *,
+        step: int | None = None,
+    ) -> tuple[Float[Tensor, "vec k"], tuple[Tensor, ...]]:
+        r"""Responses, and $\nabla_{\theta_k}\langle u_k, \Delta(\theta_k)\rangle$ per parameter.
+
+        Without `cotangents`, $u_k$ is edit k's own response, normalised, so this is the gradient of
+        $\|\Delta(\theta_k)\|$.
+
+        Raises:
+            NotFiniteError: NaN or infinity, with the step and the vector.
+        """
+
+        def pull_back(rows: slice) -> tuple[Tensor, ...]:
+            part = perturbation.select(rows)
+            response = self.response(part)
+            along = normalize(response.detach(), dim=1) if cotangents is None else cotangents[rows]
+            found = torch.autograd.grad((response * along).sum(), list(part.parameters()))
+            refuse_nonfinite((response.detach(), *found), first=rows.start, step=step)
+            return response.detach(), *found
+
+        parts = in_parts(len(perturbation), self.objective, pull_back)
+        response, *gradients = (torch.cat(values) for values in zip(*parts, strict=True))
+        return response, tuple(gradients)
+
+    def derivative(self, positions_of: Additive) -> "Derivative":
+        """The linear map J at zero, for vectors added where `positions_of` adds its own."""
+        return Derivative(self, positions_of)
+
+    def response(self, part: Perturbation) -> Tensor:
+        steered = self.segment.run(part)
+        return self.pool(steered, self.segment.clean, self.objective.measured)
+
+
+class Derivative:
+    r"""$J = \partial\Delta/\partial\theta$ at 0, matrix-free, from one recorded forward pass.
+
+    $J^\top u$ is reverse mode. $Jv$ is reverse mode twice: $J^\top u$ is linear in u, and its
+    derivative along v is $Jv$. Both take many vectors through the same recorded graph at once, so
+    no forward pass is repeated. Keeps the graph of one pass over the prompts in memory.
+    """
+
+    def __init__(self, responses: ResponseMap, like: Additive) -> None:
+        segment = responses.segment
+        self._objective = responses.objective
+        self.width = segment.source.width
+        zero = torch.zeros(1, self.width, device=like.vectors.device, dtype=like.vectors.dtype)
+        origin = Additive(segment.source, zero, radius=1.0, positions=like.positions)
+        # The fused attention kernels have no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            self._theta = origin.vectors
+            self._pooled = responses.response(origin)
+            self._u = torch.zeros_like(self._pooled, requires_grad=True)
+            (self._pulled,) = torch.autograd.grad(
+                self._pooled, self._theta, self._u, create_graph=True, materialize_grads=True
+            )
+        if not self._pulled.requires_grad:
+            raise SettingError(f"{segment.target} does not depend on {segment.source}.")
+        self.k = self._pooled.shape[1]
+
+    def push(self, vectors: Float[Tensor, "vec width"]) -> Float[Tensor, "vec k"]:
+        """J v for every row."""
+        return self._batched(self._pulled, self._u, vectors)
+
+    def pull(self, cotangents: Float[Tensor, "vec k"]) -> Float[Tensor, "vec width"]:
+        """Jᵀ u for every row."""
+        return self._batched(self._pooled, self._theta, cotangents)
+
+    def _batched(self, output: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+        def products(part: slice) -> Tensor:
+            weights = rows[part, None].to(output)
+            (found,) = torch.autograd.grad(
+                output, wanted, weights, retain_graph=True, is_grads_batched=True
+            )
+            refuse_nonfinite((found.detach()[:, 0],), first=part.start)
+            return found.detach()[:, 0]
+
+        return torch.cat(in_parts(len(rows), self._objective, products))
+
+
+def stacked_response(
+    steered: Float[Tensor, "vec batch pos d_model"],
+    clean: Float[Tensor, "batch pos d_model"],
+    measured: Bool[Tensor, "batch pos"],
+) -> Float[Tensor, "vec k"]:
+    r"""Every measured token's change, side by side, weighted so that prompts count equally.
+
+    The squared norm of a row is the mean over prompts of the mean over measured tokens of
+    $\|\Delta\|^2$; k is the number of measured tokens times `d_model`.
+    """
+    delta = (steered - clean).to(torch.promote_types(clean.dtype, torch.float32))
+    counts = (len(measured) * measured.sum(dim=1, keepdim=True)).to(delta)
+    weight = counts.rsqrt().expand(measured.shape)[measured]
+    return (delta[:, measured] * weight[:, None]).flatten(1)

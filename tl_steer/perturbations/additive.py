@@ -1,0 +1,84 @@
+"""Steering vectors: the additive kind."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tl_steer.errors import ShapeError
+from tl_steer.hook_points.positions import EVERYWHERE, Positions
+from tl_steer.hook_points.site import Site
+from tl_steer.perturbations.perturbation import Packable
+from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
+
+
+class Additive(Packable):
+    """Steering vectors: add `vectors[row]` to the activation, at a fixed norm.
+
+    Added in the activation's own dtype and on its device, so fp32 vectors steer a bf16 model.
+
+    Args:
+        vectors: what is added, one row per edit.
+        radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
+    """
+
+    kind = "additive"
+
+    def __init__(
+        self,
+        site: Site,
+        vectors: Float[Tensor, "vec width"],
+        *,
+        radius: float | int | None = None,
+        positions: Positions = EVERYWHERE,
+    ) -> None:
+        super().__init__(site, positions=positions)
+        if vectors.shape[1] != site.width:
+            raise ShapeError(
+                f"Vectors of width {vectors.shape[1]} do not fit {site}, {site.width} wide."
+            )
+        self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
+        self.vectors = nn.Parameter(vectors.detach().clone())
+
+    @classmethod
+    def packed_width(cls, site: Site, form: Mapping[str, Any]) -> int:
+        return site.width
+
+    @classmethod
+    def unpack(
+        cls,
+        site: Site,
+        rows: Float[Tensor, "vec n"],
+        *,
+        radius: float | int,
+        positions: Positions,
+        form: Mapping[str, Any],
+    ) -> "Additive":
+        return cls(site, rows, radius=radius, positions=positions)
+
+    @classmethod
+    def random(
+        cls,
+        site: Site,
+        n: int,
+        *,
+        radius: float | int,
+        generator: torch.Generator,
+        positions: Positions = EVERYWHERE,
+    ) -> "Additive":
+        """`n` random vectors of norm `radius`, uniform on the sphere."""
+        vectors = random_on_sphere(n, site.width, radius=radius, generator=generator)
+        return cls(site, vectors, radius=radius, positions=positions)
+
+    def forward(
+        self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch pos width"]:
+        # index_select: its backward adds up quickly, where plain indexing's sorts first.
+        chosen = self.vectors.index_select(0, rows.to(self.vectors.device))
+        return activation + chosen[:, None].to(activation)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        self.vectors.copy_(to_sphere(self.vectors, self.radius))

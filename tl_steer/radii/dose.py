@@ -1,0 +1,220 @@
+"""Dose and response: what vectors do as they grow.
+
+radii x signs x vectors x prompts -> next-token KL, continuation -> its surprise
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.control import random_bank
+from tl_steer.banks.provenance import check_fits
+from tl_steer.errors import SettingError
+from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import Positions
+from tl_steer.hook_points.site import Site
+from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.model import HookedModel
+from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
+from tl_steer.models.segment import Segment
+from tl_steer.models.state import frozen
+from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
+from tl_steer.objectives.output_kl import divergence_from, next_token
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.sphere import to_sphere
+from tl_steer.radii.band import Dose, DoseResponse
+from tl_steer.radii.fluency import Judge, repetition
+
+SHARES = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+@checked
+def dose_response(
+    model: HookedModel,
+    bank: Bank,
+    prompts: Prompts | TokenBatch,
+    *,
+    shares: Sequence[float | int] = SHARES,
+    signs: Sequence[int] = (1, -1),
+    n_random: int | None = None,
+    max_new_tokens: int = 24,
+    seed: int = 0,
+    batch_rows: int = 64,
+) -> DoseResponse:
+    """Steer with every vector at every radius and sign, and with random vectors beside them.
+
+    Args:
+        prompts: as for `elicit`. Prompts that the bank was not trained on say more.
+        shares: the radii, as shares of the median residual norm at the bank's source (over
+            these prompts, BOS left out), which is comparable across layers and models.
+        signs: 1 for the vectors, -1 for their opposites.
+        n_random: how many random vectors serve as the control; as many as the bank has unless
+            given. They come in one sign, since the opposite of a random vector is another.
+        max_new_tokens: length of the continuations, which are greedy.
+        seed: of the random vectors and of the text sampled from the unsteered model.
+        batch_rows: rows per batch; lower it if memory runs out. Results do not depend on it.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        ModelError: the model has no `generate`.
+        SettingError: bad arguments, before any work, or a bank of another kind than vectors.
+
+    The continuations are short and few: the sweep tells paraphrase from gibberish, and says nothing
+    of what a vector means. Costs one prefill more per row than `generate`.
+    """
+    _refuse(bank, shares, signs, max_new_tokens, batch_rows, n_random)
+    check_fits(model, bank.provenance)
+    tokens = tokenize(model, prompts)
+    n = len(bank) if n_random is None else n_random
+    with frozen(model):
+        norm = Segment(model, tokens, bank.source, bank.target).source_norm()
+        sweep = Sweep(
+            model, bank.source, bank.positions, tokens, norm, max_new_tokens, seed, batch_rows
+        )
+        groups = [Group(bank.vectors, tuple(signs))]
+        if n > 0:
+            groups.append(Group(random_bank(bank, n=n, seed=seed).vectors, (1,), control=True))
+        return sweep([share * norm for share in sorted(set(shares))], groups)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Vectors to try, in which signs, and whether they are the control."""
+
+    vectors: Float[Tensor, "vec width"]
+    signs: tuple[int, ...]
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One vector at one radius: an edit of the sweep."""
+
+    vector: Float[Tensor, " width"]
+    radius: float
+    sign: int
+    index: int
+    control: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The measurement itself: `sweep(radii, groups)`, the groups together in every batch."""
+
+    model: HookedModel
+    source: Site
+    positions: Positions
+    tokens: TokenBatch
+    norm: float
+    max_new_tokens: int
+    seed: int
+    batch_rows: int
+
+    def __call__(self, radii: Sequence[float], groups: Sequence[Group]) -> DoseResponse:
+        asked = [
+            _Asked(unit * (sign * radius), radius, sign, i, group.control)
+            for group in groups
+            for radius in radii
+            for sign in group.signs
+            for i, unit in enumerate(to_sphere(group.vectors, 1.0))
+        ]
+        refuse_broken_cache(self.model)
+        with frozen(self.model), torch.no_grad():
+            kl, new = self._steer(asked)
+            own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]
+            judge = Judge(self.model, self.tokens, own, self.batch_rows)
+            surprise = judge.surprise(new)
+            fluent, salad = judge.scale(self.max_new_tokens, self.seed)
+        return DoseResponse(
+            doses=tuple(
+                self._dose(asked[row.vector], row.prompt, kl[row], surprise[row], text, own)
+                for row, text in sorted(new.items(), key=lambda at: (at[0].vector, at[0].prompt))
+            ),
+            source=self.source.name,
+            norm=self.norm,
+            fluent=fluent,
+            salad=salad,
+            prompts=self.tokens.texts,
+            unsteered=tuple(self._read(row) for row in own),
+            settings={"max_new_tokens": self.max_new_tokens, "seed": self.seed},
+        )
+
+    def _steer(self, asked: list[_Asked]) -> tuple[dict[Row, float], dict[Row, Tensor]]:
+        """Next-token KL and the continuation of every edit, and of the unsteered model behind."""
+        vectors = torch.stack([edit.vector for edit in asked])
+        vectors = torch.cat([vectors, torch.zeros_like(vectors[:1])])
+        edits = Additive(self.source, vectors, positions=self.positions)
+        base = [next_token(self.model, row[None])[0] for row in self.tokens.rows()]
+
+        def kl(ids: Tensor, rows: list[Row]) -> list[float]:
+            from_base = torch.stack([base[row.prompt] for row in rows])
+            nats: list[float] = divergence_from(from_base, next_token(self.model, ids)).tolist()
+            return nats
+
+        def text(ids: Tensor, rows: list[Row]) -> list[Tensor]:
+            new = continued(self.model, ids, self.max_new_tokens)
+            return [through_end(self.model, row).cpu() for row in new]
+
+        def each(work: Any) -> Any:
+            return by_row(self.model, edits, self.tokens, work, batch_rows=self.batch_rows)
+
+        return each(kl), each(text)
+
+    def _dose(
+        self,
+        edit: _Asked,
+        prompt: int,
+        kl: float,
+        surprise: float,
+        new: Tensor,
+        own: Sequence[Tensor],
+    ) -> Dose:
+        return Dose(
+            radius=edit.radius,
+            share=edit.radius / self.norm,
+            sign=edit.sign,
+            vector=edit.index,
+            prompt=prompt,
+            control=edit.control,
+            kl=kl,
+            surprise=surprise,
+            repetition=repetition(new),
+            changed=new.tolist() != own[prompt].tolist(),
+            text=self._read(new),
+        )
+
+    def _read(self, new: Tensor) -> str:
+        return decode(self.model, until_end(self.model, new), special=False)
+
+
+def _refuse(
+    bank: Bank,
+    shares: Sequence[float | int],
+    signs: Sequence[int],
+    max_new_tokens: int,
+    batch_rows: int,
+    n_random: int | None,
+) -> None:
+    if bank.kind != Additive.kind:
+        raise SettingError(
+            f"This bank holds {bank.kind} perturbations, whose effect does not grow along a ray. "
+            "Dose and response are defined for steering vectors; elicit adapters at several radii "
+            "instead."
+        )
+    if len(bank) == 0 or not bool((bank.vectors.norm(dim=1) > 0).all()):
+        raise SettingError("Expected at least one vector, and none of zeros: they have no ray.")
+    if not shares or not all(0 < share < math.inf for share in shares):
+        raise SettingError(f"shares={tuple(shares)}: expected one or more finite numbers above 0.")
+    if not signs or not set(signs) <= {1, -1} or len(set(signs)) != len(signs):
+        raise SettingError(f"signs={tuple(signs)}: expected (1,), (-1,) or (1, -1).")
+    if max_new_tokens < 1 or batch_rows < 1 or (n_random is not None and n_random < 0):
+        raise SettingError(
+            f"max_new_tokens={max_new_tokens}, batch_rows={batch_rows}, n_random={n_random}: "
+            "expected at least 1, 1 and 0."
+        )

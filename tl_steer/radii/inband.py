@@ -1,0 +1,119 @@
+"""A radius rule made of dose and response: as far as steered text holds together."""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_steer.errors import SettingError
+from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.segment import Segment
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
+from tl_steer.radii.band import Band, DoseResponse
+from tl_steer.radii.dose import Group, Sweep
+from tl_steer.radii.rules import Calibrated, RadiusRule
+
+
+@dataclass(frozen=True)
+class InBand:
+    """The highest radius at which steered text still holds together, found by trying.
+
+    A few directions at the source, sharpened by power iteration as those of trained vectors will
+    be, steer the segment's own prompts at radii around the calibrated one. (Random directions would
+    not do: they leave text alone at radii where trained ones have long destroyed it.) See
+    `DoseResponse.band` for what counts as paraphrase and gibberish.
+
+    Args:
+        anchor: the rule that gives the middle of the radii.
+        factors: the radii tried, in anchors.
+        n: how many directions.
+        steps: steps of power iteration from a random start.
+        tolerated: the share of their continuations that may be gibberish.
+        place: where in the band, from its lowest (0) to its highest radius (1), on a log scale.
+        max_prompts: only the first so many of the segment's prompts are continued.
+        max_new_tokens: length of the continuations.
+        batch_rows: rows per batch.
+
+    Where the model has no `generate`, or there is no band, the anchor or the end nearest to a band
+    is used, with a warning. It asks for text: on a model or prompts whose text does not matter (a
+    toy, a single token's answer), use `Calibrated` or `ShareOfNorm`. It steers at every token, so
+    it comes out low for vectors that are added at few.
+    """
+
+    anchor: RadiusRule = Calibrated()  # noqa: RUF009 (frozen)
+    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    n: int = 6
+    steps: int = 4
+    tolerated: float | int = 0.25
+    place: float | int = 1
+    max_prompts: int = 2
+    max_new_tokens: int = 16
+    batch_rows: int = 64
+
+    def __post_init__(self) -> None:
+        if not (self.factors and all(0 < f < math.inf for f in self.factors)):
+            raise SettingError(f"InBand(factors={self.factors}): expected numbers above 0.")
+        counts = (self.n, self.max_prompts, self.max_new_tokens, self.batch_rows)
+        if min(counts) < 1 or self.steps < 0:
+            raise SettingError(
+                f"{self}: expected n, prompts, tokens and rows of at least 1, steps >= 0."
+            )
+        if not (0 <= self.place <= 1 and 0 <= self.tolerated < 1):
+            raise SettingError(f"{self}: expected place from 0 to 1, tolerated below 1.")
+
+    def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
+        radius = self.anchor(segment, measured, seed)
+        if not hasattr(segment.model, "generate"):
+            warnings.warn(
+                f"{type(segment.model).__name__} has no generate(), so its text cannot be judged; "
+                f"using the radius of {self.anchor}, {radius:.3g}.",
+                stacklevel=2,
+            )
+            return radius
+        band = self.measure(segment, measured, seed, radius).band(tolerated=self.tolerated)
+        return self._within(band)
+
+    def measure(
+        self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int, anchor: float | int
+    ) -> DoseResponse:
+        """The sweep that the rule looks at."""
+        unit = self._directions(segment, measured, seed, float(anchor))
+        tokens = segment.tokens.take(range(min(self.max_prompts, len(segment.tokens))))
+        sweep = Sweep(
+            segment.model,
+            segment.source,
+            EVERYWHERE,
+            tokens,
+            segment.source_norm(),
+            self.max_new_tokens,
+            seed,
+            self.batch_rows,
+        )
+        return sweep([anchor * factor for factor in sorted(self.factors)], [Group(unit, (1,))])
+
+    def _directions(
+        self, segment: Segment, measured: Tensor, seed: int, radius: float
+    ) -> Float[Tensor, "vec width"]:
+        generator = torch.Generator().manual_seed(seed)
+        width = segment.source.width
+        vectors = random_on_sphere(self.n, width, radius=radius, generator=generator)
+        vectors = vectors.to(segment.clean_source.device)
+        objective = Objective(segment, Displacement(), measured)
+        for _ in range(self.steps):
+            gradient = objective(Additive(segment.source, vectors, radius=radius)).gradients[0]
+            vectors = to_sphere(gradient, radius)
+        return vectors.float().cpu()
+
+    def _within(self, band: Band) -> float:
+        low, high = math.log(band.lowest), math.log(band.highest)
+        return math.exp(low + self.place * (high - low))
+
+
+# What radius="auto" means.
+AUTO = InBand()

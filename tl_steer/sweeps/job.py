@@ -1,0 +1,175 @@
+"""A sweep under way: rows to tokens, part after part, on disk or in memory."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tl_steer.errors import PromptError, SettingError, SweepFileError
+from tl_steer.hook_points.positions import Positions
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import tokenize, whole_row
+from tl_steer.sweeps.cells import Cells, Read
+from tl_steer.sweeps.folder import Folder, State, counted
+from tl_steer.sweeps.prompts import Asked
+from tl_steer.sweeps.result import SweepResult
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Rows of a source to tokens.
+
+    Args:
+        measured: the tokens that the bank measured; a prompt must have as many.
+
+    Raises:
+        PromptError: too long, or nothing that can be tokenized, with the row's place.
+    """
+
+    model: HookedModel
+    measured: Positions
+    generate: int = 0
+    truncate: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.truncate is not None and self.truncate < 1:
+            raise SettingError(f"truncate={self.truncate}: expected at least 1 token, or None.")
+
+    def __call__(self, row: Asked) -> Read:
+        try:
+            tokens = tokenize(self.model, [row.prompt])
+        except PromptError as error:
+            raise PromptError(f"{row.where}: {error}") from error
+        ids, context = tokens.ids[0], getattr(self.model.cfg, "n_ctx", None)
+        if isinstance(row.prompt, str) and len(ids) == context:  # cut in silence, perhaps
+            ids = whole_row(self.model, row.prompt).to(ids)
+        if self.truncate is not None and len(ids) > self.truncate:
+            kept = int(tokens.has_bos[0]) if self.truncate > 1 else 0
+            ids = torch.cat([ids[:kept], ids[len(ids) - self.truncate + kept :]])
+        room = len(ids) if context is None else int(context) - self.generate
+        if len(ids) > room:
+            raise PromptError(
+                f"{row.where} is {len(ids)} tokens long, and {room} fit into the model's context "
+                "before what is generated. Shorten it, or give truncate= to keep the last tokens."
+            )
+        try:
+            self.measured.measure(torch.ones(1, len(ids), dtype=torch.bool), tokens.has_bos.cpu())
+        except PromptError as error:
+            raise PromptError(f"{row.where}: {error}") from error
+        return Read(row.id, tokens.texts[0], ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A sweep under way: part after part, from where its folder stands.
+
+    Args:
+        asked: what makes the sweep the one it is.
+        folder: where parts go; `None` keeps them in memory.
+        part: prompts per part.
+        empty: the state before the first.
+    """
+
+    asked: dict[str, Any]
+    cells: Cells
+    folder: Folder | None
+    part: int
+    empty: State
+
+    def run(self, prompts: Iterator[Read], advance: Callable[[int], None]) -> SweepResult:
+        """To the end, or to Ctrl-C if something is done by then."""
+        state, tables = self._begin(), []
+        try:
+            digest = self._skip(prompts, state, advance)
+            for chunk in _chunks(prompts, self.part):
+                for prompt in chunk:
+                    digest = _digested(digest, prompt)
+                table, state = self._one(chunk, state, digest)
+                if self.folder is None:
+                    tables.append(table)
+                advance(len(chunk))
+            state = replace(state, finished=True)
+            if self.folder is not None:
+                self.folder.keep(state)
+        except KeyboardInterrupt:
+            if state.parts == 0:
+                raise
+        if state.parts == 0:
+            raise PromptError("No prompts were given; expected at least one.")
+        path = None if self.folder is None else self.folder.path
+        return SweepResult(self.asked, state, path, tuple(tables))
+
+    def _begin(self) -> State:
+        if self.folder is None:
+            return self.empty
+        if not self.folder.exists:
+            self.folder.begin(self.asked)
+        state = self.folder.state() or self.empty
+        self.folder.tidy(state.parts)
+        return state
+
+    def _skip(self, prompts: Iterator[Read], state: State, advance: Callable[[int], None]) -> str:
+        """Past the prompts that are done, if they are those that were done."""
+        digest = ""
+        for number in range(state.prompts):
+            prompt = next(prompts, None)
+            if prompt is None:
+                raise SweepFileError(
+                    f"{self._path} holds {state.prompts} prompts, and only {number} are given. "
+                    "Give the prompts that it was started with."
+                )
+            digest = _digested(digest, prompt)
+        if digest != state.digest:
+            raise SweepFileError(
+                f"{self._path} was made with other prompts: the first {state.prompts} differ from "
+                "those given. Give the same, in the same order, or save to another folder."
+            )
+        advance(state.prompts)
+        return digest
+
+    def _one(self, chunk: Sequence[Read], state: State, digest: str) -> tuple[pa.Table, State]:
+        table, directions = self.cells(chunk, first=state.prompts)
+        groups = torch.arange(state.prompts, state.prompts + len(chunk)) % len(state.sums)
+        state = counted(state, groups=groups, directions=directions, digest=digest)
+        if self.folder is not None:
+            self.folder.add(table, state)
+        return table, state
+
+    @property
+    def _path(self) -> Path:
+        return self.folder.path if self.folder is not None else Path()
+
+
+def _digested(digest: str, prompt: Read) -> str:
+    text = f"{digest} {prompt.id!r} {prompt.ids.tolist()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _chunks(prompts: Iterator[Read], size: int) -> Iterator[list[Read]]:
+    chunk: list[Read] = []
+    for prompt in prompts:
+        chunk.append(prompt)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+@contextmanager
+def bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("sweep"),
+        BarColumn(),
+        TextColumn("prompt {task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not shown, transient=True) as shown_bar:
+        task = shown_bar.add_task("", total=total)
+        yield lambda done: shown_bar.update(task, advance=done, refresh=True)

@@ -1,0 +1,122 @@
+"""What a sweep measures, and what it steers with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.control import random_bank
+from tl_steer.errors import SettingError
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.perturbation import Packable
+from tl_steer.sweeps.metric import METRICS, NEED_TEXT, OF_TEXT, Metric
+from tl_steer.sweeps.result import BANK, RANDOM, UNSTEERED, Who
+from tl_steer.sweeps.scorer import Scorer
+
+# Names that cells have beside the metrics'.
+COLUMNS = ("prompt", "id", "kind", "vector", "dose", "error", "prompt_text", "text")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        metrics: of a pass.
+        of_text: "perplexity" and "repetition", if wanted.
+        scorers: of the continuations.
+        generate: their length; 0 for none.
+        names: all of these in the order in which they were asked for; the columns.
+    """
+
+    metrics: Mapping[str, Metric]
+    of_text: tuple[str, ...] = ()
+    scorers: tuple[Scorer, ...] = ()
+    generate: int = 0
+    names: tuple[str, ...] = ()
+
+
+def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> Plan:
+    """What to measure, by kind.
+
+    Raises:
+        SettingError: unknown or repeated names, or something that needs `generate`.
+    """
+    if metrics is None:
+        everything = [*METRICS, *OF_TEXT]
+        metrics = [name for name in everything if generate or name not in NEED_TEXT]
+    passes: dict[str, Metric] = {}
+    of_text: list[str] = []
+    scorers: list[Scorer] = []
+    for one in metrics:
+        name = _name(one)
+        if generate == 0 and (isinstance(one, Scorer) or one in NEED_TEXT):
+            raise SettingError(f"{name} needs continuations: give generate=, say generate=32.")
+        if isinstance(one, Scorer):
+            scorers.append(one)
+        elif isinstance(one, str) and one in OF_TEXT:
+            of_text.append(one)
+        else:
+            passes[name] = METRICS[one] if isinstance(one, str) else one
+    names = [_name(one) for one in metrics]
+    clash = sorted({n for n in names if names.count(n) > 1 or n in COLUMNS})
+    if clash or not names:
+        raise SettingError(
+            f"Metrics need names of their own; {', '.join(clash)} cannot be used here."
+            if clash
+            else "metrics is empty; expected at least one, or None for the usual ones."
+        )
+    return Plan(passes, tuple(of_text), tuple(scorers), generate, tuple(names))
+
+
+def _name(metric: str | Metric | Scorer) -> str:
+    if isinstance(metric, str):
+        if metric not in (*METRICS, *OF_TEXT):
+            known = ", ".join((*METRICS, *OF_TEXT))
+            raise SettingError(f"Unknown metric {metric!r}; there are {known}.")
+        return metric
+    name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
+    if not str(name).isidentifier():
+        raise SettingError(f"A metric needs a name: define {name} with def, not as a lambda.")
+    return str(name)
+
+
+def edits_of(
+    bank: Bank, doses: Sequence[float | int], n_random: int, seed: int
+) -> tuple[Packable, tuple[Who, ...]]:
+    """The bank at every dose, random vectors at every size of dose, and nothing, in this order.
+
+    Raises:
+        SettingError: doses that cannot be.
+    """
+    factors = [float(dose) for dose in doses]
+    finite = all(dose != 0 and abs(dose) < float("inf") for dose in factors)
+    if not factors or not finite or len(set(factors)) != len(factors):
+        raise SettingError(f"doses={tuple(doses)}: expected different finite numbers, none 0.")
+    if bank.kind != Additive.kind and factors != [1.0]:
+        raise SettingError(f"A {bank.kind} does not grow along a ray: leave doses out.")
+    random = random_bank(bank, n=n_random, seed=seed).vectors
+    rows, who = [], []
+    for dose in factors:
+        rows.append(bank.vectors * dose)
+        who += [Who(BANK, v, dose) for v in range(len(bank))]
+    for size in dict.fromkeys(map(abs, factors)):
+        rows.append(random * size)
+        who += [Who(RANDOM, v, size) for v in range(n_random)]
+    vectors = torch.cat([*rows, torch.zeros_like(bank.vectors[:1])])
+    who.append(Who(UNSTEERED, 0, 0.0))
+    many = replace(bank[[0] * len(vectors)], vectors=vectors)
+    return many.perturbation(), tuple(who)
+
+
+def means_of(bank: Bank, who: Sequence[Who]) -> Float[Tensor, "vec d_target"]:
+    """The bank's responses, turned round with the vectors; NaN for others."""
+    nothing = torch.full_like(bank.responses[0], torch.nan)
+    rows = [
+        bank.responses[w.vector] * (1 if w.dose > 0 else -1) if w.kind == BANK else nothing
+        for w in who
+    ]
+    return torch.stack(rows)
