@@ -1,70 +1,218 @@
-"""Imports point down: values know no model, and verbs do not know each other."""
+"""The house: a short table of wings, and imports that point down it or stay in their wing."""
 
 import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "tl_steer"
-FLOORS = {
-    0: "errors shapes site positions sphere divergence perturbation bank bankfile files tensorfile "
-    "adapter penalty tables results band selection checkpoint inspection inspectionfile "
-    "scorer endpoint promptsource interval beyond_random systematic sweepfile sweepresult "
-    "conformal drift gaussian neighbourhood scores probes fitted detector categories level reader "
-    "running identity panel panelfile audit verdict",
-    1: "model tokens hooks segment objective response provenance interop rows fluency controls "
-    "linear_map output_kl recording attribution metric plan together cells sweepjob packed "
-    "taps traffic evidence identify kvcache",
-    2: "methods radius generate load rank dose start inspect views sweep",
-    3: "inband select run organisms report alert",
-    4: "scan",
-    5: "elicit session",
-    6: "watch",
-    7: "monitor",
-    8: "cli __init__ __main__",
-}
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
-SIDEWAYS_ALLOWED = {0, 1, 8}
+import pytest
+
+import tl_steer as ts
+
+PACKAGE = Path(ts.__file__).parent
+# From the bottom up.
+WINGS = [
+    "errors",
+    "files",
+    "hook_points",
+    "perturbations",
+    "models",
+    "objectives",
+    "methods",
+    "banks",
+    "radii",
+    "elicitation",
+    "sweeps",
+    "monitoring",
+    "inspection",
+    "views",
+    "organisms",
+    "interop",
+    "cli",
+]
+# Floors within a wing: the folders of `monitoring` know nothing of it.
+INNER = {"monitoring": ("detectors", "statistics")}
+MODEL_LIBRARIES = {"transformer_lens", "transformers", "peft", "gguf"}
 
 
-def module_of(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    parts = ("tl_steer", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tl_steer."):
-            yield node.module.split(".")[1]
+FILES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
-def test_every_module_has_a_floor():
-    found = {module_of(path) for path in PACKAGE.rglob("*.py")}
-    assert found == set(FLOOR_OF)
+def imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere in it, within functions and for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in FILES else str(node.module)
 
 
-def test_imports_never_point_up_or_sideways_among_verbs():
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        here = module_of(path)
-        for there in imports(path):
-            up = FLOOR_OF[there] > FLOOR_OF[here]
-            sideways = FLOOR_OF[there] == FLOOR_OF[here] and here != there
-            if up or (sideways and FLOOR_OF[here] not in SIDEWAYS_ALLOWED):
-                wrong.append(f"{here} imports {there}")
+def wing_of(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+def arrows() -> list[tuple[str, str]]:
+    """(file, file it imports), the front door aside: it opens onto everything."""
+    return [
+        (name, there)
+        for name, path in FILES.items()
+        if name != "tl_steer"
+        for there in imported(path)
+        if there in FILES and there != "tl_steer"
+    ]
+
+
+def test_every_room_is_in_the_table_and_there_are_few():
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert rooms - {"__init__", "__main__", "__pycache__"} == set(WINGS)
+    assert len(WINGS) <= 17
+
+
+def test_imports_between_wings_only_point_down():
+    up = [
+        f"{a} imports {b}"
+        for a, b in arrows()
+        if a != "tl_steer.__main__" and WINGS.index(wing_of(b)) > WINGS.index(wing_of(a))
+    ]
+    assert up == []
+
+
+def test_inner_folders_know_nothing_of_their_wing():
+    for wing, folders in INNER.items():
+        inside = tuple(f"tl_steer.{wing}.{folder}" for folder in folders)
+        out = [
+            f"{a} imports {b}"
+            for a, b in arrows()
+            if a.startswith(inside) and wing_of(b) == wing and not b.startswith(inside)
+        ]
+        assert out == []
+
+
+def test_there_is_no_circle_anywhere():
+    graph: dict[str, set[str]] = {name: set() for name in FILES}
+    for a, b in arrows():
+        graph[a].add(b)
+    list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_files_of_a_wing_import_each_other_and_not_their_wing():
+    """A wing that is half imported has half of its names."""
+    wings = {f"tl_steer.{wing}" for wing in WINGS}
+    wrong = [
+        f"{a} imports {b}" for a, b in arrows() if b in wings and b == f"tl_steer.{wing_of(a)}"
+    ]
     assert wrong == []
 
 
-def test_values_do_not_import_a_model_library():
-    for name in FLOORS[0].split():
-        text = (PACKAGE / f"{name}.py").read_text()
-        assert "transformer_lens" not in {
-            alias.name.split(".")[0]
-            for node in ast.walk(ast.parse(text))
-            if isinstance(node, ast.Import)
-            for alias in node.names
-        }, name
+def test_what_lies_below_the_models_imports_no_model_library():
+    for name, path in FILES.items():
+        if wing_of(name) in WINGS and WINGS.index(wing_of(name)) < WINGS.index("models"):
+            roots = {there.split(".")[0] for there in imported(path)}
+            assert not roots & MODEL_LIBRARIES, name
 
 
-def test_the_front_door_lists_what_it_opens():
-    import tl_steer
+def test_a_wing_is_a_docstring_and_its_public_names():
+    for wing in [*WINGS, *(f"{w}.{f}" for w, fs in INNER.items() for f in fs)]:
+        path = FILES[f"tl_steer.{wing}"]
+        if path.name != "__init__.py" or wing == "cli":
+            continue
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        assert ast.get_docstring(ast.Module(body, [])), wing
+        names = {a.name for n in body if isinstance(n, ast.ImportFrom) for a in n.names}
+        listed = [n for n in body if isinstance(n, ast.Assign)]
+        assert names == {e.value for n in listed for e in n.value.elts}, wing  # type: ignore
+        rest = [n for n in body[1:] if not isinstance(n, ast.ImportFrom)]
+        assert rest == listed, wing
+        assert len(listed) <= 1, wing
 
-    assert sorted(tl_steer.__all__) == list(tl_steer.__all__)
-    assert all(hasattr(tl_steer, name) for name in tl_steer.__all__)
+
+def test_no_wing_is_named_like_a_verb_of_the_front_door():
+    # `import tl_steer.elicit` would be two things.
+    assert not {name for name in ts.__all__ if callable(getattr(ts, name))} & set(WINGS)
+
+
+def test_public_names_of_a_wing_are_not_hidden_by_files_of_their_name():
+    """A function and the file it is in may share a name; whoever asks the wing gets the function."""
+    code = """
+        import pkgutil, importlib, types
+        import tl_steer
+        for found in pkgutil.walk_packages(tl_steer.__path__, "tl_steer."):
+            if not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
+        for wing in tl_steer._WINGS:
+            room = importlib.import_module("tl_steer." + wing)
+            for name in getattr(room, "__all__", ()):
+                assert not isinstance(getattr(room, name), types.ModuleType), (wing, name)
+        for name in tl_steer._WING_OF:
+            assert not isinstance(getattr(tl_steer, name), types.ModuleType), name
+    """
+    run(code)
+
+
+def test_the_front_door_is_small_lists_what_it_opens_and_says_the_same_to_type_checkers():
+    assert sorted(ts.__all__) == list(ts.__all__)
+    assert len(ts.__all__) <= 36
+    assert set(ts.__all__) <= {*ts._WING_OF, *ts._WINGS}
+    assert all(getattr(ts, name) is not None for name in ts.__all__)
+    assert set(ts.__all__) <= set(dir(ts))
+    source = FILES["tl_steer"].read_text(encoding="utf-8")
+    told = re.findall(r"^    from tl_steer\.(\w+) import (.+)$", source, re.MULTILINE)
+    shown = {one.split(" as ")[0]: wing for wing, names in told for one in names.split(", ")}
+    assert shown == ts._WING_OF
+    with pytest.raises(AttributeError, match="no attribute 'Elicit'"):
+        ts.Elicit  # noqa: B018
+
+
+HEAVY = [
+    "scipy",
+    "pyarrow",
+    "sqlite3",
+    "circuitsvis",
+    "rich",
+    "typer",
+    "click",
+    "pandas",
+    "torch",
+    "transformers",
+]
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    """What `import transformer_lens` brings is there already in a user's process; here is nothing."""
+    run(f"""
+        import sys
+        import tl_steer
+        assert not set({HEAVY}) & set(sys.modules), sorted(set({HEAVY}) & set(sys.modules))
+    """)
+
+
+def test_learning_a_bank_needs_no_library_for_tables_statistics_or_pages():
+    run("""
+        import sys
+        import tl_steer as ts
+        ts.elicit, ts.generate, ts.perturbing, ts.Bank
+        heavy = {"pyarrow", "sqlite3", "circuitsvis", "typer"} & set(sys.modules)
+        import transformer_lens
+        theirs = set(sys.modules)
+        assert not heavy - theirs, heavy
+    """)
+
+
+def run(code: str) -> None:
+    import textwrap
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Pictures of results, and the report. Values in, HTML out: no model, no network, no file beside it.
+"""Pictures of results, and the report. Values in, HTML out: no model, no network, one file.
 
 Every view shows itself in a notebook, prints a few words in a terminal, and has `.save(path)`;
 `web/` is what the browser gets. Imports all results, from `banks` to `inspection`.

@@ -82,12 +82,10 @@ def forged(path, change):
     """A file with a matching checksum and contents of the forger's choice."""
     from safetensors.torch import save_file
 
-    from tl_steer.banks.file import bank_to_json
     from tl_steer.files.tensors import digest
 
     good = bank()
-    tensors = {n: getattr(good, n) for n in ("vectors", "responses", "objective")}
-    meta = bank_to_json(good)
+    meta, tensors = good.contents()
     change(meta, tensors)
     meta["sha256"] = digest(meta, tensors)
     save_file(tensors, path, metadata={"tl_steer": json.dumps(meta)})

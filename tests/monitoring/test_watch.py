@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import HAS_BRIDGE, SOURCE, TARGET, bank_of, bridge
 from state import snapshot
-from test_monitor import HORIZON, monitor_of, prompts, scores_of
+from tiny_monitor import ALPHA, HORIZON, answer, monitor_of, prompts, scores_of
 from typer.testing import CliRunner
 
 import tl_steer as ts
@@ -23,13 +23,6 @@ from tl_steer.errors import AuditError, ForeignModelError, PromptError, SettingE
 from tl_steer.monitoring.audit import AlertRow, AuditLog, RequestRow, read_log
 from tl_steer.monitoring.detectors.detector import MatchedFilter
 from tl_steer.monitoring.traffic import observe
-
-ALPHA = 0.05
-QUIET = {"do_sample": False, "verbose": False, "return_type": "tokens"}
-
-
-def answer(model, ids, n=HORIZON + 1, **how):
-    return model.generate(ids, max_new_tokens=n, **QUIET, **how)
 
 
 def hooks_on(model):
@@ -333,7 +326,7 @@ def test_the_monitoring_page_runs_as_written(one, tmp_path, monkeypatch):
     import ast
     import re
 
-    page = Path(__file__).parent.parent / "docs/monitoring.md"
+    page = Path(__file__).parents[2] / "docs/monitoring.md"
     if not page.is_file():
         pytest.skip("the documentation is not beside these tests")
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import sys
 
 import conftest
 import pytest
@@ -39,7 +40,7 @@ def spoken(monkeypatch):
             settings={},
         )
 
-    monkeypatch.setattr("tl_steer.banks.halve.generate", fake)
+    monkeypatch.setattr(sys.modules["tl_steer.banks.halve"], "generate", fake)
     return asked
 
 

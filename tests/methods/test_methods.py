@@ -186,7 +186,7 @@ def test_the_linear_response_equals_finite_differences(model):
     step = 3e-2
     with torch.no_grad():
         ahead, behind = (
-            ts.divergence.mean_response(
+            ts.objectives.mean_response(
                 segment.run(ts.Additive(segment.source, sign * step * unit)),
                 segment.clean,
                 tokens.mask,

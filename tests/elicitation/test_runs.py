@@ -310,7 +310,7 @@ def test_checkpoints_come_after_the_first_step_and_then_by_the_clock(one, monkey
     bank = ts.elicit(one, PROMPTS, **FAST, method=ts.methods.Power(steps=1))
     now = [0.0]
     monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(checkpoint, "save_bank", lambda *_, **__: None)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda *_, **__: None)
     file = Checkpoint(tmp_path / "b", every=5, resumed=False)
     due = []
     for now[0] in (10.0, 20.0, 309.0, 310.0, 320.0, 900.0):
@@ -323,7 +323,7 @@ def test_checkpoints_come_after_the_first_step_and_then_by_the_clock(one, monkey
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(one, tmp_path, monkeypatch):
     path = tmp_path / "b.safetensors"
     saves = {"n": 0}
-    save = checkpoint.save_bank
+    save = checkpoint.save_checkpoint
 
     def fails_later(*args, **kwargs):
         saves["n"] += 1
@@ -331,7 +331,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(one, tmp_path, monkeyp
             raise OSError("No space left on device")
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save_bank", fails_later)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", fails_later)
     with pytest.warns(UserWarning, match="No checkpoint could be written.*No space"):
         bank = ts.elicit(one, PROMPTS, **FAST, checkpoint=path, every=0)
     assert bank.provenance.notes == ()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS, LLAMAS, PROMPTS, TARGET, bank_of
 from state import snapshot
-from test_monitor import monitor_of
+from tiny_monitor import monitor_of
 
 import tl_steer as ts
 from tl_steer.errors import ModelError

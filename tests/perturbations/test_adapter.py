@@ -335,12 +335,11 @@ def test_a_form_that_does_not_fit_is_refused(one, change):
 
 
 def test_a_file_with_a_hostile_form_is_refused(one, tmp_path, monkeypatch):
-    from tl_steer.banks import bank as bankfile
-
     bank = bank_of(one)
-    honest = bankfile.bank_to_json
+    meta, tensors = bank.contents()
     for form in ({}, {**bank.form, "layers": "12"}, {**bank.form, "rank": None}, {"layers": {}}):
-        monkeypatch.setattr(bankfile, "bank_to_json", lambda b, f=form: {**honest(b), "form": f})
+        hostile = {**meta, "form": form}, tensors
+        monkeypatch.setattr(ts.Bank, "contents", lambda _, hostile=hostile: hostile)
         path = bank.save(tmp_path / "hostile.safetensors")
         with pytest.raises(BankFileError):
             ts.load_bank(path)

@@ -9,7 +9,7 @@ from conftest import TARGET, bank_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import homogeneity_score
-from test_monitor import (
+from tiny_monitor import (
     POS,
     WIDTH,
     monitor_without_a_model,

