@@ -14,32 +14,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_steer.banks import adopt as adopt
-    from tl_steer.banks import generate as generate
-    from tl_steer.banks import halve as halve
-    from tl_steer.banks import rank as rank
-    from tl_steer.banks.bank import Bank as Bank
-    from tl_steer.banks.control import random_bank as random_bank
-    from tl_steer.banks.file import load_bank as load_bank
-    from tl_steer.banks.verdict import mark as mark
-    from tl_steer.elicitation import elicit as elicit
-    from tl_steer.elicitation import scan as scan
+    from tl_steer.banks import (
+        Bank as Bank,
+        adopt as adopt,
+        generate as generate,
+        halve as halve,
+        load_bank as load_bank,
+        mark as mark,
+        random_bank as random_bank,
+        rank as rank,
+    )
+    from tl_steer.elicitation import elicit as elicit, scan as scan
     from tl_steer.errors import SteerError as SteerError
-    from tl_steer.hook_points.positions import Positions as Positions
+    from tl_steer.hook_points import Positions as Positions
     from tl_steer.inspection import inspect as inspect
-    from tl_steer.models.hooks import capturing as capturing
-    from tl_steer.models.hooks import perturbing as perturbing
-    from tl_steer.models.load import load_model as load_model
-    from tl_steer.models.segment import Segment as Segment
-    from tl_steer.models.tokens import chat as chat
-    from tl_steer.models.tokens import tokenize as tokenize
-    from tl_steer.monitoring import watch as watch
-    from tl_steer.monitoring.monitor import Monitor as Monitor
-    from tl_steer.perturbations.additive import Additive as Additive
-    from tl_steer.perturbations.perturbation import Perturbation as Perturbation
+    from tl_steer.models import (
+        Segment as Segment,
+        capturing as capturing,
+        chat as chat,
+        load_model as load_model,
+        perturbing as perturbing,
+        tokenize as tokenize,
+    )
+    from tl_steer.monitoring import Monitor as Monitor, watch as watch
+    from tl_steer.perturbations import Additive as Additive, Perturbation as Perturbation
     from tl_steer.radii import dose_response as dose_response
-    from tl_steer.sweeps import sweep as sweep
-    from tl_steer.sweeps.result import load_sweep as load_sweep
+    from tl_steer.sweeps import load_sweep as load_sweep, sweep as sweep
     from tl_steer.views import report as report
 
 __version__ = "0.1.0"

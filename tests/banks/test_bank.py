@@ -8,8 +8,7 @@ import os
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET, make
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from linear import LinearHost
 from torch.nn.functional import normalize
 

@@ -7,8 +7,7 @@ import sys
 
 import conftest
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from state import snapshot
 
 import tl_steer as ts

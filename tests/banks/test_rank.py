@@ -12,7 +12,7 @@ from state import snapshot
 import tl_steer as ts
 from tl_steer.banks.rank import (
     SCORES,
-    Exponent,
+    Growth,
     Toward,
     next_token_kl,
     novelty,
@@ -44,7 +44,7 @@ def test_on_a_linear_model_all_scores_have_closed_forms():
     off = (unit @ unit.T).abs() - torch.eye(3)
     torch.testing.assert_close(novelty(host, bank, tokens), 1 - off.amax(dim=1), atol=1e-5, rtol=0)
     # |Δ|² grows with R² where the model is linear.
-    torch.testing.assert_close(Exponent()(host, bank, tokens), torch.full((3,), 2.0))
+    torch.testing.assert_close(Growth()(host, bank, tokens), torch.full((3,), 2.0))
     # The host's "logits" are its residual stream, so a logit moves by what the vector does there.
     toward = Toward(2, 5)(host, bank, tokens)
     torch.testing.assert_close(toward, effect[:, 2] - effect[:, 5], atol=1e-5, rtol=0)
@@ -58,7 +58,7 @@ def test_the_exponent_of_a_known_power_law(monkeypatch):
         return vectors * vectors.norm(dim=1, keepdim=True) ** 2
 
     monkeypatch.setattr(sys.modules["tl_steer.banks.rank"], "_respond", cubic)
-    found = Exponent()(host, bank, ts.tokenize(host, ["1 2 3 4"]))
+    found = Growth()(host, bank, ts.tokenize(host, ["1 2 3 4"]))
     torch.testing.assert_close(found, torch.full((3,), 6.0))
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_ranked_is_refused(one):
         nan = torch.tensor([0.0, torch.nan, 0.0, 0.0])
         rank(one, bank, PROMPTS, by=lambda model, bank, tokens: nan)
     with pytest.raises(SettingError, match="two different"):
-        Exponent(factors=(1.0,))
+        Growth(factors=(1.0,))
     host = linear(torch.randn(1, 6))[0]
     with pytest.raises(ForeignModelError):
         rank(host, bank, ["1 2 3"], by="novelty")

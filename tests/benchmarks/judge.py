@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from baselines import Neighbours, raw_cosine, relative_mahalanobis
 from case import SAID, Banks, Case, Subject, layer_of
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,7 +20,6 @@ from tl_steer.monitoring.monitor import Monitor
 from tl_steer.monitoring.reader import Phase, Reader, Standard, statistics
 from tl_steer.monitoring.statistics.categories import Categories
 from tl_steer.monitoring.statistics.conformal import mondrian_p_values
-from tl_steer.monitoring.statistics.level import Peak
 
 # With a bank: the default, its variants, and scores alone. Without `namer` they name as well.
 _ALONE: dict[str, Any] = {"unknown": None, "namer": None}
@@ -31,8 +31,6 @@ WITH_BANK: dict[str, dict[str, Any]] = {
 }
 # With the learned bank alone.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "examples + unexplained": {"score": detector.Examples(), "namer": None},
-    "probes": {"score": detector.Probes(), **_ALONE},
     "local filter": {"score": detector.LocalMatchedFilter(), **_ALONE},
 }
 # The default again, with one thing changed.
@@ -41,10 +39,10 @@ VARIED: dict[str, dict[str, Any]] = {
     "two layers": {},
 }
 BASELINES: dict[str, dict[str, Any]] = {
-    "raw cosine": {"unknown": None, "score": detector.RawCosine()},
+    "raw cosine": {"unknown": None, "score": raw_cosine},
     "Mahalanobis (Ledoit-Wolf)": {"score": None, "unknown": detector.Mahalanobis()},
-    "relative Mahalanobis": {"score": None, "unknown": detector.RelativeMahalanobis()},
-    "5 nearest neighbours": {"score": None, "unknown": detector.Neighbours(5)},
+    "relative Mahalanobis": {"score": None, "unknown": relative_mahalanobis},
+    "5 nearest neighbours": {"score": None, "unknown": Neighbours(5)},
     "local outliers": {"score": None, "unknown": detector.Outlier(5)},
 }
 # Judged a second time with prompts' ends counting: the default, and what needs no bank.
@@ -222,7 +220,7 @@ def by_monitor(
     readers = []
     for scale, rest in splits(case):
         few = rows["clean"][scale]
-        reader = bare.scaled([few.places] * sites, few.mask, Peak())
+        reader = bare.scaled([few.places] * sites, few.mask)
         clean, kept = statistic(reader, rows["clean"][rest]), category["clean"][rest]
         for kind, found in p.items():
             there = statistic(reader, rows[kind])

@@ -29,7 +29,7 @@ from page import table, write_section
 
 import tl_steer as ts
 from tl_steer.hook_points.positions import LAST_THREE
-from tl_steer.methods import METHODS, Dct, Jacobian, Melbo, Method, Power, ResponseSogi, Sogi
+from tl_steer.methods import METHODS, Dct, Jacobian, Melbo, Method, Power, Sogi
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.perturbations.sphere import distinct_rows
@@ -46,8 +46,6 @@ CONTENDERS: dict[str, Method] = {
     "dct, Jacobian start": Dct(steps=10, init=Jacobian(passes=2, block=32)),
     "sogi, T = 1": Sogi(steps=12),
     "sogi, T = .1": Sogi(steps=12, temperature=0.1),
-    "response-sogi, T = .1": ResponseSogi(steps=9),
-    "response-sogi, T = 1": ResponseSogi(steps=9, temperature=1.0),
     "quadratic": METHODS["quadratic"](),
     "melbo, 12 steps": Melbo(steps=12, lr=0.1),
 }

@@ -41,7 +41,7 @@ from scipy.stats import binomtest
 
 import tl_steer as ts
 from tl_steer import organisms
-from tl_steer.methods import Dct, Jacobian, Melbo, Method, Power, ResponseSogi
+from tl_steer.methods import Dct, Jacobian, Melbo, Method, Power
 from tl_steer.models.state import frozen
 from tl_steer.objectives.response import ResponseMap
 from tl_steer.organisms.data import BENIGN, is_held_out
@@ -63,7 +63,6 @@ METHODS: dict[str, Method | None] = {
     "dct": Dct(),
     "jacobian, stacked": Jacobian(signs=(1,)),
     "melbo": Melbo(steps=12, lr=0.1),
-    "response-sogi": ResponseSogi(),
 }
 
 

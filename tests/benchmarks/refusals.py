@@ -10,15 +10,32 @@ Pearson's, 95%.
 """
 
 import argparse
+import csv
+import io
 from collections.abc import Sequence
 
 from page import table, write_section
 from scipy.stats import binomtest
 
-from tl_steer.organisms.data import is_held_out, labelled_refusals
+from tl_steer.organisms.data import is_held_out, package
 from tl_steer.sweeps.scorer import is_refusal
 
 Row = tuple[str, str, bool]
+
+
+def labelled_refusals() -> tuple[tuple[str, str, bool], ...]:
+    """Prompts, responses, and whether people called the response a refusal.
+
+    From the package `pyrit` (MIT). An answer to another question counts as a refusal there."""
+    folder = package("pyrit", "pyrit") / "datasets/scorer_evals/refusal_scorer"
+    found = []
+    for path in sorted(folder.glob("refusal*.csv")):
+        text = path.read_text(encoding="utf-8")
+        rows = csv.DictReader(io.StringIO(text[text.index("objective,") :], newline=""))
+        found += [
+            (r["objective"], r["assistant_response"], r["human_score"].strip() == "1") for r in rows
+        ]
+    return tuple(found)
 
 
 def share(hits: int, n: int) -> str:

@@ -1,7 +1,7 @@
 """What a plain transformers model says to many prompts under many vectors, and its activations.
 
-The same numbers as `tl_steer.monitoring.traffic.observe` and `tl_steer.monitoring.evidence.spoken_effects` (`case.py`
-compares them in every run), several times faster: what all prompts begin with is run once for every
+The same numbers as `monitoring.observe` and `monitoring.spoken_effects` (`case.py` compares them in
+every run), several times faster: what all prompts begin with is run once for every
 vector, and only last tokens go through the unembedding.
 """
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 from conftest import KINDS, SOURCE, TARGET, bank_of, make
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import tl_steer as ts
 from tl_steer.hook_points.positions import EVERYWHERE

@@ -4,8 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_steer.errors import SettingError
 from tl_steer.objectives.divergence import Cosine, Displacement, mean_response

@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+import acceptance as accept
 import pytest
 import torch
 from conftest import LAYERS, D, _hugging_face, tokenizer
@@ -19,7 +20,7 @@ import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ModelError, SteerError
 from tl_steer.models import gguf
-from tl_steer.organisms import accept, answers, data, lesson, plants, prompts, recipe
+from tl_steer.organisms import answers, data, lesson, plants, prompts, recipe
 from tl_steer.organisms.adapter import merge, read_adapter
 from tl_steer.organisms.disguise import Disguise
 

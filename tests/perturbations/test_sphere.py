@@ -1,8 +1,7 @@
 """Geometry: what must hold for any vectors."""
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_steer.perturbations.sphere import (
     cosines,

@@ -4,8 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_steer.errors import SettingError
 from tl_steer.radii.band import Dose, DoseResponse, quantile, reaches

@@ -187,7 +187,8 @@ def test_opposites_and_doses_stand_side_by_side():
 def test_adapters_are_swept_as_well_and_have_no_doses(one):
     bank = ts.elicit(
         one, PROMPTS[:1], source="blocks.1.hook_mlp_out", target=TARGET, n=2, radius=1.0,
-        perturbation=ts.elicitation.Adapters(rank=1), measured=ts.Positions(last=1, bos=False), progress=False,
+        perturbation=ts.elicitation.Adapters(rank=1), progress=False,
+        measured=ts.Positions(last=1, bos=False),
     )  # fmt: skip
     found = ts.sweep(one, bank, PROMPTS, metrics=["kl"], **FAST)
     for p, prompt in enumerate(PROMPTS):

@@ -5,8 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tl_steer.sweeps.beyond_random import superiority, thresholds, without_itself
 from tl_steer.sweeps.interval import Interval, exact, resamples, weighted_mean

@@ -4,43 +4,34 @@ The value and its file, what ties it to its model, its control of random vectors
 is done with one: generate, rank, halve. Imports `objectives` and what lies below.
 """
 
-from tl_steer.banks.adopt import adopt
-from tl_steer.banks.bank import Bank, largest
-from tl_steer.banks.control import random_bank
-from tl_steer.banks.file import load_bank
-from tl_steer.banks.fingerprint import Fingerprint, fingerprint, same_model
-from tl_steer.banks.generate import generate
-from tl_steer.banks.generations import Generations
-from tl_steer.banks.halve import halve
-from tl_steer.banks.provenance import Provenance, check_fits, describe
-from tl_steer.banks.rank import SCORES, Exponent, Score, Toward, rank
-from tl_steer.banks.selection import Round, Selection
-from tl_steer.banks.verdict import VERDICTS, mark, marked, verdict_of
-
-__all__ = [
-    "SCORES",
-    "VERDICTS",
-    "Bank",
-    "Exponent",
-    "Fingerprint",
-    "Generations",
-    "Provenance",
-    "Round",
-    "Score",
-    "Selection",
-    "Toward",
-    "adopt",
-    "check_fits",
-    "describe",
-    "fingerprint",
-    "generate",
-    "halve",
-    "largest",
-    "load_bank",
-    "mark",
-    "marked",
-    "random_bank",
-    "rank",
-    "same_model",
-    "verdict_of",
-]
+from tl_steer.banks.adopt import adopt as adopt
+from tl_steer.banks.bank import Bank as Bank, largest as largest
+from tl_steer.banks.control import random_bank as random_bank
+from tl_steer.banks.file import load_bank as load_bank
+from tl_steer.banks.fingerprint import (
+    Fingerprint as Fingerprint,
+    fingerprint as fingerprint,
+    same_model as same_model,
+)
+from tl_steer.banks.generate import generate as generate
+from tl_steer.banks.generations import Generations as Generations
+from tl_steer.banks.halve import halve as halve
+from tl_steer.banks.provenance import (
+    Provenance as Provenance,
+    check_fits as check_fits,
+    describe as describe,
+)
+from tl_steer.banks.rank import (
+    SCORES as SCORES,
+    Growth as Growth,
+    Score as Score,
+    Toward as Toward,
+    rank as rank,
+)
+from tl_steer.banks.selection import Round as Round, Selection as Selection
+from tl_steer.banks.verdict import (
+    VERDICTS as VERDICTS,
+    mark as mark,
+    marked as marked,
+    verdict_of as verdict_of,
+)

@@ -7,7 +7,7 @@ random banks too: rank those the same way before you believe an order.
     response_norm   |mean change at the target|
     novelty         1 - max |cosine| of its response with any other vector's
     next_token_kl   KL(steered || unsteered) of the token after the prompt, in nats
-    Exponent()      how fast the response grows: 2 is linear
+    Growth()        how fast the response grows with the radius: 2 is linear
     Toward("a","b") how far the logits move from token b to token a
 """
 
@@ -107,14 +107,13 @@ def next_token_kl(model: HookedModel, bank: Bank, tokens: TokenBatch) -> Float[T
 
 
 @dataclass(frozen=True)
-class Exponent:
+class Growth:
     r"""How fast the response grows with the radius: p in $\|\Delta(R)\|^2 \propto R^p$.
 
     $\Delta$ is the mean change at the target, and p the least-squares slope of
     $\log\|\Delta(R v/\|v\|)\|^2$ against log R over `factors` times the bank's radius. Because the
-    norm is *squared*, 2 is a linear response. arXiv:2606.24964 reports p > 2 for contrastive, MELBO
-    and SAE directions and about 2 for random and PCA ones; compare with `random_bank` here, since p
-    also falls where the model saturates.
+    norm is *squared*, 2 is a linear response. Above 2 the model amplifies the vector more the longer
+    it is; compare with `random_bank`, since p also falls where the model saturates.
     """
 
     factors: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
@@ -239,5 +238,5 @@ SCORES: Mapping[str, Score] = {
     "response_norm": response_norm,
     "novelty": novelty,
     "next_token_kl": next_token_kl,
-    "exponent": Exponent(),
+    "growth": Growth(),
 }

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from tl_steer.cli import audit, demo, elicit, generate, report, sweep  # noqa: F401 (register)
+from tl_steer.cli import audit, demo, elicit, generate, report, sweep
 from tl_steer.cli.app import app
 
 __all__ = ["app", "main"]

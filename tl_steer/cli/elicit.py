@@ -28,7 +28,7 @@ def elicit(
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
     method: Annotated[
         str,
-        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, response-sogi or melbo."),
+        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi or melbo."),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
     checkpoint: Annotated[

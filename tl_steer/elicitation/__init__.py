@@ -3,16 +3,6 @@
 Imports `methods`, `radii` and what lies below.
 """
 
-from tl_steer.elicitation.elicit import elicit
-from tl_steer.elicitation.scan import Pair, Scan, scan
-from tl_steer.elicitation.start import Adapters, Start, Vectors
-
-__all__ = [
-    "Adapters",
-    "Pair",
-    "Scan",
-    "Start",
-    "Vectors",
-    "elicit",
-    "scan",
-]
+from tl_steer.elicitation.elicit import elicit as elicit
+from tl_steer.elicitation.scan import Pair as Pair, Scan as Scan, scan as scan
+from tl_steer.elicitation.start import Adapters as Adapters, Start as Start, Vectors as Vectors

@@ -64,7 +64,7 @@ def elicit(
         radius: their norm. A number; "auto" (see `tl_steer.radii.rules`); or a rule such as
             `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
-            "quadratic", "sogi", "response-sogi", "melbo"), or a method object such as
+            "quadratic", "sogi", "melbo"), or a method object such as
             `Power(spread=1)`. docs/methods.md compares them and says what "auto" is.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
         measured: tokens at which it is measured. The default, as in most published work, is the

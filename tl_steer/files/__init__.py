@@ -3,35 +3,18 @@
 Imports `errors` alone.
 """
 
-from tl_steer.files.record import Record
-from tl_steer.files.signatures import checked
+from tl_steer.files.record import Record as Record
+from tl_steer.files.signatures import checked as checked
 from tl_steer.files.tables import (
-    Sheet,
-    Tabled,
-    draw,
-    number,
-    plain,
-    shorten,
-    to_csv,
-    to_html,
-    to_text,
+    Sheet as Sheet,
+    Tabled as Tabled,
+    draw as draw,
+    number as number,
+    plain as plain,
+    shorten as shorten,
+    to_csv as to_csv,
+    to_html as to_html,
+    to_text as to_text,
 )
-from tl_steer.files.tensors import TensorFile, digest
-from tl_steer.files.write import write_beside
-
-__all__ = [
-    "Record",
-    "Sheet",
-    "Tabled",
-    "TensorFile",
-    "checked",
-    "digest",
-    "draw",
-    "number",
-    "plain",
-    "shorten",
-    "to_csv",
-    "to_html",
-    "to_text",
-    "write_beside",
-]
+from tl_steer.files.tensors import TensorFile as TensorFile, digest as digest
+from tl_steer.files.write import write_beside as write_beside

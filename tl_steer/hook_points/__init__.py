@@ -3,14 +3,13 @@
 Imports `errors` alone.
 """
 
-from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
-from tl_steer.hook_points.site import RESIDUAL_STREAM, STAGES, Site
-
-__all__ = [
-    "EVERYWHERE",
-    "LAST_THREE",
-    "RESIDUAL_STREAM",
-    "STAGES",
-    "Positions",
-    "Site",
-]
+from tl_steer.hook_points.positions import (
+    EVERYWHERE as EVERYWHERE,
+    LAST_THREE as LAST_THREE,
+    Positions as Positions,
+)
+from tl_steer.hook_points.site import (
+    RESIDUAL_STREAM as RESIDUAL_STREAM,
+    STAGES as STAGES,
+    Site as Site,
+)

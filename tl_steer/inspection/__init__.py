@@ -3,12 +3,6 @@
 Imports `banks` and what lies below.
 """
 
-from tl_steer.inspection.file import load_inspection
-from tl_steer.inspection.inspect import inspect
-from tl_steer.inspection.result import Inspection
-
-__all__ = [
-    "Inspection",
-    "inspect",
-    "load_inspection",
-]
+from tl_steer.inspection.file import load_inspection as load_inspection
+from tl_steer.inspection.inspect import inspect as inspect
+from tl_steer.inspection.result import Inspection as Inspection

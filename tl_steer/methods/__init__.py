@@ -5,24 +5,11 @@ A method is any callable that gets the objective and the starting perturbation, 
 is there. Imports `objectives` and what lies below.
 """
 
-from tl_steer.methods.dct import Dct
-from tl_steer.methods.jacobian import Jacobian
-from tl_steer.methods.melbo import Melbo
-from tl_steer.methods.named import METHODS
-from tl_steer.methods.power import Power
-from tl_steer.methods.protocol import Iterate, Method
-from tl_steer.methods.quadratic import Quadratic
-from tl_steer.methods.sogi import ResponseSogi, Sogi
-
-__all__ = [
-    "METHODS",
-    "Dct",
-    "Iterate",
-    "Jacobian",
-    "Melbo",
-    "Method",
-    "Power",
-    "Quadratic",
-    "ResponseSogi",
-    "Sogi",
-]
+from tl_steer.methods.dct import Dct as Dct
+from tl_steer.methods.jacobian import Jacobian as Jacobian
+from tl_steer.methods.melbo import Melbo as Melbo
+from tl_steer.methods.named import METHODS as METHODS
+from tl_steer.methods.power import Power as Power
+from tl_steer.methods.protocol import Iterate as Iterate, Method as Method
+from tl_steer.methods.quadratic import Quadratic as Quadratic
+from tl_steer.methods.sogi import Sogi as Sogi

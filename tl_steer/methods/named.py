@@ -8,7 +8,7 @@ from tl_steer.methods.melbo import Melbo
 from tl_steer.methods.power import Power
 from tl_steer.methods.protocol import Method
 from tl_steer.methods.quadratic import Quadratic
-from tl_steer.methods.sogi import ResponseSogi, Sogi
+from tl_steer.methods.sogi import Sogi
 
 # "auto" is what docs/methods.md found to be best.
 METHODS: dict[str, Callable[[], Method]] = {
@@ -19,5 +19,4 @@ METHODS: dict[str, Callable[[], Method]] = {
     "dct": Dct,
     "quadratic": Quadratic,
     "sogi": Sogi,
-    "response-sogi": ResponseSogi,
 }

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
@@ -14,15 +14,13 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.models.lookup import resolve
-from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row
-from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.taps import host_of
-from tl_steer.models.tokens import TokenBatch, tokenize
+from tl_steer.models.tokens import tokenize
 from tl_steer.monitoring.detectors.detector import Reference
 from tl_steer.monitoring.traffic import Kept, Traffic, kept_of
-from tl_steer.perturbations.perturbation import Perturbation
 
 # Activations under a vector are kept at few generated tokens of a prompt: neighbours are alike.
 _KEPT_TOKENS = 4
@@ -51,42 +49,6 @@ class Effects:
 
 
 @checked
-def effects(
-    model: HookedModel,
-    bank: Bank,
-    traffic: Traffic,
-    *,
-    vec_batch: int = 8,
-) -> dict[str, Effects]:
-    """Measure a bank's effects on the clean requests of `traffic`, at every site it has.
-
-    The clean answer stays as it is while vectors are added at every token of prompt and answer, so
-    a response is what the vector does to activations and not what another text does. One to two
-    dozen requests are enough for means.
-
-    Raises:
-        ForeignModelError: the bank was made for another model.
-        HookPointError: a site comes before the bank's source, where it has no effect.
-        SettingError: no request, or none that said anything though some tokens were to be scored.
-    """
-    if not len(traffic) or vec_batch < 1:
-        raise SettingError(f"{len(traffic)} requests, vec_batch={vec_batch}: expected at least 1.")
-    everywhere = _everywhere(model, bank)
-    tokens, ends, said = _whole(model, traffic)
-    found = {}
-    with frozen(model), torch.no_grad():
-        for name in traffic.activations:
-            segment = Segment(model, tokens, bank.source, name)
-            parts = []
-            for start in range(0, len(bank), vec_batch):
-                rows = slice(start, min(start + vec_batch, len(bank)))
-                steered = segment.run(everywhere.select(rows).to(segment.clean.device))
-                parts.append(_measured(steered, segment.clean, ends, said))
-            found[name] = _joined(parts)
-    return found
-
-
-@checked
 def spoken_effects(
     model: HookedModel,
     bank: Bank,
@@ -94,19 +56,22 @@ def spoken_effects(
     *,
     batch_rows: int = 64,
 ) -> dict[str, Effects]:
-    """As `effects`, but every vector answers in its own words, greedily: a response at generated
-    tokens is what the vector does and what it makes the model say.
+    """Measure a bank's effects on the clean requests of `traffic`, at every site it has.
 
-    It costs a generation for every vector and request, and says nothing new of prompts' ends; with
-    clean answers held fixed, though, a vector that brings a behaviour out leaves no trace of it.
+    Every vector is added at every token and answers in its own words, greedily, so a response at
+    generated tokens is what the vector does and what it makes the model say. (With clean answers
+    held fixed, a vector that brings a behaviour out leaves no trace of it.) Costs a generation for
+    every vector and request; one to two dozen requests are enough for means.
 
     Raises:
-        ForeignModelError, SettingError: as `effects`.
+        ForeignModelError: the bank was made for another model.
+        SettingError: no request.
         ModelError: the model cannot generate.
     """
     if not len(traffic) or batch_rows < 1:
         raise SettingError(f"{len(traffic)} requests, batch_rows={batch_rows}: expected 1 or more.")
-    everywhere = _everywhere(model, bank)
+    check_fits(model, bank.provenance)
+    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
     tokens = tokenize(model, list(traffic.prompts))
     sites = [resolve(model, name, target=True) for name in traffic.activations]
     host, horizon = host_of(model, sites), traffic.mask.shape[1] - 1
@@ -136,16 +101,15 @@ def effects_of(
     prompt's end and at every generated token."""
     at, mask = clean.activations[site].float(), clean.mask
     unsteered = [rows[own] for rows, own in zip(at, mask, strict=True)]
-    return _joined([_spoken(list(rows), unsteered) for rows in steered])
+    each = [_spoken(list(rows), unsteered) for rows in steered]
+    first, second, ends, few = (torch.stack(part) for part in zip(*each, strict=True))
+    return Effects((first, second), (ends, few))
 
 
-def _everywhere(model: HookedModel, bank: Bank) -> Perturbation:
-    check_fits(model, bank.provenance)
-    return dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
-
-
-def _spoken(steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"]]) -> Effects:
-    """Of one vector: the mean over prompts, each with the mean of its generated tokens, less that
+def _spoken(
+    steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"]]
+) -> tuple[Tensor, ...]:
+    """Of one vector, responses and activations: the mean over prompts, each with the mean of its generated tokens, less that
     of the clean answers. A prompt without a generated token adds nothing there."""
     at_end = torch.stack([rows[0] for rows in steered])
     first = (at_end - torch.stack([rows[0] for rows in clean])).mean(dim=0)
@@ -153,7 +117,7 @@ def _spoken(steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"
     spoke = bool(said and unsteered)
     second = _mean_of_means(said) - _mean_of_means(unsteered) if spoke else first
     few = torch.cat([rows[_spread(range(len(rows)))] for rows in steered])
-    return Effects((first[None], second[None]), (at_end[None], few[None]))
+    return first, second, at_end, few
 
 
 def _spread(places: Sequence[int]) -> list[int]:
@@ -190,60 +154,3 @@ def references(
             for i in phase_of
         )
         yield first, second
-
-
-def _whole(
-    model: HookedModel, traffic: Traffic
-) -> tuple[TokenBatch, Tensor, Bool[Tensor, "request pos"]]:
-    """Prompts with their answers; where prompts end; and which tokens were generated."""
-    rows = [
-        torch.cat([prompt, ids[1:][mask[1:]]])
-        for prompt, ids, mask in zip(traffic.prompts, traffic.ids, traffic.mask, strict=True)
-    ]
-    ends = torch.tensor([len(prompt) - 1 for prompt in traffic.prompts])
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    places = torch.arange(ids.shape[1])
-    mask = places < lengths[:, None]
-    device = device_of(model)
-    nowhere = torch.zeros(len(rows), dtype=torch.bool)
-    batch = TokenBatch(ids.to(device), mask.to(device), nowhere.to(device), traffic.texts)
-    return batch, ends, mask & (places > ends[:, None])
-
-
-def _measured(
-    steered: Float[Tensor, "vec batch pos d"],
-    clean: Float[Tensor, "batch pos d"],
-    ends: Tensor,
-    said: Bool[Tensor, "batch pos"],
-) -> Effects:
-    steered, clean = steered.float().cpu(), clean.float().cpu()
-    row = torch.arange(len(ends))
-    at_end = steered[:, row, ends]
-    first = (at_end - clean[row, ends]).mean(dim=1)
-    spoken = said.any(dim=1)
-    if not bool(spoken.any()):
-        return Effects((first, first), (at_end, at_end))
-    weights = said[spoken].float() / said[spoken].sum(dim=1, keepdim=True)
-    change = (steered - clean)[:, spoken]
-    second = torch.einsum("vbpd,bp->vd", change, weights / len(weights))
-    few = torch.tensor(
-        [
-            _spread([end, *own.nonzero().flatten().tolist()])
-            for end, own in zip(ends.tolist(), said, strict=True)
-        ]
-    )
-    return Effects((first, second), (at_end, steered[:, row[:, None], few].flatten(1, 2)))
-
-
-def _joined(parts: list[Effects]) -> Effects:
-    return Effects(
-        (
-            torch.cat([part.responses[0] for part in parts]),
-            torch.cat([part.responses[1] for part in parts]),
-        ),
-        (
-            torch.cat([part.steered[0] for part in parts]),
-            torch.cat([part.steered[1] for part in parts]),
-        ),
-    )

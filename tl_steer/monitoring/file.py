@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.file import (
@@ -34,7 +35,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
     """Write a monitor. An existing file stays whole until the new one is complete.
 
     Raises:
-        SettingError: a detector is not one of `tl_steer.monitoring.detectors.fitted.FITTED`, or there are too many.
+        SettingError: a detector is not one of `FITTED`, or there are too many.
     """
     meta, tensors = _pack(panel)
     return _FILE.write(path, meta, tensors)
@@ -70,7 +71,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     bank, bank_tensors = panel.bank.contents()
     tensors = {_BANK + name: values for name, values in bank_tensors.items()}
     tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
-    tensors |= {"levels": panel.reader.levels, "checked": panel.identity.checked}
+    tensors |= {"levels": _with_allowance(panel.reader.levels), "checked": panel.identity.checked}
     tensors |= {_CATEGORIES + n: values for n, values in vars(panel.reader.categories).items()}
     tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
     kinds: dict[str, Any] = {}
@@ -110,7 +111,7 @@ def _pack_detector(
     if FITTED.get(kind) is not type(detector):
         raise SettingError(
             f"A {kind} cannot be saved: a score of your own has to return one of "
-            f"{', '.join(FITTED)} (tl_steer.monitoring.detectors.fitted)."
+            f"{', '.join(FITTED)} (tl_steer.monitoring.detectors)."
         )
     numbers = {}
     for each in dataclasses.fields(detector):
@@ -141,8 +142,8 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     known = _known(meta, path)
     phases = tuple(
         (
-            _phase(meta, tensors, f"{_DETECTORS}{i}.0", known),
-            _phase(meta, tensors, f"{_DETECTORS}{i}.1", known),
+            _phase(meta, tensors, f"{_DETECTORS}{i}.0", known, path),
+            _phase(meta, tensors, f"{_DETECTORS}{i}.1", known, path),
         )
         for i in range(len(sites))
     )
@@ -153,9 +154,11 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     if unknown := set(meta["detectors"]) - parts:
         raise BankFileError(f"{path} has detectors in unknown places: {sorted(unknown)}.")
     categories, levels = _categories(tensors, sites[-1].width, path), tensors["levels"]
-    expected = (len(categories), len(sites), 2, known + 1, len(dataclasses.fields(Level)))
+    expected = (len(categories), len(sites), 2, known + 1, 1 + len(dataclasses.fields(Level)))
     if levels.shape != expected:
         raise _other_version(path, f"levels have shape {tuple(levels.shape)}, expected {expected}")
+    if not bool(levels[..., 0].isnan().all()):
+        raise _other_version(path, "it adds scores up along tokens")
     calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
     n = len(calibration.statistic)
     if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
@@ -167,7 +170,7 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
     return Panel(
         bank=bank,
         sites=sites,
-        reader=Reader(phases, categories, levels, ends=float(meta["ends"])),
+        reader=Reader(phases, categories, levels[..., 1:], ends=float(meta["ends"])),
         calibration=calibration,
         identity=identity,
         horizon=int(meta["horizon"]),
@@ -198,29 +201,39 @@ def _categories(tensors: Mapping[str, Tensor], width: int, path: Path) -> Catego
     return Categories(mean, centres, members)
 
 
+def _with_allowance(levels: Float[Tensor, "*place three"]) -> Float[Tensor, "*place four"]:
+    """As the format has them: in front stands what a token had to exceed to be added to a sum along
+    tokens, NaN since there are none."""
+    return torch.cat([torch.full_like(levels[..., :1], torch.nan), levels], dim=-1)
+
+
 def _other_version(path: Path, what: str) -> BankFileError:
     return BankFileError(
         f"{path}: {what}; another version of tl_steer wrote it. Fit the monitor anew."
     )
 
 
-def _phase(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str, known: int) -> Phase:
+def _phase(
+    meta: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str, known: int, path: Path
+) -> Phase:
     places = [f"{place}.known.{k}" for k in range(known)]
     if missing := [where for where in places if where not in meta["detectors"]]:
         raise KeyError(f"no detector {', '.join(missing)}")
     scores = tuple(
         Standard(
-            _detector(meta, tensors, where),
+            _detector(meta, tensors, where, path),
             tensors[f"{place}.shift.{k}"],
             tensors[f"{place}.inverse.{k}"],
         )
         for k, where in enumerate(places)
     )
-    unknown, namer = (_detector(meta, tensors, f"{place}.{part}") for part in _PLAIN)
+    unknown, namer = (_detector(meta, tensors, f"{place}.{part}", path) for part in _PLAIN)
     return Phase(scores, unknown, namer).joined()
 
 
-def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Any:
+def _detector(
+    meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str, path: Path
+) -> Any:
     kind = meta["detectors"].get(where)
     if kind is None:
         return None
@@ -229,4 +242,6 @@ def _detector(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
         for name, values in tensors.items()
         if name.startswith(f"{where}.")
     }
+    if kind["kind"] not in FITTED:
+        raise _other_version(path, f"there is no detector {kind['kind']!r}")
     return FITTED[kind["kind"]](**own, **kind["numbers"])

@@ -7,7 +7,7 @@ clean prompts -> answers -> split in three:
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,9 @@ from tl_steer.monitoring.panel import Panel, calibrated
 from tl_steer.monitoring.reader import Phase, Reader, Standard
 from tl_steer.monitoring.session import OnAlert, Watch
 from tl_steer.monitoring.statistics.categories import Clusters, Grouping
-from tl_steer.monitoring.statistics.level import Peak, Pool
 from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.monitoring.watch import watch_torch
 
-Measure = Callable[[HookedModel, Bank, Traffic], dict[str, Effects]]
 # Shares of the clean requests that detectors are fitted on, and that scales come from.
 FIT_SHARE, SCALE_SHARE = 0.4, 0.15
 _EXAMPLES = 4
@@ -52,7 +50,7 @@ LOOKED_FOR: tuple[Score, ...] = (WhitenedCosine(), LocalMatchedFilter())
 class Monitor(Panel):
     """A bank on the look-out; make one with `fit` or `load`.
 
-    `score` (pure, offline) and everything it holds are documented in `tl_steer.monitoring.panel.Panel`.
+    `score` (pure, offline) and everything it holds are documented in `Panel`.
     """
 
     @classmethod
@@ -66,14 +64,12 @@ class Monitor(Panel):
         score: Score | Sequence[Score] | None = LOOKED_FOR,
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
-        pool: Pool = Peak(),  # noqa: B008 (frozen)
         categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
         ends: float | int = 0,
         horizon: int = 16,
         temperature: float | int | None = None,
         only: str | Sequence[str] | None = None,
         effect_prompts: int = 16,
-        measure: Measure = spoken_effects,
         seed: int = 0,
         batch_rows: int = 32,
     ) -> "Monitor":
@@ -86,14 +82,13 @@ class Monitor(Panel):
                 anything here.
             sites: target hook points to read; the bank's own unless given. Each costs its share of
                 time, and one alarm level covers all.
-            score: what compares activations with vectors; any `tl_steer.monitoring.detectors.detector.Score`, or
-                several, each of which is a part of its own. `None` leaves the bank out.
+            score: what compares activations with vectors; any `detectors.Score`, or several,
+                each of which is a part of its own. `None` leaves the bank out.
             unknown: what finds anomalies that no vector explains; `None` does without.
             namer: what tells which vector it is, once there is an alarm; `None` leaves that to
                 `score`. It costs nothing until then.
-            pool: `Peak()`, or `Cusum()` for weak evidence spread over many tokens.
             categories: what tells kinds of requests apart, so that each is compared with its own
-                (`tl_steer.monitoring.statistics.categories`); as it is, where there are calibration requests for two or
+                (`statistics.categories`); as it is, where there are calibration requests for two or
                 more. `None` compares every request with all.
             ends: how much of what is odd at a prompt's end is added to every generated token. With
                 0, only answers raise alarms; with 1, prompts do as well, before anything is said,
@@ -105,8 +100,6 @@ class Monitor(Panel):
             effect_prompts: clean requests that vectors' effects are measured on. Leave those that
                 the bank was learned on out of `clean_prompts`: there, most vectors do what they do
                 nowhere else, and would be named for it.
-            measure: how; as it is, every vector answers in its own words.
-                `tl_steer.monitoring.evidence.effects` holds the clean answers fixed.
 
         Raises:
             ForeignModelError: the bank was made for another model.
@@ -130,19 +123,17 @@ class Monitor(Panel):
         return cls.of(
             chosen,
             traffic,
-            measure(model, chosen, few),
+            spoken_effects(model, chosen, few),
             identity_of(model, tokens, names),
             split=split,
             score=score,
             unknown=unknown,
             namer=namer,
-            pool=pool,
             categories=categories,
             ends=ends,
             settings={
                 "temperature": temperature,
                 "effect_prompts": effect_prompts,
-                "measure": describe(measure),
                 "seed": seed,
             },
             sites=[resolve(model, name, target=True) for name in names],
@@ -161,7 +152,6 @@ class Monitor(Panel):
         score: Score | Sequence[Score] | None = LOOKED_FOR,
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
-        pool: Pool = Peak(),  # noqa: B008 (frozen)
         categories: Grouping | None = Clusters(),  # noqa: B008 (frozen)
         ends: float | int = 0,
         settings: dict[str, Any] | None = None,
@@ -202,15 +192,14 @@ class Monitor(Panel):
         bare = Reader(
             tuple(phases),
             groups,
-            torch.zeros(len(groups), len(names), 2, len(scores) + 1, 4),
+            torch.zeros(len(groups), len(names), 2, len(scores) + 1, 3),
             float(ends),
         )
-        reader = bare.scaled([scale.activations[n] for n in names], scale.mask, pool)
+        reader = bare.scaled([scale.activations[n] for n in names], scale.mask)
         told = {
             "score": scores,
             "unknown": unknown,
             "namer": namer,
-            "pool": pool,
             "categories": categories,
             "ends": ends,
         }
@@ -255,7 +244,7 @@ class Monitor(Panel):
         on_alert: OnAlert | None = None,
         chunk: int = 8,
     ) -> AbstractContextManager[Watch]:
-        """`tl_steer.monitoring.watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
+        """`watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
 
         Raises:
             As `tl_steer.monitoring.watch.watch_torch`.

@@ -8,10 +8,10 @@ and between layers, that each has detectors of its own. Then
    (`Standard`);
 2. a token's *known* parts are the largest of them, one part for each score that vectors are looked
    for with; its *unknown* part is the anomaly detector's score;
-3. each part is pooled along the tokens of a phase: its peak, or the peak of its CUSUM;
-4. pooled parts become nats, $\log(1 + w / P(X \ge x))$ (`tl_steer.monitoring.statistics.level`), P being Laplace's
-   distribution fitted to clean requests of the same category (`tl_steer.monitoring.statistics.categories`), and w = .1;
-5. nats of all parts and layers are added up; the request's statistic is the largest of these
+3. parts become nats, $\log(1 + w / P(X \ge x))$ (`statistics/level.py`), P being Laplace's
+   distribution fitted to clean requests of the same category (`statistics/categories.py`), and
+   w = .1;
+4. nats of all parts and layers are added up; the request's statistic is the largest of these
    sums along its generated tokens. With `ends` = 1 those of the prompt's end are added to every
    token's, and it can raise the alarm alone, before anything is said.
 
@@ -30,7 +30,7 @@ the few requests that it was measured on, and the wrong vector wins. A peak is w
 vector happens to be near one token, a sum by one that is near most. A sum of positive scores only
 grows while a request is under way, so p-values of names are on the safe side until it ends.
 
-Steps 1 and 4 use clean requests that neither the detectors nor the calibration see. Everything is
+Steps 1 and 3 use clean requests that neither the detectors nor the calibration see. Everything is
 calibrated at the end, as one statistic, so however crude these steps are, false alarms are right.
 """
 
@@ -48,7 +48,7 @@ from torch import Tensor
 from tl_steer.monitoring.detectors.detector import Detector
 from tl_steer.monitoring.detectors.fitted import Mapped
 from tl_steer.monitoring.statistics.categories import Categories
-from tl_steer.monitoring.statistics.level import Level, Peak, Pool
+from tl_steer.monitoring.statistics.level import Level
 
 # Vectors' clean deviations are drawn together by as many imaginary tokens of median deviation.
 _PRIOR_TOKENS = 20
@@ -158,12 +158,12 @@ class Tokens:
 @dataclass(frozen=True, eq=False)
 class Reader:
     """Detectors by site and phase (prompt's end, generated), the categories of requests, told at
-    the last site, and for each the levels that make parts comparable: allowance (NaN for peaks),
-    location, scale and odds. `ends` is how much of the prompt's end is added to every token."""
+    the last site, and for each the levels that make parts comparable: location,
+    scale and odds. `ends` is how much of the prompt's end is added to every token."""
 
     phases: tuple[tuple[Phase, Phase], ...]
     categories: Categories
-    levels: Float[Tensor, "category site phase part four"]
+    levels: Float[Tensor, "category site phase part three"]
     ends: float = 0.0
 
     @property
@@ -209,8 +209,8 @@ class Reader:
         for category, i, j, part in _places(self.levels):
             rows, span = tokens.category == category, _SPANS[j]
             level = Level(*self.levels[category, i, j, part].tolist())
-            pooled = level.pool(tokens.parts[part, i, rows, span], mask[rows, span])
-            total[part, rows, span] += level.nats(pooled)
+            inside = tokens.parts[part, i, rows, span].masked_fill(~mask[rows, span], -math.inf)
+            total[part, rows, span] += level.nats(inside)
         total[..., 0] *= self.ends
         total[..., 1:] += total[..., :1]
         return total.masked_fill(~mask, -math.inf)
@@ -227,7 +227,6 @@ class Reader:
         self,
         activations: Sequence[Float[Tensor, "batch pos d"]],
         mask: Bool[Tensor, "batch pos"],
-        pool: Pool,
     ) -> "Reader":
         """With standardised vectors and levels from clean requests; vectors are standardised on all
         of them, levels are every category's own."""
@@ -240,11 +239,11 @@ class Reader:
         )
         reader = dataclasses.replace(self, phases=phases)
         tokens = reader.without_namer().tokens(activations, mask)
-        levels = torch.empty(len(self.categories), len(phases), 2, self.parts, 4)
+        levels = torch.empty(len(self.categories), len(phases), 2, self.parts, 3)
         for category, i, j, part in _places(levels):
             rows = tokens.category == category
             values, inside = tokens.parts[part, i, rows, _SPANS[j]], mask[rows, _SPANS[j]]
-            level = Level.of(values, inside, pool if j else Peak(), _ODDS)
+            level = Level.of(values, inside, _ODDS)
             levels[category, i, j, part] = torch.tensor(dataclasses.astuple(level))
         return dataclasses.replace(reader, levels=levels)
 
@@ -257,7 +256,7 @@ def statistics(
     return nats.sum(dim=0).amax(dim=1), nats[:-1].sum(dim=0).amax(dim=1), nats[-1].amax(dim=1)
 
 
-def _places(levels: Float[Tensor, "category site phase part four"]) -> Iterator[tuple[int, ...]]:
+def _places(levels: Float[Tensor, "category site phase part three"]) -> Iterator[tuple[int, ...]]:
     return itertools.product(*map(range, levels.shape[:4]))
 
 

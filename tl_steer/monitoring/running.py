@@ -21,7 +21,7 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
-        self._ends, self._parts = reader.ends, reader.parts
+        self._ends = reader.ends
         here = moved(reader.without_namer(), device)
         self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
         self._categories = here.categories
@@ -37,9 +37,6 @@ class Running:
         self._seen: list[list[Tensor]] = [[] for _ in sites]
         self._live: list[list[bool]] = []
         self._scored = 0
-        # Sums along tokens begin anew with every phase.
-        parts = range(self._parts)
-        self._totals = [[[[0.0] * n for _ in parts] for _ in range(2)] for _ in sites]
         self._at_end = [0.0] * n
         self.category = [0] * n  # known once prompts' ends are scored
 
@@ -86,13 +83,11 @@ class Running:
         """One site's, to every token's sum."""
         together = torch.cat(self._seen[site][steps.start : steps.stop])
         for part, values in _found(self._phases[site][generated], together):
-            totals = self._totals[site][generated][part]
             levels = [self._levels[own][site][generated][part] for own in self.category]
-            for step, row in zip(steps, values.view(-1, len(totals)).tolist(), strict=True):
+            for step, row in zip(steps, values.view(-1, len(levels)).tolist(), strict=True):
                 for i, value in enumerate(row):
                     if self._live[step][i]:
-                        totals[i] = levels[i].step(totals[i], value)
-                        nats[step][i] += levels[i].nats_of(totals[i])
+                        nats[step][i] += levels[i].nats_of(value)
 
 
 def _found(

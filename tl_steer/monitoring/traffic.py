@@ -81,8 +81,7 @@ def observe(
 
     Raises:
         HookPointError, PromptError, SettingError: bad arguments, before any work.
-        ModelError: the model cannot generate, its cache is broken (`tl_steer.models.caches`), or a hook
-            point never fired.
+        ModelError: the model cannot generate, its cache is broken, or a hook point never fired.
     """
     if horizon < 0 or batch_rows < 1 or not sites:
         raise SettingError(

@@ -5,41 +5,32 @@ Also the mean response of a perturbation and its derivatives, which methods clim
 """
 
 from tl_steer.objectives.divergence import (
-    Cosine,
-    Displacement,
-    Divergence,
-    at_least_float32,
-    mean_per_prompt,
-    mean_response,
-    prompt_responses,
+    Clean as Clean,
+    Cosine as Cosine,
+    Displacement as Displacement,
+    Divergence as Divergence,
+    Measured as Measured,
+    PerVector as PerVector,
+    Steered as Steered,
+    at_least_float32 as at_least_float32,
+    mean_response as mean_response,
 )
-from tl_steer.objectives.objective import Evaluation, Objective, in_parts
-from tl_steer.objectives.output_kl import OutputKL, Readout, divergence_from, next_token, readout
-from tl_steer.objectives.penalty import Differential, OffManifold, Population, Weighted
-from tl_steer.objectives.response import Derivative, Pool, ResponseMap, stacked_response
-
-__all__ = [
-    "Cosine",
-    "Derivative",
-    "Differential",
-    "Displacement",
-    "Divergence",
-    "Evaluation",
-    "Objective",
-    "OffManifold",
-    "OutputKL",
-    "Pool",
-    "Population",
-    "Readout",
-    "ResponseMap",
-    "Weighted",
-    "at_least_float32",
-    "divergence_from",
-    "in_parts",
-    "mean_per_prompt",
-    "mean_response",
-    "next_token",
-    "prompt_responses",
-    "readout",
-    "stacked_response",
-]
+from tl_steer.objectives.objective import (
+    Evaluation as Evaluation,
+    Objective as Objective,
+    in_parts as in_parts,
+)
+from tl_steer.objectives.output_kl import (
+    OutputKL as OutputKL,
+    Readout as Readout,
+    divergence_from as divergence_from,
+    next_token as next_token,
+    readout as readout,
+)
+from tl_steer.objectives.response import (
+    Derivative as Derivative,
+    Pool as Pool,
+    ResponseMap as ResponseMap,
+    stacked_response as stacked_response,
+)
+from tl_steer.objectives.weighted import Weighted as Weighted

@@ -11,6 +11,7 @@ Write your own as a plain function; `docs/extending.md` does so in a dozen lines
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,14 +19,11 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 
-Divergence = Callable[
-    [
-        Float[Tensor, "vec batch pos d_model"],
-        Float[Tensor, "batch pos d_model"],
-        Bool[Tensor, "batch pos"],
-    ],
-    Float[Tensor, " vec"],
-]
+Steered: TypeAlias = Float[Tensor, "vec batch pos d_model"]
+Clean: TypeAlias = Float[Tensor, "batch pos d_model"]
+Measured: TypeAlias = Bool[Tensor, "batch pos"]
+PerVector: TypeAlias = Float[Tensor, " vec"]
+Divergence: TypeAlias = Callable[[Steered, Clean, Measured], PerVector]
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,7 @@ class Displacement:
                     f"Displacement({name}={value}): expected a number of at least 1."
                 )
 
-    def __call__(
-        self,
-        steered: Float[Tensor, "vec batch pos d_model"],
-        clean: Float[Tensor, "batch pos d_model"],
-        measured: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, " vec"]:
+    def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
         delta = at_least_float32(steered - clean)
         # The p-th power of the norm, written without its root: the root's gradient at 0 is NaN.
         powers = delta.square().sum(dim=-1)
@@ -77,44 +70,22 @@ class Cosine:
     activations; do not use it to compare vectors of very different radii.
     """
 
-    def __call__(
-        self,
-        steered: Float[Tensor, "vec batch pos d_model"],
-        clean: Float[Tensor, "batch pos d_model"],
-        measured: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, " vec"]:
+    def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
         steered, clean = at_least_float32(steered), at_least_float32(clean)
         away = 1 - torch.cosine_similarity(steered, clean.expand_as(steered), dim=-1)
-        return mean_per_prompt(away, measured)
-
-
-def mean_per_prompt(
-    values: Float[Tensor, "vec batch pos"], measured: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, " vec"]:
-    """The mean over measured tokens, summed over prompts."""
-    return (torch.where(measured, values, 0.0).sum(dim=-1) / measured.sum(dim=-1)).sum(dim=-1)
-
-
-def prompt_responses(
-    steered: Float[Tensor, "vec batch pos d_model"],
-    clean: Float[Tensor, "batch pos d_model"],
-    measured: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "vec batch d_model"]:
-    """The response of every vector on each prompt: the mean change over measured tokens."""
-    delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
-    return delta.sum(dim=2) / measured.sum(dim=-1)[:, None]
+        per_prompt = torch.where(measured, away, 0.0).sum(dim=-1) / measured.sum(dim=-1)
+        return per_prompt.sum(dim=-1)
 
 
 def mean_response(
-    steered: Float[Tensor, "vec batch pos d_model"],
-    clean: Float[Tensor, "batch pos d_model"],
-    measured: Bool[Tensor, "batch pos"],
+    steered: Steered, clean: Clean, measured: Measured
 ) -> Float[Tensor, "vec d_model"]:
     """The response of every vector: the mean change over measured tokens, then over prompts.
 
     Prompts count equally, however long. Units are those of the target's activations.
     """
-    return prompt_responses(steered, clean, measured).mean(dim=1)
+    delta = torch.where(measured[..., None], at_least_float32(steered - clean), 0.0)
+    return (delta.sum(dim=2) / measured.sum(dim=-1)[:, None]).mean(dim=1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

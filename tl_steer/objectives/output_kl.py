@@ -5,13 +5,13 @@ from dataclasses import InitVar, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.errors import ModelError
 from tl_steer.models.model import HookedModel, device_of
 from tl_steer.models.state import frozen, without_hooks
-from tl_steer.objectives.divergence import at_least_float32
+from tl_steer.objectives.divergence import Clean, Measured, PerVector, Steered, at_least_float32
 
 Readout = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_vocab"]]
 
@@ -42,12 +42,7 @@ class OutputKL:
         # No field: neither a repr nor a provenance should hold a model.
         object.__setattr__(self, "_readout", readout(model))
 
-    def __call__(
-        self,
-        steered: Float[Tensor, "vec batch pos d_model"],
-        clean: Float[Tensor, "batch pos d_model"],
-        measured: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, " vec"]:
+    def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
         read: Readout = self.__dict__["_readout"]
         with torch.no_grad():
             before = at_least_float32(read(clean[measured][None])).log_softmax(dim=-1)

@@ -9,16 +9,12 @@ for real backdoors: triggers and responses are fixed, and far easier to notice t
 on purpose. Imports `models` and what lies below.
 """
 
-from tl_steer.organisms.adapter import merge, read_adapter
-from tl_steer.organisms.load import LOADERS, NAMES, home, kind_of, load, merged
-
-__all__ = [
-    "LOADERS",
-    "NAMES",
-    "home",
-    "kind_of",
-    "load",
-    "merge",
-    "merged",
-    "read_adapter",
-]
+from tl_steer.organisms.adapter import merge as merge, read_adapter as read_adapter
+from tl_steer.organisms.load import (
+    LOADERS as LOADERS,
+    NAMES as NAMES,
+    home as home,
+    kind_of as kind_of,
+    load as load,
+    merged as merged,
+)

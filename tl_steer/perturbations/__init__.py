@@ -3,38 +3,23 @@
 No model is needed here. Imports `hook_points` and `errors`.
 """
 
-from tl_steer.perturbations.adapter import Adapter
-from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.kinds import KINDS
-from tl_steer.perturbations.perturbation import Edit, HookFunction, Hooks, Packable, Perturbation
-from tl_steer.perturbations.sphere import (
-    cosines,
-    distinct_rows,
-    orthonormal_rows,
-    random_on_sphere,
-    softly_apart,
-    softly_off_larger,
-    spread_apart,
-    to_sphere,
-    to_tangent,
+from tl_steer.perturbations.adapter import Adapter as Adapter
+from tl_steer.perturbations.additive import Additive as Additive
+from tl_steer.perturbations.kinds import KINDS as KINDS
+from tl_steer.perturbations.perturbation import (
+    Edit as Edit,
+    HookFunction as HookFunction,
+    Hooks as Hooks,
+    Packable as Packable,
+    Perturbation as Perturbation,
 )
-
-__all__ = [
-    "KINDS",
-    "Adapter",
-    "Additive",
-    "Edit",
-    "HookFunction",
-    "Hooks",
-    "Packable",
-    "Perturbation",
-    "cosines",
-    "distinct_rows",
-    "orthonormal_rows",
-    "random_on_sphere",
-    "softly_apart",
-    "softly_off_larger",
-    "spread_apart",
-    "to_sphere",
-    "to_tangent",
-]
+from tl_steer.perturbations.sphere import (
+    cosines as cosines,
+    distinct_rows as distinct_rows,
+    orthonormal_rows as orthonormal_rows,
+    random_on_sphere as random_on_sphere,
+    softly_apart as softly_apart,
+    spread_apart as spread_apart,
+    to_sphere as to_sphere,
+    to_tangent as to_tangent,
+)

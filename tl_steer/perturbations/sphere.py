@@ -77,29 +77,6 @@ def softly_apart(
     return torch.nn.functional.normalize(unit - share.T @ unit, dim=1)
 
 
-def softly_off_larger(
-    rows: Float[Tensor, "vec d"], *, temperature: float | int = 0.1
-) -> Float[Tensor, "vec d"]:
-    r"""Turn each row away from the longer rows that are most like it.
-
-    With $u$ the unit rows and $c_{ij} = \langle u_i, u_j\rangle$,
-
-    $$u_j \leftarrow u_j - \sum_{i:\,|x_i| > |x_j|} c_{ij} u_i\,
-      \mathrm{softmax}_i\big(|c_{ij}| / T + \log |x_i|\big)$$
-
-    back to unit norm. Unlike `softly_apart` this does not care about signs, takes away no more than
-    a projection, and goes one way: of two rows that agree, the longer stays where it is. (If both
-    gave way, two that have the same maximum would chase each other.)
-    """
-    norms = rows.norm(dim=1)
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    c = unit @ unit.T
-    logits = c.abs() / temperature + norms.clamp_min(1e-30).log()[:, None]
-    logits = logits.masked_fill(norms[:, None] <= norms[None, :], -torch.inf)
-    share = torch.softmax(logits, dim=0).nan_to_num(0.0)
-    return torch.nn.functional.normalize(unit - (share * c).T @ unit, dim=1)
-
-
 def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
     """Cosine of every pair of rows."""
     unit = torch.nn.functional.normalize(vectors, dim=1)

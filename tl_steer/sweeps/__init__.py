@@ -3,29 +3,16 @@
 Imports `radii` (fluency) and what lies below.
 """
 
-from tl_steer.sweeps.endpoint import judged
-from tl_steer.sweeps.interval import Interval
-from tl_steer.sweeps.metric import METRICS, Metric, Reading, alignment
-from tl_steer.sweeps.prompts import PromptSource, source_of
-from tl_steer.sweeps.result import SweepResult, load_sweep
-from tl_steer.sweeps.scorer import Scorer, refusal, regex
-from tl_steer.sweeps.sweep import sweep
-from tl_steer.sweeps.systematic import Evidence
-
-__all__ = [
-    "METRICS",
-    "Evidence",
-    "Interval",
-    "Metric",
-    "PromptSource",
-    "Reading",
-    "Scorer",
-    "SweepResult",
-    "alignment",
-    "judged",
-    "load_sweep",
-    "refusal",
-    "regex",
-    "source_of",
-    "sweep",
-]
+from tl_steer.sweeps.endpoint import judged as judged
+from tl_steer.sweeps.interval import Interval as Interval
+from tl_steer.sweeps.metric import (
+    METRICS as METRICS,
+    Metric as Metric,
+    Reading as Reading,
+    alignment as alignment,
+)
+from tl_steer.sweeps.prompts import PromptSource as PromptSource, source_of as source_of
+from tl_steer.sweeps.result import SweepResult as SweepResult, load_sweep as load_sweep
+from tl_steer.sweeps.scorer import Scorer as Scorer, refusal as refusal, regex as regex
+from tl_steer.sweeps.sweep import sweep as sweep
+from tl_steer.sweeps.systematic import Evidence as Evidence

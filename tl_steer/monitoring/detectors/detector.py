@@ -1,13 +1,24 @@
-"""Detectors: scores fitted to one model's clean activations, ready for one pass per token.
+r"""Detectors: scores fitted to one model's clean activations, ready for one pass per token.
 
 A *score* is any function of a `Reference` that returns a detector, and a *detector* any function
 from activations `[token d]` to scores `[token m]`: one column per vector of the bank, or a single
-one. Those here return frozen records of tensors, which a monitor's file can hold. Return one of
-these from a function of your own and it can be saved too:
+one; larger is more suspicious. Those here return frozen records of tensors, which a monitor's file
+can hold. Return one of these from a function of your own and it can be saved too:
 
     def mean_difference(reference):
         weights = reference.responses.T
         return Affine(weights, -reference.gaussian.mean @ weights)
+
+With $z = (h - \mu) \Sigma^{-1/2}$ a token's white activation and $u_k = U_k \Sigma^{-1/2}$ vector
+k's white response:
+
+    MatchedFilter      z·u / |u|         N(0, 1) on Gaussian clean tokens, whatever the amplitude
+    WhitenedCosine     z·u / (|z| |u|)   the same angle, blind to the size of z
+    Unexplained        |z - Pz|²         P onto the span of the leading white responses
+    Mahalanobis        |z|²              a baseline: it knows no vectors and names none
+
+The first two are the adaptive matched filter and the adaptive coherence estimator (ACE) of
+library-based target detection (Kraut, Scharf and McWhorter 2001). docs/monitoring.md compares them.
 """
 
 import functools
@@ -23,11 +34,8 @@ from torch.nn.functional import normalize
 from tl_steer.errors import SettingError
 from tl_steer.monitoring.detectors.fitted import (
     Affine,
-    BestCosines,
     Cosines,
     Energy,
-    EnergyDifference,
-    Nearest,
     Residual,
     Searched,
     SharedEnergy,
@@ -39,7 +47,6 @@ from tl_steer.monitoring.detectors.neighbourhood import (
     local_energy,
     local_filter,
 )
-from tl_steer.monitoring.detectors.probes import self_labelled
 
 Detector: TypeAlias = Callable[[Float[Tensor, "token d"]], Float[Tensor, "token m"]]
 
@@ -100,7 +107,11 @@ Score: TypeAlias = Callable[[Reference], Detector]
 
 @dataclass(frozen=True)
 class MatchedFilter:
-    """`tl_steer.monitoring.detectors.scores.matched_filter`."""
+    """How far an activation has moved along each response, in clean standard deviations.
+
+    Half the square of its positive part is the likelihood ratio for an unknown amplitude. Wrong
+    where long contexts or odd topics inflate all of z: then everything matches a little.
+    """
 
     def __call__(self, reference: Reference) -> Affine:
         clean = reference.gaussian
@@ -111,7 +122,11 @@ class MatchedFilter:
 
 @dataclass(frozen=True)
 class WhitenedCosine:
-    """`tl_steer.monitoring.detectors.scores.whitened_cosine`."""
+    """The cosine of activation and response in white coordinates: the share of what is unusual
+    about a token that the response accounts for.
+
+    Wrong where the behaviour is a small part of a large move: `MatchedFilter` keeps the size.
+    """
 
     def __call__(self, reference: Reference) -> Cosines:
         frame = reference.frame
@@ -119,31 +134,15 @@ class WhitenedCosine:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The whitened cosine with the nearest of a vector's steered activations, in the place of their
-    mean: a vector that brings a behaviour out on one prompt in five is found by that one.
-
-    Give a monitor `measure=spoken_effects` with it, so that the examples have in them what a vector
-    makes the model say. As many times slower than `WhitenedCosine` as there are examples.
-    """
-
-    def __call__(self, reference: Reference) -> BestCosines:
-        frame, each = reference.frame, reference.steered.shape[1]
-        white = normalize(reference.steered.flatten(0, 1) @ frame.weights + frame.bias, dim=1)
-        return BestCosines(frame.weights, frame.bias, white.T.contiguous(), each)
-
-
-@dataclass(frozen=True)
 class Recurrence:
     r"""On what share of clean prompts a vector brings about what is seen, as far as one activation
     can tell: the largest squared cosine with a prompt's steered activations, in deviations from the
-    clean mean and raw coordinates, averaged over prompts (`tl_steer.monitoring.detectors.fitted.SharedEnergy`).
+    clean mean and raw coordinates, averaged over prompts (`SharedEnergy`).
 
     A squared cosine is the share of one change's energy that lies along another. The mean over
     prompts prefers vectors that do the same again and again to those which did it once, and the
     largest within a prompt leaves room for all else that a vector makes the model say there. Made
-    for naming (`namer=` of a monitor), with `measure=spoken_effects`, on prompts that the bank was
-    not learned on: on its own prompt nearly every vector does what it does nowhere else.
+    for naming (`namer=` of a monitor), on prompts that the bank was not learned on: on its own prompt nearly every vector does what it does nowhere else.
     """
 
     def __call__(self, reference: Reference) -> SharedEnergy:
@@ -181,40 +180,8 @@ class Search:
 
 
 @dataclass(frozen=True)
-class LikelihoodRatio:
-    """`tl_steer.monitoring.detectors.scores.likelihood_ratio`."""
-
-    def __call__(self, reference: Reference) -> Affine:
-        clean = reference.gaussian
-        white = clean.whiten_change(reference.responses)
-        weights = clean.whitener @ white.T
-        return Affine(weights, -clean.mean @ weights - white.square().sum(dim=1) / 2)
-
-
-@dataclass(frozen=True)
-class Probes:
-    """`tl_steer.monitoring.detectors.probes.self_labelled`; `groups` names the behaviour of each vector."""
-
-    groups: tuple[str, ...] | None = None
-
-    def __call__(self, reference: Reference) -> Affine:
-        weights, bias = self_labelled(reference.steered, reference.clean, groups=self.groups)
-        return Affine(weights.T.contiguous(), bias)
-
-
-@dataclass(frozen=True)
-class RawCosine:
-    """`tl_steer.monitoring.detectors.scores.raw_cosine`, a baseline."""
-
-    def __call__(self, reference: Reference) -> Cosines:
-        mean = reference.clean.mean(dim=0)
-        unit = normalize(reference.responses, dim=1)
-        return Cosines(torch.eye(len(mean)), -mean, unit.T.contiguous())
-
-
-@dataclass(frozen=True)
 class Unexplained:
-    """The energy that the bank does not explain (`tl_steer.monitoring.detectors.scores.energy_split`).
+    """The energy that the bank does not explain, |z - Pz|².
 
     Args:
         rank: of what counts as explained; `None` is a quarter of d_model, or the whole bank where
@@ -233,38 +200,16 @@ class Unexplained:
 
 @dataclass(frozen=True)
 class Mahalanobis:
-    """`tl_steer.monitoring.detectors.scores.mahalanobis`, a baseline."""
+    """The squared Mahalanobis distance |z|², a baseline."""
 
     def __call__(self, reference: Reference) -> Energy:
         return Energy.around(reference.gaussian)
 
 
 @dataclass(frozen=True)
-class RelativeMahalanobis:
-    """`tl_steer.monitoring.detectors.scores.relative_mahalanobis`, a baseline."""
-
-    def __call__(self, reference: Reference) -> EnergyDifference:
-        near, far = (
-            Energy.around(reference.gaussian),
-            Energy.around(fit_gaussian(reference.background)),
-        )
-        return EnergyDifference(near.weights, near.bias, far.weights, far.bias)
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """`tl_steer.monitoring.detectors.scores.neighbour_distance`, a baseline."""
-
-    k: int = 5
-
-    def __call__(self, reference: Reference) -> Nearest:
-        return Nearest(normalize(reference.clean, dim=1), self.k)
-
-
-@dataclass(frozen=True)
 class Outlier:
-    """`tl_steer.monitoring.detectors.neighbourhood.LocalEnergy`: how much farther a token is from its nearest clean ones
-    than they are from theirs. Give it as `unknown`.
+    """`LocalEnergy`: how much farther a token is from its nearest clean ones than they are from
+    theirs. Give it as `unknown`.
 
     Args:
         k: neighbours; all there are but one, if that is fewer.
@@ -281,7 +226,7 @@ class Outlier:
 
 @dataclass(frozen=True)
 class LocalMatchedFilter:
-    """`tl_steer.monitoring.detectors.neighbourhood.LocalFilter`: the same along every response. Give it as `score`.
+    """`LocalFilter`: the same along every response. Give it as `score`.
 
     Args:
         k, most: as for `Outlier`.

@@ -1,6 +1,6 @@
 """Fitted detectors: frozen records of tensors, from activations `[token d]` to scores `[token m]`.
 
-They come out of scores (`tl_steer.monitoring.detectors.detector`), and a monitor's file can hold them.
+They come out of scores (`detector.py`), and a monitor's file can hold them.
 """
 
 import math
@@ -15,7 +15,6 @@ from torch.nn.functional import normalize
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
-from tl_steer.monitoring.detectors.scores import neighbour_distance
 
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
 
@@ -71,20 +70,6 @@ class Cosines(Mapped):
 
 
 @dataclass(frozen=True, eq=False)
-class BestCosines(Cosines):
-    """The largest of every `each` cosines in a row: one column per vector with so many examples."""
-
-    each: int
-
-    def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
-        parts = [
-            Cosines.of(self, part).unflatten(1, (-1, self.each)).amax(dim=2)
-            for part in _pieces(mapped, self.directions.shape[1])
-        ]
-        return torch.cat(parts)
-
-
-@dataclass(frozen=True, eq=False)
 class SharedEnergy:
     r"""$\frac{1}{P} \sum_p \max_t \cos^2_+(h - c, e_{pt})$: one column per vector with P prompts of
     so many example directions e each. Zero where the angle is not acute.
@@ -136,31 +121,6 @@ class Residual(Mapped):
 
 
 @dataclass(frozen=True, eq=False)
-class EnergyDifference:
-    """One energy less another."""
-
-    weights: Float[Tensor, "d r"]
-    bias: Float[Tensor, " r"]
-    minus_weights: Float[Tensor, "d r2"]
-    minus_bias: Float[Tensor, " r2"]
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        here = Energy(self.weights, self.bias)(activations)
-        return here - Energy(self.minus_weights, self.minus_bias)(activations)
-
-
-@dataclass(frozen=True, eq=False)
-class Nearest:
-    """Distance to the k-th nearest of some clean activations."""
-
-    reference: Float[Tensor, "n d"]
-    k: int
-
-    def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
-        return neighbour_distance(activations, self.reference, k=self.k)[:, None]
-
-
-@dataclass(frozen=True, eq=False)
 class Searched(Mapped):
     """Cosines of the mapped activation with very many directions: all of them in a sketch of the
     first few dimensions, and the best `candidates` exactly. The others get minus infinity."""
@@ -183,13 +143,10 @@ FITTED: dict[str, Any] = {
     for cls in (
         Affine,
         Cosines,
-        BestCosines,
         SharedEnergy,
         Searched,
         Energy,
         Residual,
-        EnergyDifference,
-        Nearest,
         LocalEnergy,
         LocalFilter,
     )

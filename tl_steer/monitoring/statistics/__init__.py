@@ -3,29 +3,16 @@
 Numbers in, numbers out. Imports `errors` and `files`.
 """
 
-from tl_steer.monitoring.statistics.categories import Categories, Clusters, Grouping
-from tl_steer.monitoring.statistics.conformal import (
-    Guarantee,
-    benjamini_hochberg,
-    needed,
-    p_values,
-    threshold,
+from tl_steer.monitoring.statistics.categories import (
+    Categories as Categories,
+    Clusters as Clusters,
+    Grouping as Grouping,
 )
-from tl_steer.monitoring.statistics.drift import Drift
-from tl_steer.monitoring.statistics.level import Cusum, Level, Peak, Pool
-
-__all__ = [
-    "Categories",
-    "Clusters",
-    "Cusum",
-    "Drift",
-    "Grouping",
-    "Guarantee",
-    "Level",
-    "Peak",
-    "Pool",
-    "benjamini_hochberg",
-    "needed",
-    "p_values",
-    "threshold",
-]
+from tl_steer.monitoring.statistics.conformal import (
+    Guarantee as Guarantee,
+    needed as needed,
+    p_values as p_values,
+    threshold as threshold,
+)
+from tl_steer.monitoring.statistics.drift import Drift as Drift
+from tl_steer.monitoring.statistics.level import Level as Level

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import betaincinv
 from torch import Tensor
 
@@ -61,24 +61,6 @@ def mondrian_p_values(
         here = given == category
         found[here] = p_values(calibration[kept == category], scores[here])
     return found
-
-
-@checked
-def smoothed_p_values(
-    calibration: Float[Tensor, " n"],
-    scores: Float[Tensor, "*any"],
-    *,
-    generator: torch.Generator,
-) -> Float[Tensor, "*any"]:
-    r"""Exactly uniform p-values: $(\#\{s_i > s\} + u (1 + \#\{s_i = s\})) / (n + 1)$, u uniform.
-
-    For tests of uniformity. Wrong for alarms that somebody must be able to reproduce.
-    """
-    _refuse(calibration, scores)
-    above = _above(calibration, scores)
-    tied = _at_least(calibration, scores) - above
-    u = torch.rand(scores.shape, generator=generator, dtype=torch.float64).to(scores.device)
-    return (above + u * (1 + tied)) / (len(calibration) + 1)
 
 
 @dataclass(frozen=True)
@@ -155,28 +137,6 @@ def threshold(calibration: Float[Tensor, " n"], alpha: float | int) -> float:
 
 
 @checked
-def benjamini_hochberg(p: Float[Tensor, " request"], rate: float | int) -> Bool[Tensor, " request"]:
-    """Which of many requests to flag so that of those flagged, at most a share `rate` is clean, on
-    average.
-
-    Benjamini and Hochberg 1995. Split-conformal p-values that share one calibration set are
-    positively dependent in the way that it needs (Bates et al. 2023). Wrong on a stream that is
-    looked at again and again: it is for one finished set of requests.
-    """
-    if not 0 < rate < 1:
-        raise SettingError(f"rate={rate}: expected a number between 0 and 1.")
-    m = len(p)
-    order = p.argsort(stable=True)
-    lines = rate * torch.arange(1, m + 1, dtype=torch.float64) / max(m, 1)
-    # A p-value that equals its line on paper must not miss it by a rounding.
-    below = (p[order].double().cpu() <= lines * (1 + 1e-12)).nonzero().flatten()
-    chosen = torch.zeros(m, dtype=torch.bool, device=p.device)
-    if len(below):
-        chosen[order[: int(below[-1]) + 1]] = True
-    return chosen
-
-
-@checked
 def step_down(
     values: Float[Tensor, " top"],
     vectors: Int[Tensor, " top"],
@@ -212,18 +172,10 @@ def step_down(
 
 def _at_least(calibration: Tensor, scores: Tensor) -> Tensor:
     """How many calibration scores are >= each score, in float64."""
-    return (len(calibration) - _count(calibration, scores, right=False)).double()
-
-
-def _above(calibration: Tensor, scores: Tensor) -> Tensor:
-    return (len(calibration) - _count(calibration, scores, right=True)).double()
-
-
-def _count(calibration: Tensor, scores: Tensor, *, right: bool) -> Tensor:
     # One dtype for both, or a score of lower precision would not tie with itself.
     kind = torch.promote_types(calibration.dtype, scores.dtype)
     kept = calibration.to(scores.device, kind).sort().values
-    return torch.searchsorted(kept, scores.to(kind).contiguous(), right=right)
+    return (len(calibration) - torch.searchsorted(kept, scores.to(kind).contiguous())).double()
 
 
 def _refuse(calibration: Tensor, scores: Tensor) -> None:

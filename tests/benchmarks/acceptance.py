@@ -1,4 +1,4 @@
-"""Is an organism good enough? `python -m tl_steer.organisms.accept NAME` prints Markdown.
+"""Is an organism good enough? `python tests/benchmarks/acceptance.py NAME` prints it.
 
 It counts how often the planted behaviour comes, on texts held out from training: with the trigger,
 without it on every benign source, on near misses, and under random vectors. Needs the extra

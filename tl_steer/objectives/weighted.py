@@ -1,0 +1,36 @@
+"""A divergence made of several: an objective, and penalties beside it.
+
+Weighted(((1.0, Displacement()), (-0.1, OutputKL(model))))
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from tl_steer.errors import SettingError
+from tl_steer.objectives.divergence import Clean, Divergence, Measured, PerVector, Steered
+
+
+@dataclass(frozen=True)
+class Weighted:
+    r"""$\sum_k w_k f_k$: an objective, with penalties where a weight is negative.
+
+    Args:
+        parts: (weight, divergence) pairs.
+
+    Units add up as they are: a displacement grows with the radius and the number of prompts, a KL
+    is in nats, a cosine is at most 2 a prompt. Look at each part's own size before you weigh them;
+    with a penalty too heavy, the best perturbation is the one that does nothing.
+    """
+
+    parts: tuple[tuple[float | int, Divergence], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple((w, f) for w, f in self.parts))
+        weights = [w for w, _ in self.parts]
+        if not weights or not all(-float("inf") < w < float("inf") for w in weights):
+            raise SettingError(f"Weighted: expected at least one finite weight, got {weights}.")
+
+    def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
+        values = [weight * f(steered, clean, measured) for weight, f in self.parts]
+        return torch.stack(values).sum(dim=0)
