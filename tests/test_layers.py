@@ -140,7 +140,7 @@ def test_no_wing_is_named_like_a_verb_of_the_front_door():
 
 
 def test_public_names_of_a_wing_are_not_hidden_by_files_of_their_name():
-    """A function and the file it is in may share a name; whoever asks the wing gets the function."""
+    """Where a function and its file share a name, whoever asks the wing gets the function."""
     code = """
         import ast, importlib, inspect, pkgutil, types
         import tl_steer
@@ -189,7 +189,7 @@ HEAVY = [
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    """What `import transformer_lens` brings is there already in a user's process; here is nothing."""
+    """Nor anything light: not even torch, which `import transformer_lens` brings anyway."""
     run(f"""
         import sys
         import tl_steer

@@ -204,6 +204,6 @@ print(again.provenance.method, again.provenance.settings, "seed", again.provenan
 # %% [markdown]
 # ## Next
 #
-# Change the radius (`radius=ts.radii.Calibrated(scale=0.5)`), the sites, the prompt or the seed, and
-# look at how the table changes. `docs/concepts.md` says what each setting means, and
+# Change the radius (`radius=ts.radii.Calibrated(scale=0.5)`), the sites, the prompt or the seed,
+# and look at how the table changes. `docs/concepts.md` says what each setting means, and
 # `docs/extending.md` how to train perturbations of your own.

@@ -127,8 +127,8 @@ cells[cells.kind == "bank"].groupby("vector")[["kl", "entropy", "flip", "alignme
 # ## What it says
 #
 # With `generate=` there are continuations, and scorers for them: a regular expression, any
-# function, or a language model as a judge (`ts.sweeps.judged`). Here: does a vector make the model talk
-# of itself? The random vectors say how much of that is chance.
+# function, or a language model as a judge (`ts.sweeps.judged`). Here: does a vector make the model
+# talk of itself? The random vectors say how much of that is chance.
 
 # %%
 of_itself = ts.sweeps.regex(r"\b(I|my|me|I'm)\b", name="of_itself", flags=0)

@@ -264,8 +264,9 @@ class Bank(Tabled):
             f"{self.source}; target {self.target}; seed {source.seed}"
             + (f"; {left_out} more not shown" if left_out > 0 else "")
         )
+        kind = "steering vectors" if self.kind == Additive.kind else self.kind
         return Sheet(
-            title=f"Bank of {len(self)} {'steering vectors' if self.kind == 'additive' else self.kind}",
+            title=f"Bank of {len(self)} {kind}",
             columns=("#", "objective", "|response|", "nearest |cos|", *self.scores, "label"),
             rows=tuple(rows),
             note=note,

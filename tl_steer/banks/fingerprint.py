@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tl_steer.errors import ModelError
-from tl_steer.models.model import HookedModel, device_of, dtype_of
-from tl_steer.models.state import frozen, without_hooks
+from tl_steer.models.bare import bare_pass
+from tl_steer.models.model import HookedModel, dtype_of
 
 _SKETCH = 16
 
@@ -40,32 +39,15 @@ def fingerprint(model: HookedModel) -> Fingerprint:
     The residual stream is centred and scaled to unit norm first, so weight folding, centring and
     the model class make no difference, while fine-tuning does. Hooks on the model are set aside.
     """
-    n_layers, vocabulary = int(model.cfg.n_layers), int(model.cfg.d_vocab)
-    ids = (torch.arange(1, 9) * 7919 + 13) % vocabulary
+    n_layers = int(model.cfg.n_layers)
     names = [f"blocks.{i}.hook_resid_post" for i in sorted({0, n_layers // 2, n_layers - 1})]
-    seen: dict[str, Tensor] = {}
-    with torch.no_grad(), frozen(model), without_hooks(model), torch.no_grad():
-        handles = [
-            model.hook_dict[name].register_forward_hook(
-                lambda _m, _i, out, name=name: seen.__setitem__(name, out)
-            )
-            for name in names
-        ]
-        try:
-            model(ids[None].to(device_of(model)), return_type=None)
-        finally:
-            for handle in handles:
-                handle.remove()
-    signature: list[float] = []
-    for name in names:
-        if name not in seen:
-            raise ModelError(f"{name} did not fire in a plain forward pass; tl_steer needs it.")
-        signature += _sketch(seen[name][0, 1:].double().cpu())
+    seen, _ = bare_pass(model, names)
+    signature = [x for name in names for x in _sketch(seen[name][0, 1:].double().cpu())]
     return Fingerprint(
         signature=tuple(round(x, 7) for x in signature),
         d_model=int(model.cfg.d_model),
         n_layers=n_layers,
-        d_vocab=vocabulary,
+        d_vocab=int(model.cfg.d_vocab),
         dtype=str(dtype_of(model)).removeprefix("torch."),
     )
 

@@ -112,8 +112,8 @@ class Growth:
 
     $\Delta$ is the mean change at the target, and p the least-squares slope of
     $\log\|\Delta(R v/\|v\|)\|^2$ against log R over `factors` times the bank's radius. Because the
-    norm is *squared*, 2 is a linear response. Above 2 the model amplifies the vector more the longer
-    it is; compare with `random_bank`, since p also falls where the model saturates.
+    norm is *squared*, 2 is a linear response. Above 2 the model amplifies the vector more the
+    longer it is; compare with `random_bank`, since p also falls where the model saturates.
     """
 
     factors: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)

@@ -14,8 +14,8 @@ These are first-order: they say where small vectors are amplified, and not where
 decided. For that a scan can read:
 
 * *texts*: a few directions, sharpened by power iteration, speak at radii around the calibrated one
-  (`tl_steer.radii.inband`). Counted are continuations that hold together and differ from the unsteered
-  one and from each other, per direction and prompt. Where it is small, vectors paraphrase or
+  (`radii.InBand`). Counted are continuations that hold together and differ from the unsteered one
+  and from each other, per direction and prompt. Where it is small, vectors paraphrase or
   babble, with little between.
 
 No behaviour is looked for anywhere, so a bank learned at the pair with the most texts was not

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
-from tl_steer.methods.protocol import Iterate, refuse_crowding
+from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import spread_apart
@@ -82,16 +82,11 @@ class Power:
         return here, Iterate(best, value, int(step), self.steps), int(step), int(stalled)
 
     def _advance(self, here: Perturbation, gradients: tuple[Tensor, ...]) -> Perturbation:
-        there = here.select(slice(None))
-        with torch.no_grad():
-            for parameter, gradient in zip(there.parameters(), gradients, strict=True):
-                apart = spread_apart(gradient.flatten(1), self.spread)
-                # A vector without a gradient (nothing to gain anywhere) stays where it is.
-                still = gradient.flatten(1).norm(dim=1) == 0
-                apart[still] = parameter.detach().flatten(1)[still].to(apart)
-                parameter.copy_(apart.view_as(parameter))
-        there.project_()
-        return there
+        apart = []
+        for rows in flat(gradients):
+            still = rows.norm(dim=1, keepdim=True) == 0
+            apart.append(spread_apart(rows, self.spread).masked_fill(still, 0.0))
+        return moved(here, apart)
 
 
 def _number(value: int) -> Tensor:

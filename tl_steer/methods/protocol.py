@@ -33,8 +33,8 @@ class Iterate:
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
-# (objective, start) -> iterates. The objective is called as in `tl_steer.objectives.objective.Objective`: it
-# takes a perturbation and a step, and returns values, responses and gradients. A method whose
+# (objective, start) -> iterates. The objective is called as `objectives.Objective` is: it takes a
+# perturbation and a step, and returns values, responses and gradients. A method whose
 # iterates carry a state also takes `resume=`, the state to go on from.
 Method = Callable[..., Iterator[Iterate]]
 

@@ -4,6 +4,7 @@ What it must have (`HookedModel`), how it is loaded, put back as it was, hooked,
 replayed in part (`Segment`) and listened to. Imports `perturbations` and what lies below.
 """
 
+from tl_steer.models.bare import bare_pass as bare_pass, fixed_tokens as fixed_tokens
 from tl_steer.models.caches import refuse_broken_cache as refuse_broken_cache
 from tl_steer.models.hooks import (
     Steering as Steering,

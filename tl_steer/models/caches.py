@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import ModelError
+from tl_steer.models.bare import fixed_tokens
 from tl_steer.models.model import HookedModel, device_of
 from tl_steer.models.state import frozen, without_hooks
-from tl_steer.models.tokens import fixed_tokens
 
 # Far more than rounding, and far less than what is left of a token without its prompt.
 _TOLERANCE = 0.1

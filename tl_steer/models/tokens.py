@@ -163,11 +163,6 @@ def _readable(model: HookedModel, prompt: Any, row: Tensor) -> str:
     return decode(model, row)
 
 
-def fixed_tokens(d_vocab: int) -> Int[Tensor, "1 eight"]:
-    """Eight token ids of that vocabulary, always the same."""
-    return ((torch.arange(1, 9) * 7919 + 13) % d_vocab)[None]
-
-
 def decode(model: HookedModel, row: Int[Tensor, " pos"], *, special: bool = True) -> str:
     """Token ids as text; without a tokenizer, the ids themselves."""
     tokenizer = getattr(model, "tokenizer", None)

@@ -109,8 +109,9 @@ def effects_of(
 def _spoken(
     steered: list[Float[Tensor, "_ d"]], clean: list[Float[Tensor, "_ d"]]
 ) -> tuple[Tensor, ...]:
-    """Of one vector, responses and activations: the mean over prompts, each with the mean of its generated tokens, less that
-    of the clean answers. A prompt without a generated token adds nothing there."""
+    """Of one vector, two responses (the mean over prompts, each with the mean of its generated
+    tokens, less that of the clean answers) and activations. A prompt without a generated token adds
+    nothing there."""
     at_end = torch.stack([rows[0] for rows in steered])
     first = (at_end - torch.stack([rows[0] for rows in clean])).mean(dim=0)
     said, unsteered = ([rows[1:] for rows in each if len(rows) > 1] for each in (steered, clean))

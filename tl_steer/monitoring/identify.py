@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from tl_steer.banks.fingerprint import fingerprint
+from tl_steer.models.bare import fixed_tokens
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.rows import end_of_text
 from tl_steer.models.state import without_hooks
 from tl_steer.models.taps import glance, host_of
-from tl_steer.models.tokens import TokenBatch, chat, fixed_tokens, tokenize
+from tl_steer.models.tokens import TokenBatch, chat, tokenize
 from tl_steer.monitoring.identity import Identity, shared_ends
 
 

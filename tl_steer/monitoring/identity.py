@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import ForeignModelError, PromptError
-from tl_steer.models.tokens import fixed_tokens
+from tl_steer.models.bare import fixed_tokens
 
 # Relative distance at which activations of the same tokens count as another model's.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-3}

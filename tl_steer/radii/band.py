@@ -194,9 +194,9 @@ class DoseResponse(Record):
                     rows.append((f"{radius:.3g}", *_row(doses, width)))
         note = (
             f"{self.source}, median residual norm {self.norm:.4g}; medians and quartiles over "
-            f"vectors and prompts. Surprise in nats per token above the unsteered continuation's: "
-            f"{self.fluent:.2f} for text sampled from the model, {self.salad:.2f} for the same text "
-            f"shuffled."
+            "vectors and prompts. Surprise in nats per token above the unsteered continuation's: "
+            f"{self.fluent:.2f} for text sampled from the model, {self.salad:.2f} for the same "
+            "text shuffled."
         )
         columns = (
             "radius",

@@ -10,7 +10,7 @@ $$\lambda(R) = \sqrt{\operatorname{mean}_v \|\Delta(Rv)-R\,Jv\|^2/\|R\,Jv\|^2} =
 
 That is where random vectors leave the linear regime. Trained vectors leave it sooner, since they
 look for where the model reacts most, and how much sooner differs between layers: `radius="auto"` is
-`tl_steer.radii.inband.InBand`, which starts from the calibration and reads what the steered model says.
+`InBand`, which starts from the calibration and reads what the steered model says.
 """
 
 import functools

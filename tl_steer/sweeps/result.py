@@ -205,7 +205,7 @@ class SweepResult(Tabled):
         return Directions(self.state.sums[filled].numpy(), self.state.counts[filled].numpy())
 
     def table(self, *, metric: str | None = None, most: int = MOST_ROWS) -> Sheet:
-        """One row per vector and dose, the most systematic first, and the random vectors' medians."""
+        """A row per vector and dose, the most systematic first, and the random vectors' medians."""
         name = metric or self.metrics[0]
         columns = ["#", "dose", name, "> random", "prevalence", "consistency", "systematic", "q"]
         rows, left_out = [], 0
@@ -229,8 +229,8 @@ class SweepResult(Tabled):
         failed = len(self.failures())
         note = (
             f"{self.prompts} prompts{'' if self.finished else ', not finished'}; effect: {name}. "
-            "Estimates with 95% intervals; prevalence is the share of prompts above 95% of the random "
-            "vectors, systematicness is prevalence times consistency."
+            "Estimates with 95% intervals; prevalence is the share of prompts above 95% of the "
+            "random vectors, systematicness is prevalence times consistency."
             + (f" {failed} cells failed." if failed else "")
             + (f" {left_out} more rows not shown." if left_out else "")
         )

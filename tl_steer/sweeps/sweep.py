@@ -57,7 +57,7 @@ def sweep(
             `.parquet`; a Hugging Face dataset, streaming or not; or a `source_of(...)` these, which
             chooses columns and wraps texts in the chat template. Files and datasets are read as
             they are needed. Use prompts that the bank was not trained on.
-        metrics: names from `tl_steer.sweeps.metric`, functions of a `Reading`, and `Scorer`s of texts;
+        metrics: names from `METRICS`, functions of a `Reading`, and `Scorer`s of texts;
             everything that needs no scorer unless given. The first is what verdicts rest on.
         generate: length of greedy continuations; 0 for none, which is many times faster.
         n_random: random vectors of the same radius. Fewer than about 20 per vector that is truly

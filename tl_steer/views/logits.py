@@ -77,7 +77,7 @@ def logit_attribution(seen: Inspection, vector: int) -> View:
     direct logit attribution of steered minus unsteered, by component.
 
     The two tokens are chosen in the view, among those gained and lost most there and those that
-    `inspect(toward=)` named. Parts add up to the whole change (see `tl_steer.inspection.attribution` for how
+    `inspect(toward=)` named. Parts add up to the whole change (`inspection/attribution.py` says how
     the final norm is dealt with). "Direct" means through the residual stream alone: that a late
     block carries the effect does not say what made it do so.
     """

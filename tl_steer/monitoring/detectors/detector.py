@@ -142,7 +142,8 @@ class Recurrence:
     A squared cosine is the share of one change's energy that lies along another. The mean over
     prompts prefers vectors that do the same again and again to those which did it once, and the
     largest within a prompt leaves room for all else that a vector makes the model say there. Made
-    for naming (`namer=` of a monitor), on prompts that the bank was not learned on: on its own prompt nearly every vector does what it does nowhere else.
+    for naming (`namer=` of a monitor), on prompts that the bank was not learned on: on its own
+    prompt nearly every vector does what it does nowhere else.
     """
 
     def __call__(self, reference: Reference) -> SharedEnergy:

@@ -1,0 +1,44 @@
+"""The bare model on a few fixed tokens: what is asked of it before anything is done with it."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_steer.errors import ModelError
+from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.state import frozen, without_hooks
+
+
+def fixed_tokens(d_vocab: int) -> Int[Tensor, "1 eight"]:
+    """Eight token ids of that vocabulary, always the same."""
+    return ((torch.arange(1, 9) * 7919 + 13) % d_vocab)[None]
+
+
+def bare_pass(
+    model: HookedModel, names: Sequence[str], *, return_type: str | None = None
+) -> tuple[dict[str, Tensor], Any]:
+    """Run the fixed tokens through the model, its hooks set aside.
+
+    Returns:
+        Activations at the hook points `names`, and what the model returned.
+
+    Raises:
+        ModelError: a hook point did not fire.
+    """
+    seen: dict[str, Tensor] = {}
+    ids = fixed_tokens(int(model.cfg.d_vocab)).to(device_of(model))
+    with frozen(model), without_hooks(model), torch.no_grad(), ExitStack() as handles:
+        for name in names:
+
+            def keep(_module: Any, _args: Any, out: Tensor, name: str = name) -> None:
+                seen[name] = out
+
+            handles.callback(model.hook_dict[name].register_forward_hook(keep).remove)
+        out = model(ids, return_type=return_type)
+    if missing := [name for name in names if name not in seen]:
+        raise ModelError(f"{missing[0]} did not fire in a plain forward pass; tl_steer needs it.")
+    return seen, out
