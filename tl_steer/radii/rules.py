@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.optimize import brentq
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
@@ -76,6 +75,8 @@ class Calibrated:
             raise SettingError(f"{self}: expected ratio > 0, scale > 0 and n >= 1.")
 
     def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
+        from scipy.optimize import brentq  # late: a fifth of a second to import
+
         generator = torch.Generator().manual_seed(seed)
         unit = random_on_sphere(self.n, segment.source.width, radius=1.0, generator=generator)
         linear = linear_response(segment, unit, measured)
