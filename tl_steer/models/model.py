@@ -16,7 +16,9 @@ class _ByAttribute(_ProtocolMeta):
     def __instancecheck__(cls, instance: Any) -> bool:
         if cls is not HookedModel:  # a class of one's own that declares to be one
             return super().__instancecheck__(instance)
-        return all(hasattr(instance, name) for name in _NEEDED)
+        # The class first: TransformerBridge makes its whole `hook_dict` anew whenever it is asked.
+        own = type(instance)
+        return all(hasattr(own, name) or hasattr(instance, name) for name in _NEEDED)
 
 
 _NEEDED = ("cfg", "hook_dict", "blocks", "__call__", "to_tokens", "parameters")
