@@ -6,9 +6,8 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 # Where the CPU wheel of this torch is at hand pip takes it; elsewhere, what pip finds.
 TORCH := torch==2.13.0
-# Tiny models want one thread each, and as many processes as there are cores; the real one wants all
-# threads, and so runs alone.
-MANY := -n auto
+# One thread a process, and as many processes as there are cores.
+MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint types tutorial matrix bench bench-monitor clean
@@ -17,12 +16,11 @@ demo: $(READY)
 	$(BIN)/tl-steer demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(MANY) -m "not smollm2" --ignore=tests/test_browser.py
-	$(BIN)/python -m pytest -m smollm2
+	$(BIN)/python -m pytest $(MANY) --ignore=tests/views/test_browser.py
 
 # Views and reports in a real browser; skipped where there is no Chromium.
 browser: $(READY)
-	$(BIN)/python -m pytest $(MANY) tests/test_browser.py
+	$(BIN)/python -m pytest $(MANY) tests/views/test_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

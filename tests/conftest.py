@@ -4,6 +4,8 @@ import atexit
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import tempfile
@@ -18,8 +20,7 @@ import transformer_lens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-# Threads only get into each other's way on tensors as small as the tiny models'.
-ALL_THREADS = torch.get_num_threads()
+# One thread a process: tiny models want no more, and there are as many processes as cores.
 torch.set_num_threads(1)
 
 D, LAYERS, HEADS, VOCAB, CONTEXT = 24, 4, 3, 101, 64
@@ -228,12 +229,6 @@ def bank_of(model: Any, n: int = 4) -> Any:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The real model is large enough for all cores; before fixtures, which run it too."""
-    torch.set_num_threads(ALL_THREADS if item.get_closest_marker("smollm2") else 1)
-
-
 @pytest.fixture(scope="session")
 def smollm2() -> Any:
     """The embedded real model."""
@@ -244,3 +239,15 @@ def smollm2() -> Any:
     import tl_steer as ts
 
     return ts.load_model()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """A server that has imported the long runs once, and forks whoever is to be killed."""
+    own = multiprocessing.get_context("forkserver")
+    own.set_forkserver_preload(["tiny_run", "tiny_sweep"])
+    with pytest.MonkeyPatch.context() as patch:
+        # Before Python 3.13 the server does not get this process's sys.path, and says nothing.
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__))
+        multiprocessing.forkserver.ensure_running()
+    return own

@@ -149,7 +149,7 @@ def test_fragments_run(
 
 @pytest.mark.smollm2
 def test_readme_example_runs(offline: Any) -> None:
-    smaller = {"n=32": "n=6", "max_new_tokens=40": "max_new_tokens=6"}
+    smaller = {"n=32": "n=6, radius=19.0", "max_new_tokens=40": "max_new_tokens=6"}
     (_, source), *others = blocks("README.md")
     assert not others
     assert all(old in source for old in smaller)
@@ -160,7 +160,7 @@ def test_readme_example_runs(offline: Any) -> None:
 
 @pytest.mark.smollm2
 def test_quickstart_runs(offline: Any) -> None:
-    namespace = execute("docs/quickstart.md")
+    namespace = execute("docs/quickstart.md", instead={"n=8": "n=5"})
     bank, prompt = namespace["bank"], namespace["prompt"]
     trained = objectives(offline, bank, [prompt])
     random = objectives(offline, ts.random_bank(bank), [prompt])

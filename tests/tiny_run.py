@@ -35,7 +35,7 @@ def run(**knobs):
         target="blocks.2.hook_resid_post",
         n=5,
         radius=2.0,
-        method=ts.methods.Melbo(steps=60, lr=0.02),
+        method=ts.methods.Melbo(steps=20, lr=0.02),
         progress=False,
         **knobs,
     )

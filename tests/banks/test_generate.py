@@ -1,5 +1,8 @@
 """Steered generation: a row in a batch gives what it gives alone."""
 
+import dataclasses
+import functools
+
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
@@ -12,6 +15,7 @@ FAST = {"source": SOURCE, "target": TARGET, "n": 3, "radius": 4.0, "progress": F
 MEASURED = ts.Positions(last=1, bos=False)
 
 
+@functools.cache
 def steered_bank(model):
     return ts.elicit(model, PROMPTS, **FAST, measured=MEASURED)
 
@@ -54,10 +58,7 @@ def test_cached_equals_uncached(model):
 
 def test_cached_equals_uncached_with_chosen_positions(llama):
     for positions in (ts.Positions(last=1), ts.Positions(last=0), ts.Positions(generated=False)):
-        bank = ts.elicit(llama, PROMPTS, **FAST | {"n": 2}, measured=MEASURED)
-        import dataclasses
-
-        bank = dataclasses.replace(bank, positions=positions)
+        bank = dataclasses.replace(steered_bank(llama)[:2], positions=positions)
         cached = ts.generate(llama, bank, PROMPTS, max_new_tokens=5)
         plain = ts.generate(llama, bank, PROMPTS, max_new_tokens=5, use_past_kv_cache=False)
         assert cached == plain

@@ -1,7 +1,6 @@
 """Long runs: memory that runs out, checkpoints, and going on from them."""
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import warnings
@@ -364,13 +363,10 @@ def test_a_death_between_write_and_rename_keeps_the_checkpoint_before(one, tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_kill_9_at_any_moment_leaves_a_bank_that_loads_and_goes_on(tmp_path):
+def test_kill_9_at_any_moment_leaves_a_bank_that_loads_and_goes_on(tmp_path, processes):
     path = tmp_path / "b.safetensors"
     torch.set_num_threads(1)
     whole = tiny_run.run()
-    # A server that has imported everything once, and forks.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tiny_run"])
 
     def start(*arguments):
         process = processes.Process(target=tiny_run.keep_going, args=(path, *arguments))

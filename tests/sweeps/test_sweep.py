@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import math
-import multiprocessing
 import signal
 
 import numpy as np
@@ -273,12 +272,10 @@ def test_a_folder_holds_what_memory_would(tmp_path):
     assert not frame.duplicated(["prompt", "kind", "vector", "dose"]).any()
 
 
-def test_kill_9_at_any_moment_loses_no_row_and_doubles_none(tmp_path):
+def test_kill_9_at_any_moment_loses_no_row_and_doubles_none(tmp_path, processes):
     path = tmp_path / "s"
     torch.set_num_threads(1)
     whole = tiny_sweep.run()
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["tiny_sweep"])
     for kill_at in (1, 4, None):
         process = processes.Process(target=tiny_sweep.keep_going, args=(path, kill_at))
         process.start()

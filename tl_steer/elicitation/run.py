@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import nan
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import Provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
@@ -143,6 +141,8 @@ def _done(resume: Saved | None) -> int:
 
 @contextmanager
 def _bar(n: int, done: int, *, shown: bool) -> Iterator[Callable[[Iterate], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn(f"{n} vectors"),
         BarColumn(),
