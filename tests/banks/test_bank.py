@@ -1,5 +1,6 @@
 """Banks are values; their files are whole or refused."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -61,8 +62,9 @@ def test_a_damaged_file_is_refused_and_never_half_read(tmp_path_factory, data):
     else:
         content[where] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
-    with pytest.raises(BankFileError):
-        ts.load_bank(path)
+    # One byte can turn 28.0 into 28e0, which is no damage.
+    with contextlib.suppress(BankFileError):
+        assert same(ts.load_bank(path), bank())
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, b"\xff" * 8 + b"{}"])

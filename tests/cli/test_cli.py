@@ -107,6 +107,7 @@ def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):
     assert "unsteered" in run("generate", path, "-p", PROMPTS[0], "--tokens", 3).output
 
 
+@pytest.mark.filterwarnings("ignore:No band between")  # words of a tiny model
 def test_demo_compares_with_the_unsteered_model_and_random_vectors(tiny, tmp_path):
     path = tmp_path / "demo.safetensors"
     page = tmp_path / "demo.html"

@@ -236,7 +236,10 @@ def _sizes(site: Site, form: Mapping[str, Any]) -> tuple[int, int, int]:
         raise SettingError(
             f"An adapter's form has layers, rank, d_in and output; got {sorted(map(str, form))}."
         )
+    layers = form["layers"]
+    if not isinstance(layers, (list, tuple)) or not all(isinstance(i, int) for i in layers):
+        raise SettingError(f"An adapter's layers are whole numbers; got {layers!r}.")
     rank, d_in = int(form["rank"]), int(form["d_in"])
     if rank < 1 or d_in < 1:
         raise SettingError(f"rank {rank} and d_in {d_in}: expected at least 1 of each.")
-    return len(layers_from(site, form["layers"])), rank, d_in
+    return len(layers_from(site, layers)), rank, d_in

@@ -35,7 +35,7 @@ def p_values(
         NotFiniteError: NaN on either side; infinities are compared like other numbers.
     """
     _refuse(calibration, scores)
-    return (1 + _at_least(calibration, scores)) / (len(calibration) + 1)
+    return _ranks(calibration, scores)
 
 
 @checked
@@ -162,20 +162,21 @@ def step_down(
             f"{values.shape[0]} vectors cannot be named with the {clean_values.shape[1]} highest "
             "scores of every calibration request."
         )
+    _refuse(clean_values, values)
     adjusted = []
     for j in range(len(values)):
         gone = torch.isin(clean_vectors, vectors[:j])
         rest = clean_values.masked_fill(gone, -math.inf).amax(dim=1)
-        adjusted.append(p_values(rest, values[j]))
+        adjusted.append(_ranks(rest, values[j]))
     return torch.stack(adjusted).cummax(dim=0).values
 
 
-def _at_least(calibration: Tensor, scores: Tensor) -> Tensor:
-    """How many calibration scores are >= each score, in float64."""
+def _ranks(calibration: Tensor, scores: Tensor) -> Tensor:
     # One dtype for both, or a score of lower precision would not tie with itself.
     kind = torch.promote_types(calibration.dtype, scores.dtype)
     kept = calibration.to(scores.device, kind).sort().values
-    return (len(calibration) - torch.searchsorted(kept, scores.to(kind).contiguous())).double()
+    below = torch.searchsorted(kept, scores.to(kind).contiguous())
+    return (1 + len(kept) - below).double() / (len(kept) + 1)
 
 
 def _refuse(calibration: Tensor, scores: Tensor) -> None:
