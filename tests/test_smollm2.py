@@ -57,7 +57,8 @@ def test_found_vectors_move_the_target_more_than_random_ones(smollm2, bank):
 
 
 def test_vectors_stay_distinct_where_plain_restarts_collapse(smollm2):
-    settings = {**ENDS, "n": 12, "radius": 4.0, "progress": False}
+    near = {"source": ENDS["source"], "target": "blocks.11.hook_resid_post"}
+    settings = {**near, "n": 12, "radius": 4.0, "progress": False}
     apart = ts.elicit(smollm2, HOUSE, **settings, method=ts.methods.Power(steps=8))
     plain = ts.elicit(smollm2, HOUSE, **settings, method=ts.methods.Power(steps=8, spread=0))
     assert len(distinct_rows(apart.responses, 0.9)) >= 2 * len(distinct_rows(plain.responses, 0.9))

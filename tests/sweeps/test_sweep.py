@@ -401,7 +401,8 @@ def test_long_prompts_are_refused_by_their_place_or_cut_if_asked(one):
 
 
 def test_a_prompt_with_fewer_tokens_than_the_bank_measured_is_refused_by_its_place(one, tmp_path):
-    bank = ts.elicit(one, PROMPTS[:1], source=SOURCE, target=TARGET, n=2, progress=False)
+    knobs = {"source": SOURCE, "target": TARGET, "n": 2, "radius": 2.0, "progress": False}
+    bank = ts.elicit(one, PROMPTS[:1], **knobs)
     with pytest.raises(PromptError, match=r"Row 1: .* 2 tokens that can be measured"):
         ts.sweep(one, bank, PROMPTS, save=tmp_path / "s", **FAST)
     assert not (tmp_path / "s").exists()
