@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix bench bench-monitor organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix bench bench-monitor wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -49,6 +49,10 @@ matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 		-k "not kill_9 and not compat- and not hooked-gpt2 and not hooked-gemma2 and not hooked-neox and not shortformer"
 	.venv-2.18.0/bin/python -m pytest $(MANY) $(UNTYPED) $(ELSEWHERE) -k "not kill_9"
 
+# The package, under 2 MB, and the organisms' weights beside it in one of their own.
+wheel organisms: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $(if $(filter organisms,$@),./tl_steer/organisms,.)
+
 bench: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
 	$(BIN)/python tests/benchmarks/elicitation.py
@@ -62,7 +66,7 @@ bench-monitor: $(READY)
 	$(BIN)/python tests/benchmarks/monitor.py --overhead
 
 clean:
-	rm -rf .venv .venv-3.9.0 .venv-2.18.0
+	rm -rf .venv .venv-3.9.0 .venv-2.18.0 dist
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

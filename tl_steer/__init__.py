@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tl_steer.sweeps import load_sweep as load_sweep, sweep as sweep
     from tl_steer.views import report as report
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WINGS = {
     "banks",

