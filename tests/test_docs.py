@@ -93,7 +93,18 @@ def test_pages_name_only_what_exists(page: str) -> None:
         ast.parse(source, filename=f"{page}:{line}")
 
 
-@pytest.mark.parametrize("page", [*GUIDES, "CHANGELOG.md"])
+def test_the_wings_of_the_readme_have_what_it_says() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.+) \|$", text.partition("| wing |")[2], re.M)
+    wings = {wing for names, _ in rows for wing in re.findall(r"\w+", names)}
+    assert wings >= ts._WINGS - {"errors", "files", "interop"}
+    for names, told in rows:
+        rooms = [getattr(ts, wing) for wing in re.findall(r"\w+", names)]
+        for name in re.findall(r"`([A-Za-z]\w*)`", told):
+            assert any(hasattr(room, name) for room in rooms), name
+
+
+@pytest.mark.parametrize("page", [*GUIDES, "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)\s]+)\)", text):

