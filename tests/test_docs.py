@@ -1,6 +1,7 @@
 """The documentation runs: every python block of the guides, and the README's example."""
 
 import ast
+import importlib
 import json
 import re
 import shlex
@@ -102,6 +103,33 @@ def test_the_wings_of_the_readme_have_what_it_says() -> None:
         rooms = [getattr(ts, wing) for wing in re.findall(r"\w+", names)]
         for name in re.findall(r"`([A-Za-z]\w*)`", told):
             assert any(hasattr(room, name) for room in rooms), name
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name leads to a module, or to something in one."""
+    found: Any = ts
+    for i, part in enumerate(parts := dotted.split(".")[1:], start=1):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            if part in getattr(found, "__annotations__", ()):
+                return True
+            try:
+                found = importlib.import_module(".".join(["tl_steer", *parts[:i]]))
+            except ImportError:
+                return False
+    return True
+
+
+@pytest.mark.parametrize("folder", ["tl_steer", "docs", "tutorials"])
+def test_what_texts_name_of_the_package_is_there(folder: str) -> None:
+    wrong = []
+    for path in (ROOT / folder).rglob("*.*"):
+        if path.suffix in (".py", ".md"):
+            text = path.read_text(encoding="utf-8")
+            named = set(re.findall(r"(?<![\w./])tl_steer(?:\.[A-Za-z_]\w*)+", text))
+            wrong += [f"{path.name}: {name}" for name in named if not resolves(name)]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("page", [*GUIDES, "CHANGELOG.md", "CONTRIBUTING.md"])

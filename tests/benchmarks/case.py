@@ -22,9 +22,8 @@ from words import Words, words
 import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.models.load import wrap
-from tl_steer.monitoring.evidence import Effects, effects, effects_of, spoken_effects
-from tl_steer.monitoring.identify import identity_of
-from tl_steer.monitoring.identity import Identity
+from tl_steer.monitoring.evidence import Effects, effects_of, spoken_effects
+from tl_steer.monitoring.identity import Identity, identity_of
 from tl_steer.monitoring.monitor import split_of
 from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.organisms import data, kind_of
@@ -328,12 +327,10 @@ def learned(subject: Subject, prompts: Sequence[str], given: Any) -> ts.Bank:
 def at_equal_response(model: Any, bank: ts.Bank, control: ts.Bank, few: Traffic) -> ts.Bank:
     """The random bank, scaled until its median response at the target is as long. A few vectors on
     a few requests are enough to find the length by."""
-    name = bank.target.name
-    few = dataclasses.replace(few, activations={name: few.activations[name]})[range(2)]
     rows = range(0, len(bank), 8)
 
     def size(of: ts.Bank) -> float:
-        return float(effects(model, of[rows], few)[name].responses[1].norm(dim=1).median())
+        return float(held_responses(model, of[rows], few[range(2)]).norm(dim=1).median())
 
     wanted, low, high = size(bank), 0.25, 8.0
     for _ in range(6):
@@ -343,6 +340,21 @@ def at_equal_response(model: Any, bank: ts.Bank, control: ts.Bank, few: Traffic)
         )
         low, high = (scale, high) if size(scaled) < wanted else (low, scale)
     return scaled
+
+
+def held_responses(model: Any, bank: ts.Bank, few: Traffic) -> Float[Tensor, "vec d"]:
+    """The mean change of generated tokens under every vector, with the clean answers held fixed."""
+    everywhere = dataclasses.replace(bank, positions=ts.Positions()).perturbation()
+    changes = []
+    with ts.models.frozen(model), torch.no_grad():
+        for prompt, ids, mask in zip(few.prompts, few.ids, few.mask, strict=True):
+            answer = ids[1:][mask[1:]]
+            if len(answer):
+                tokens = ts.tokenize(model, [torch.cat([prompt, answer])])
+                segment = ts.Segment(model, tokens, bank.source, bank.target)
+                change = segment.run(everywhere.to(segment.clean.device)) - segment.clean
+                changes.append(change[:, 0, len(prompt) :].float().mean(dim=1))
+    return torch.stack(changes).mean(dim=0).cpu()
 
 
 def shortened(traffic: Traffic, pos: int) -> Traffic:

@@ -16,7 +16,7 @@ from tl_steer.banks import fingerprint
 from tl_steer.models.taps import host_of, listening
 from tl_steer.monitoring.detectors import detector
 from tl_steer.monitoring.evidence import Effects
-from tl_steer.monitoring.identify import identity_of
+from tl_steer.monitoring.identity import identity_of
 from tl_steer.monitoring.monitor import Monitor, split_of
 from tl_steer.monitoring.session import Watch
 from tl_steer.monitoring.traffic import Traffic

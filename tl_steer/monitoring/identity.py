@@ -12,9 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.fingerprint import Fingerprint
+from tl_steer.banks.fingerprint import Fingerprint, fingerprint
 from tl_steer.errors import ForeignModelError, PromptError
 from tl_steer.models.bare import fixed_tokens
+from tl_steer.models.lookup import resolve
+from tl_steer.models.model import HookedModel, model_name
+from tl_steer.models.rows import end_of_text
+from tl_steer.models.state import without_hooks
+from tl_steer.models.taps import glance, host_of
+from tl_steer.models.tokens import TokenBatch, chat, tokenize
 
 # Relative distance at which activations of the same tokens count as another model's.
 _TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
@@ -26,7 +32,7 @@ class Identity:
     """A model, its arithmetic, and how it is prompted.
 
     Attributes:
-        fingerprint: `tl_steer.models.model.fingerprint`.
+        fingerprint: `banks.fingerprint`.
         checked: raw activations of eight fixed tokens at every site, not centred and not scaled.
         prefix, suffix: tokens that every prompt began and ended with (the chat template's), empty
             where prompts were free text.
@@ -96,3 +102,39 @@ def shared_ends(rows: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...
     back = [len({row[-1 - i] for row in lists}) == 1 for i in range(shortest - n)]
     m = [*back, False].index(False)
     return tuple(lists[0][:n]), tuple(lists[0][len(lists[0]) - m :])
+
+
+def identity_of(model: HookedModel, tokens: TokenBatch, sites: Sequence[str]) -> Identity:
+    """What a monitor on these prompts is tied to."""
+    mark = fingerprint(model)
+    host = host_of(model, [resolve(model, name, target=True) for name in sites])
+    with without_hooks(model):
+        seen = glance(host, fixed_tokens(mark.d_vocab))
+    prefix, suffix = _template(model, tokens)
+    return Identity(
+        model=model_name(model),
+        fingerprint=mark,
+        checked=torch.stack([at[0].float().cpu() for at in seen]),
+        prefix=prefix,
+        suffix=suffix,
+        end=end_of_text(model),
+    )
+
+
+def _template(model: HookedModel, tokens: TokenBatch) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens around every prompt: the chat template's where all prompts end as it does, else a
+    BOS token that all begin with."""
+    rows: list[Tensor] = [row.cpu() for row in tokens.rows()]
+    bos = (int(rows[0][0]),) if bool(tokens.has_bos.all()) else ()
+    if getattr(getattr(model, "tokenizer", None), "chat_template", None) is None:
+        return bos, ()
+    # Two contents that differ, also in length, leave the template between them.
+    asked = tokenize(model, [chat("Why? 7"), chat("No, zebras please.")])
+    prefix, suffix = shared_ends([row.cpu() for row in asked.rows()])
+    m = len(suffix)
+    ends = all(len(row) > m and tuple(row[len(row) - m :].tolist()) == suffix for row in rows)
+    if not suffix or not ends:
+        return bos, ()
+    # A system turn of one's own changes how prompts begin: keep what all have in common.
+    start = shared_ends([*(row[: len(prefix)] for row in rows), torch.tensor(prefix)])[0]
+    return start, suffix

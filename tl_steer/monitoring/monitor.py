@@ -31,8 +31,7 @@ from tl_steer.monitoring.detectors.detector import (
 )
 from tl_steer.monitoring.evidence import Effects, references, spoken_effects
 from tl_steer.monitoring.file import load_panel, save_panel
-from tl_steer.monitoring.identify import identity_of
-from tl_steer.monitoring.identity import Identity
+from tl_steer.monitoring.identity import Identity, identity_of
 from tl_steer.monitoring.panel import Panel, calibrated
 from tl_steer.monitoring.reader import Phase, Reader, Standard
 from tl_steer.monitoring.session import OnAlert, Watch
@@ -247,7 +246,7 @@ class Monitor(Panel):
         """`watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
 
         Raises:
-            As `tl_steer.monitoring.watch.watch_torch`.
+            As `watch_torch`.
         """
         return watch_torch(
             module,

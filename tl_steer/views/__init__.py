@@ -6,7 +6,7 @@ Every view shows itself in a notebook, prints a few words in a terminal, and has
 
 from tl_steer.views.alerts import alerts_view as alerts_view
 from tl_steer.views.attention import attention_change as attention_change
-from tl_steer.views.bankviews import (
+from tl_steer.views.bank import (
     bank_map as bank_map,
     selection_scores as selection_scores,
     sweep_view as sweep_view,
