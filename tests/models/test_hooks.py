@@ -6,7 +6,7 @@ import typing
 
 import pytest
 import torch
-from conftest import HAS_BRIDGE, PROMPTS, SOURCE, bridge
+from conftest import HAS_BRIDGE, PROMPTS, SOURCE, bank_of, bridge
 from state import snapshot
 
 import tl_steer as ts
@@ -308,3 +308,35 @@ def test_compatibility_mode_steers_alike():
         with perturbing(model, vector(model)):
             outputs.append(torch.log_softmax(logits(model, ids), dim=-1))
     torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)
+
+
+def test_whatever_gives_a_perturbation_for_this_model_can_steer_it(one):
+    bank, asked = bank_of(one), []
+
+    class Own:
+        def for_model(self, model):
+            asked.append(model)
+            return bank[1].perturbation()
+
+    ids = ts.tokenize(one, PROMPTS[:1]).ids
+    with torch.no_grad():
+        with ts.perturbing(one, bank[1]):
+            expected = one(ids)
+        with ts.perturbing(one, Own()):
+            assert torch.equal(one(ids), expected)
+    assert asked == [one]
+
+
+def test_a_model_is_known_without_making_its_table_of_hook_points(one):
+    made = []
+
+    class Counting(type(one)):
+        @property
+        def hook_dict(self):
+            made.append(1)
+            return super().hook_dict
+
+    model = object.__new__(Counting)
+    model.__dict__.update(vars(one))
+    assert isinstance(model, ts.models.HookedModel)
+    assert made == []

@@ -2,14 +2,19 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import HAS_BRIDGE, HAS_HOOKED
+from jaxtyping import Float
+from torch import Tensor
 
 import tl_steer as ts
 from tl_steer.errors import ModelError
 from tl_steer.files.signatures import checked
-from tl_steer.models import gguf as cache
+from tl_steer.models import gguf as cache, load
+from tl_steer.models.load import GROUP, wrap
 
 
 @pytest.fixture
@@ -99,17 +104,24 @@ def test_the_embedded_model_needs_the_bridge(monkeypatch):
         monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     else:
         assert HAS_HOOKED
-    from tl_steer.models.load import wrap
-
     with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
         wrap(None, None, name="x")
 
 
-def test_a_wrong_shape_is_one_short_error_in_production(one):
-    import torch
-    from jaxtyping import Float
-    from torch import Tensor
+def test_other_packages_can_bring_models_by_name(monkeypatch, one):
+    asked = []
 
+    def loader(dtype):
+        asked.append(dtype)
+        return one
+
+    own = SimpleNamespace(load=lambda: {"my-model": loader})
+    monkeypatch.setattr(load, "entry_points", lambda *, group: [own] if group == GROUP else [])
+    assert ts.load_model("my-model", dtype=torch.bfloat16) is one
+    assert asked == [torch.bfloat16]
+
+
+def test_a_wrong_shape_is_one_short_error_in_production(one):
     @checked
     def takes(vectors: Float[Tensor, "vec d_model"], others: Float[Tensor, "n d_model"]) -> int:
         return len(vectors)

@@ -5,22 +5,14 @@ is done with one: generate, rank, halve. Imports `objectives` and what lies belo
 """
 
 from tl_steer.banks.adopt import adopt as adopt
-from tl_steer.banks.bank import Bank as Bank, largest as largest
+from tl_steer.banks.bank import Bank as Bank
 from tl_steer.banks.control import random_bank as random_bank
 from tl_steer.banks.file import load_bank as load_bank
-from tl_steer.banks.fingerprint import (
-    Fingerprint as Fingerprint,
-    fingerprint as fingerprint,
-    same_model as same_model,
-)
+from tl_steer.banks.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
 from tl_steer.banks.generate import generate as generate
 from tl_steer.banks.generations import Generations as Generations
 from tl_steer.banks.halve import halve as halve
-from tl_steer.banks.provenance import (
-    Provenance as Provenance,
-    check_fits as check_fits,
-    describe as describe,
-)
+from tl_steer.banks.provenance import Provenance as Provenance, check_fits as check_fits
 from tl_steer.banks.rank import (
     SCORES as SCORES,
     Growth as Growth,
@@ -28,10 +20,5 @@ from tl_steer.banks.rank import (
     Toward as Toward,
     rank as rank,
 )
-from tl_steer.banks.selection import Round as Round, Selection as Selection
-from tl_steer.banks.verdict import (
-    VERDICTS as VERDICTS,
-    mark as mark,
-    marked as marked,
-    verdict_of as verdict_of,
-)
+from tl_steer.banks.selection import Selection as Selection
+from tl_steer.banks.verdict import mark as mark, marked as marked

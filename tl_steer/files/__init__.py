@@ -8,13 +8,8 @@ from tl_steer.files.signatures import checked as checked
 from tl_steer.files.tables import (
     Sheet as Sheet,
     Tabled as Tabled,
-    draw as draw,
-    number as number,
-    plain as plain,
-    shorten as shorten,
-    to_csv as to_csv,
     to_html as to_html,
     to_text as to_text,
 )
-from tl_steer.files.tensors import TensorFile as TensorFile, digest as digest
+from tl_steer.files.tensors import TensorFile as TensorFile
 from tl_steer.files.write import write_beside as write_beside

@@ -5,18 +5,9 @@ Imports `banks` and what lies below.
 """
 
 from tl_steer.monitoring.alert import Alert as Alert
-from tl_steer.monitoring.audit import (
-    AuditLog as AuditLog,
-    audit_table as audit_table,
-    read_log as read_log,
-)
+from tl_steer.monitoring.audit import AuditLog as AuditLog, read_log as read_log
 from tl_steer.monitoring.evidence import Effects as Effects, spoken_effects as spoken_effects
-from tl_steer.monitoring.file import load_panel as load_panel, save_panel as save_panel
-from tl_steer.monitoring.monitor import (
-    LOOKED_FOR as LOOKED_FOR,
-    Monitor as Monitor,
-    split_of as split_of,
-)
+from tl_steer.monitoring.monitor import Monitor as Monitor, split_of as split_of
 from tl_steer.monitoring.panel import Panel as Panel, Scores as Scores
 from tl_steer.monitoring.traffic import Traffic as Traffic, observe as observe
 from tl_steer.monitoring.watch import watch as watch, watch_torch as watch_torch

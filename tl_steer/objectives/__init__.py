@@ -12,23 +12,11 @@ from tl_steer.objectives.divergence import (
     Measured as Measured,
     PerVector as PerVector,
     Steered as Steered,
-    at_least_float32 as at_least_float32,
     mean_response as mean_response,
 )
-from tl_steer.objectives.objective import (
-    Evaluation as Evaluation,
-    Objective as Objective,
-    in_parts as in_parts,
-)
-from tl_steer.objectives.output_kl import (
-    OutputKL as OutputKL,
-    Readout as Readout,
-    divergence_from as divergence_from,
-    next_token as next_token,
-    readout as readout,
-)
+from tl_steer.objectives.objective import Evaluation as Evaluation, Objective as Objective
+from tl_steer.objectives.output_kl import OutputKL as OutputKL
 from tl_steer.objectives.response import (
-    Derivative as Derivative,
     Pool as Pool,
     ResponseMap as ResponseMap,
     stacked_response as stacked_response,

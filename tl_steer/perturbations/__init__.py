@@ -15,11 +15,6 @@ from tl_steer.perturbations.perturbation import (
 )
 from tl_steer.perturbations.sphere import (
     cosines as cosines,
-    distinct_rows as distinct_rows,
-    orthonormal_rows as orthonormal_rows,
     random_on_sphere as random_on_sphere,
-    softly_apart as softly_apart,
-    spread_apart as spread_apart,
     to_sphere as to_sphere,
-    to_tangent as to_tangent,
 )

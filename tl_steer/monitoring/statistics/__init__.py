@@ -15,4 +15,3 @@ from tl_steer.monitoring.statistics.conformal import (
     threshold as threshold,
 )
 from tl_steer.monitoring.statistics.drift import Drift as Drift
-from tl_steer.monitoring.statistics.level import Level as Level
