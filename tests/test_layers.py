@@ -164,10 +164,11 @@ def test_the_front_door_is_small_lists_what_it_opens_and_says_the_same_to_type_c
     assert all(getattr(ts, name) is not None for name in ts.__all__)
     assert set(ts.__all__) <= set(dir(ts))
     tree = ast.parse(FILES["tl_steer"].read_text(encoding="utf-8"))
-    (guarded,) = (node for node in tree.body if isinstance(node, ast.If))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
     told = [node for node in guarded.body if isinstance(node, ast.ImportFrom)]
     shown = {alias.asname: wing_of(str(node.module)) for node in told for alias in node.names}
-    assert shown == ts._WING_OF
+    assert shown == ts._WING_OF | dict.fromkeys(ts._WINGS, "")
+    assert {*WINGS} - {"cli"} == ts._WINGS
     with pytest.raises(AttributeError, match="no attribute 'Elicit'"):
         ts.Elicit  # noqa: B018
 

@@ -14,6 +14,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tl_steer import (
+        banks as banks,
+        elicitation as elicitation,
+        errors as errors,
+        files as files,
+        hook_points as hook_points,
+        inspection as inspection,
+        interop as interop,
+        methods as methods,
+        models as models,
+        monitoring as monitoring,
+        objectives as objectives,
+        organisms as organisms,
+        perturbations as perturbations,
+        radii as radii,
+        sweeps as sweeps,
+        views as views,
+    )
     from tl_steer.banks import (
         Bank as Bank,
         adopt as adopt,
@@ -44,16 +62,26 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-_WINGS = {
-    "banks",
-    "elicitation",
-    "errors",
-    "files",
-    "hook_points",
-    "inspection",
+# The names that a first day uses, by the wing that has them.
+_NAMES = {
+    "banks": "Bank adopt generate halve load_bank mark random_bank rank",
+    "elicitation": "elicit scan",
+    "errors": "SteerError",
+    "hook_points": "Positions",
+    "inspection": "inspect",
+    "models": "Segment capturing chat load_model perturbing tokenize",
+    "monitoring": "Monitor watch",
+    "perturbations": "Additive Perturbation",
+    "radii": "dose_response",
+    "sweeps": "load_sweep sweep",
+    "views": "report",
+}
+_WING_OF = {name: wing for wing, names in _NAMES.items() for name in names.split()}
+_WINGS = {*_NAMES, "files", "interop", "methods", "objectives", "organisms"}
+# Wings that one reaches into on a first day; the others open as well.
+_SHOWN = [
     "interop",
     "methods",
-    "models",
     "monitoring",
     "objectives",
     "organisms",
@@ -61,85 +89,20 @@ _WINGS = {
     "radii",
     "sweeps",
     "views",
-}
-_WING_OF = {
-    "Additive": "perturbations",
-    "Bank": "banks",
-    "Monitor": "monitoring",
-    "Perturbation": "perturbations",
-    "Positions": "hook_points",
-    "Segment": "models",
-    "SteerError": "errors",
-    "adopt": "banks",
-    "capturing": "models",
-    "chat": "models",
-    "dose_response": "radii",
-    "elicit": "elicitation",
-    "generate": "banks",
-    "halve": "banks",
-    "inspect": "inspection",
-    "load_bank": "banks",
-    "load_model": "models",
-    "load_sweep": "sweeps",
-    "mark": "banks",
-    "perturbing": "models",
-    "random_bank": "banks",
-    "rank": "banks",
-    "report": "views",
-    "scan": "elicitation",
-    "sweep": "sweeps",
-    "tokenize": "models",
-    "watch": "monitoring",
-}
-
-__all__ = [
-    "Additive",
-    "Bank",
-    "Monitor",
-    "Perturbation",
-    "Positions",
-    "Segment",
-    "SteerError",
-    "adopt",
-    "capturing",
-    "chat",
-    "dose_response",
-    "elicit",
-    "generate",
-    "halve",
-    "inspect",
-    "interop",
-    "load_bank",
-    "load_model",
-    "load_sweep",
-    "mark",
-    "methods",
-    "monitoring",
-    "objectives",
-    "organisms",
-    "perturbations",
-    "perturbing",
-    "radii",
-    "random_bank",
-    "rank",
-    "report",
-    "scan",
-    "sweep",
-    "sweeps",
-    "tokenize",
-    "views",
-    "watch",
 ]
 
+__all__ = sorted([*_WING_OF, *_SHOWN])
 
-def __getattr__(name: str) -> Any:
-    if name in _WING_OF:
-        found = getattr(import_module(f"tl_steer.{_WING_OF[name]}"), name)
-        globals()[name] = found  # from now on found without this function
-        return found
-    if name in _WINGS:
-        return import_module(f"tl_steer.{name}")
-    raise AttributeError(f"module 'tl_steer' has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name in _WING_OF:
+            found = getattr(import_module(f"tl_steer.{_WING_OF[name]}"), name)
+            globals()[name] = found  # from now on found without this function
+            return found
+        if name in _WINGS:
+            return import_module(f"tl_steer.{name}")
+        raise AttributeError(f"module 'tl_steer' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
