@@ -141,3 +141,11 @@ def test_toward_takes_single_tokens_only(one):
         Toward("t5", "t5")(one, bank_of(one), ts.tokenize(one, PROMPTS))
     with pytest.raises(SettingError, match="no tokenizer"):
         single_token(linear(torch.randn(1, 6))[0], "a")
+
+
+@pytest.mark.parametrize("name", ["response_norm", "novelty", "next_token_kl", "growth"])
+def test_every_score_ranks_by_its_name(one, name):
+    ranked = rank(one, bank_of(one), PROMPTS, by=name)
+    values = ranked.scores[name].tolist()
+    assert values == sorted(values, reverse=True)
+    assert name in SCORES

@@ -115,6 +115,10 @@ def test_scores_that_are_no_numbers_are_refused():
         p_values(torch.tensor([1.0]), torch.tensor(math.nan))
     with pytest.raises(SettingError, match="No calibration"):
         p_values(torch.empty(0), torch.tensor(1.0))
+    ids = torch.zeros(1, dtype=torch.long)
+    for values, clean in ((math.nan, 1.0), (1.0, math.nan)):
+        with pytest.raises(NotFiniteError):
+            step_down(torch.tensor([values]), ids, torch.tensor([[clean]]), ids[None])
 
 
 def slow_step_down(score, clean):
