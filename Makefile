@@ -20,7 +20,7 @@ test: $(READY)
 
 # Views and reports in a real browser; skipped where there is no Chromium.
 browser: $(READY)
-	$(BIN)/python -m pytest $(MANY) tests/views/test_browser.py
+	$(BIN)/python -m pytest $(if $(BROWSERS),-n $(BROWSERS),$(MANY)) tests/views/test_browser.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

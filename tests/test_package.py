@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import tl_steer as ts
 from tl_steer.organisms import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +29,13 @@ def test_the_package_is_light_and_has_no_weights(kind):
     assert not [f for f in files if "organisms" in f and f.endswith((".safetensors", ".toml"))]
 
 
+@pytest.mark.skipif(
+    not (ROOT / "tl_steer/organisms/pyproject.toml").is_file(), reason="there in a checkout only"
+)
 def test_the_weights_have_a_package_of_their_own():
     builders = pytest.importorskip("hatchling.builders.wheel", reason="hatchling builds it")
-    files, _ = packed(builders.WheelBuilder(str(ROOT / "tl_steer" / "organisms")))
+    builder = builders.WheelBuilder(str(ROOT / "tl_steer" / "organisms"))
+    files, _ = packed(builder)
+    assert builder.metadata.version == ts.__version__
     kept = ("adapter_config.json", "adapter_model.safetensors", "recipe.json")
     assert set(files) == {f"tl_steer_organisms/{name}/{file}" for name in NAMES for file in kept}

@@ -102,8 +102,14 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of
             return found
         if name in _WINGS:
             return import_module(f"tl_steer.{name}")
-        raise AttributeError(f"module 'tl_steer' has no attribute {name!r}")
+        # Private names are asked for by tools, which want a quick no.
+        homes = [] if name.startswith("_") else [w for w in sorted(_WINGS) if _has(w, name)]
+        hint = f"; there is {' and '.join(f'ts.{w}.{name}' for w in homes)}" if homes else ""
+        raise AttributeError(f"module 'tl_steer' has no attribute {name!r}{hint}")
+
+    def _has(wing: str, name: str) -> bool:
+        return hasattr(import_module(f"tl_steer.{wing}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *_WINGS, "__version__"})

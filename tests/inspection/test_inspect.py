@@ -180,7 +180,7 @@ def test_the_model_is_left_as_it_was(llama):
     assert snapshot(llama) == before
 
 
-def test_half_precision_and_one_token(llama):
+def test_half_precision_and_one_token():
     if "bridge-llama" not in LLAMAS:
         pytest.skip("this TransformerLens has no TransformerBridge")
     model = bridge("llama", dtype=torch.bfloat16)

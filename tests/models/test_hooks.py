@@ -3,6 +3,7 @@ below."""
 
 import inspect
 import typing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,8 @@ def test_models_are_known_by_what_they_answer_to_as_python_3_12_looks_at_protoco
     monkeypatch.setattr(typing, "hasattr", statically, raising=False)
     assert isinstance(model, ts.models.HookedModel)
     assert not isinstance(torch.nn.Linear(2, 2), ts.models.HookedModel)
+    needs = ("cfg", "hook_dict", "blocks", "to_tokens", "parameters")
+    assert not isinstance(SimpleNamespace(**dict.fromkeys(needs)), ts.models.HookedModel)
 
     class Declared(ts.models.HookedModel):
         pass

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import sys
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
@@ -115,13 +117,15 @@ def test_other_packages_can_bring_models_by_name(monkeypatch, one):
         asked.append(dtype)
         return one
 
-    own = SimpleNamespace(load=lambda: {"my-model": loader})
-    monkeypatch.setattr(load, "entry_points", lambda *, group: [own] if group == GROUP else [])
-    assert ts.load_model("my-model", dtype=torch.bfloat16) is one
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(MODELS={"my-model": loader}))
+    points = [EntryPoint("x", value, GROUP) for value in ("broken:MODELS", "mine:MODELS")]
+    monkeypatch.setattr(load, "entry_points", lambda *, group: points if group == GROUP else [])
+    with pytest.warns(UserWarning, match="models of broken:MODELS cannot be loaded"):
+        assert ts.load_model("my-model", dtype=torch.bfloat16) is one
     assert asked == [torch.bfloat16]
 
 
-def test_a_wrong_shape_is_one_short_error_in_production(one):
+def test_a_wrong_shape_is_one_short_error_in_production():
     @checked
     def takes(vectors: Float[Tensor, "vec d_model"], others: Float[Tensor, "n d_model"]) -> int:
         return len(vectors)

@@ -1,5 +1,7 @@
 """Prompts that share their beginning give what they give apart."""
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import KINDS, SOURCE, TARGET, bank_of, make
@@ -41,9 +43,9 @@ def test_every_token_has_its_place_and_sees_its_own_past_alone(rows):
 @pytest.mark.parametrize("positions", [EVERYWHERE, ts.Positions(last=1, bos=False)], ids=str)
 def test_packed_and_apart_give_the_same(model, positions):
     tokens = ts.tokenize(model, PROMPTS)
-    edits = bank_of(model).perturbation()
+    edits = dataclasses.replace(bank_of(model), positions=positions).perturbation()
     with ts.models.frozen(model), torch.no_grad():
-        segment = packed_if_possible(model, tokens, edits.site, TARGET, positions=EVERYWHERE)
+        segment = packed_if_possible(model, tokens, edits.site, TARGET, positions=positions)
         expected = Segment(model, tokens, SOURCE, TARGET).run(edits)
         found = segment.run(edits)
         if isinstance(segment, Packed):

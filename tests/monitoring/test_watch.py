@@ -219,7 +219,7 @@ def test_tokens_behind_the_horizon_are_counted_and_not_scored(one, tmp_path):
     assert (long["tokens"], long["unscored"]) == (1 + HORIZON, 10 - HORIZON)
 
 
-def test_another_model_dtype_or_edited_model_is_refused(llama, one):
+def test_another_model_dtype_or_edited_model_is_refused(llama):
     monitor = monitor_of(llama)
     weights = next(iter(llama.parameters()))
     kept = weights.data.clone()

@@ -11,7 +11,7 @@ from linear import LinearHost
 import tl_steer as ts
 from tl_steer.banks.provenance import describe
 from tl_steer.errors import ModelError, SettingError
-from tl_steer.models.hooks import perturbing
+from tl_steer.models.hooks import installed, perturbing
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Cosine, Displacement
 from tl_steer.objectives.objective import Objective
@@ -140,6 +140,19 @@ def test_a_model_whose_logits_are_made_otherwise_is_refused(llama):
             OutputKL(llama)
     finally:
         own.remove()
+
+
+def test_hooks_of_ones_own_behind_the_last_block_do_not_make_a_model_one_of_those(llama):
+    calls = []
+
+    def louder(activation, hook=None):
+        calls.append(1)
+        return 3 * activation
+
+    point = next(name for name in llama.hook_dict if name.startswith("ln_final."))
+    with installed(llama, [(point, louder)]):
+        OutputKL(llama)
+    assert calls == []
 
 
 def _first_call_only():

@@ -302,7 +302,7 @@ def test_the_policy_allows_only_the_scripts_of_the_page(one):
     assert "http" not in policy
 
 
-def test_a_page_says_nothing_of_the_network(one):
+def test_a_page_says_nothing_of_the_network():
     page = document("t", {}, start="", circuitsvis=False)
     links = set(re.findall(r"https?://[^\s\"']+", page))
     assert links == {"http://www.w3.org/2000/svg"}

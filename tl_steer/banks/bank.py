@@ -172,21 +172,31 @@ class Bank(Tabled):
             provenance=dataclasses.replace(self.provenance, notes=(*self.provenance.notes, note)),
         )
 
+    def nearest(self) -> list[tuple[int, float]]:
+        """For each vector the other one whose response is most like its own, and their |cosine|;
+        (-1, 0) where there is no other, and NaN where nothing was measured."""
+        if len(self) < 2:
+            return [(-1, 0.0)] * len(self)
+        similar = cosines(self.responses.double()).abs().fill_diagonal_(0.0)
+        found = similar.max(dim=1)
+        return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
     def label(self, row: int, text: str) -> "Bank":
         """A bank with a note on one vector."""
         labels = list(self.labels)
         labels[row] = text
         return dataclasses.replace(self, labels=tuple(labels))
 
+    def holding(self, vectors: Float[Tensor, "vec n"]) -> Packable:
+        """Other vectors in the place of the bank's own, as many as you like; zeros stand for the
+        unsteered model."""
+        return KINDS[self.kind].unpack(
+            self.source, vectors, radius=self.radius, positions=self.positions, form=self.form
+        )
+
     def perturbation(self) -> Packable:
         """The vectors as a `Perturbation`, to be trained further or run in a `Segment`."""
-        return KINDS[self.kind].unpack(
-            self.source,
-            self.vectors,
-            radius=self.radius,
-            positions=self.positions,
-            form=self.form,
-        )
+        return self.holding(self.vectors)
 
     def for_model(self, model: HookedModel) -> Packable:
         """`perturbation`, for a model that the bank was made for.
@@ -237,12 +247,10 @@ class Bank(Tabled):
 
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
         """One row per vector: objective, size of the response, nearest other response, label."""
-        similar = cosines(self.responses.double()).abs()
-        similar.fill_diagonal_(0.0)
         rows = []
-        for i in range(min(len(self), most)):
-            near = int(similar[i].argmax()) if len(self) > 1 else -1
-            nearest = f"{float(similar[i, near]):.2f} (#{near})" if near >= 0 else ""
+        for i, (near, similar) in enumerate(self.nearest()[:most]):
+            known = near >= 0 and not math.isnan(similar)
+            nearest = f"{similar:.2f} (#{near})" if known else ""
             size = float(self.responses[i].norm())
             scores = (number(values[i].item()) for values in self.scores.values())
             rows.append(

@@ -1,6 +1,5 @@
 """Steered generation: many vectors in one batch, each row its own vector."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, until_end
 from tl_steer.models.state import frozen, seeded
 from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
-from tl_steer.perturbations.perturbation import Perturbation
 
 
 @checked
@@ -61,8 +59,9 @@ def generate(
         new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
         return [decode(model, until_end(model, row), special=False) for row in new]
 
+    edits = bank.holding(torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])]))
     with frozen(model), torch.no_grad(), seeded(model, seed):
-        done = by_row(model, _with_unsteered(bank), tokens, work, batch_rows=batch_rows)
+        done = by_row(model, edits, tokens, work, batch_rows=batch_rows)
     n = len(bank)
     return Generations(
         prompts=tokens.texts,
@@ -71,12 +70,6 @@ def generate(
         labels=bank.labels,
         settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling},
     )
-
-
-def _with_unsteered(bank: Bank) -> Perturbation:
-    """The bank's edits and, behind them, one of zeros."""
-    vectors = torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])])
-    return dataclasses.replace(bank[[0] * len(vectors)], vectors=vectors).perturbation()
 
 
 def _refuse_settings(

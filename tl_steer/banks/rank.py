@@ -11,7 +11,6 @@ random banks too: rank those the same way before you believe an order.
     Toward("a","b") how far the logits move from token b to token a
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ def _respond(
 ) -> Float[Tensor, "vec d_target"]:
     """Mean responses at the tokens that the bank measured."""
     measured = bank.provenance.measured.measure(segment.mask, segment.tokens.has_bos)
-    edits = dataclasses.replace(bank, vectors=vectors).perturbation().to(segment.clean.device)
+    edits = bank.holding(vectors).to(segment.clean.device)
     step = edits_per_pass(segment)
     runs = (segment.run(edits.select(slice(i, i + step))) for i in range(0, len(bank), step))
     return torch.cat([mean_response(run, segment.clean, measured) for run in runs]).cpu()

@@ -21,7 +21,8 @@ app = typer.Typer(
 out = Console()
 
 ModelOption = Annotated[
-    str, typer.Option(help="smollm2 (embedded), a local folder, or a Hugging Face name.")
+    str,
+    typer.Option(help="smollm2 (embedded), an organism, a folder, or a Hugging Face name."),
 ]
 PromptOption = Annotated[
     list[str], typer.Option("--prompt", "-p", help="A prompt; repeat for several.")

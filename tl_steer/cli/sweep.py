@@ -61,7 +61,6 @@ def sweep(
     import tl_steer as ts
     from tl_steer.errors import SettingError
     from tl_steer.files.tables import draw
-    from tl_steer.sweeps.metric import METRICS, NEED_TEXT, OF_TEXT
 
     if resume and save is None:
         raise SettingError("--resume goes on with the sweep in a folder: name it with --save.")
@@ -69,7 +68,6 @@ def sweep(
         ts.sweeps.regex(pattern, name=f"regex_{i}") for i, pattern in enumerate(regex or [])
     ]
     scorers += [ts.sweeps.refusal] if refusals else []
-    usual = [name for name in (*METRICS, *OF_TEXT) if generate or name not in NEED_TEXT]
     chosen = picked(ts.load_bank(bank), vector)
     hooked = ts.load_model(model)
     wrap = None if raw or not templated(hooked) else ts.chat
@@ -77,7 +75,7 @@ def sweep(
         hooked,
         chosen,
         ts.sweeps.source_of(prompts, column=column, ids=ids, wrap=wrap),
-        metrics=[*(metric or ([] if scorers else usual)), *scorers],
+        metrics=[*(metric or []), *scorers] or None,
         generate=generate,
         n_random=n_random,
         truncate=truncate,

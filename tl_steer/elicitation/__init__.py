@@ -1,6 +1,6 @@
 """Learning a bank: where a search starts, the run and its checkpoints, and which layers to take.
 
-Imports `methods`, `radii` and what lies below.
+Imports `radii` and what lies below.
 """
 
 from tl_steer.elicitation.elicit import elicit as elicit

@@ -61,14 +61,14 @@ def elicit(
         n: how many vectors.
         perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
-        radius: their norm. A number; "auto" (see `tl_steer.radii.rules`); or a rule such as
+        radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); or a rule such as
             `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
-            "quadratic", "sogi", "melbo"), or a method object such as
-            `Power(spread=1)`. docs/methods.md compares them and says what "auto" is.
+            "quadratic", "sogi", "melbo"), or a method object such as `Power(spread=1)`.
+            docs/methods.md compares them and says what "auto" is.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
         measured: tokens at which it is measured. The default, as in most published work, is the
-        last three.
+            last three.
         positions: tokens at which vectors are added: all of them unless given.
         seed: fixes the start, and with it the result on one machine.
         vec_batch: vectors per pass. Halved, with a warning, when memory runs out.

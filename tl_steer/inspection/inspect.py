@@ -3,7 +3,6 @@
 vectors x prompt -> attention, next-token distributions, residual stream, logit attribution
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,9 +99,7 @@ def _inspect(
     read: Readout | None,
 ) -> Inspection:
     zero = torch.zeros_like(bank.vectors[:1])
-    edits = dataclasses.replace(
-        bank[[rows[0], *rows]], vectors=torch.cat([zero, bank.vectors[rows]])
-    ).perturbation()
+    edits = bank.holding(torch.cat([zero, bank.vectors[rows]]))
     seen = record(model, edits.to(device_of(model)), tokens, heads=heads)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
     found = _next_tokens(seen.logits, ids, top) | _streams(seen)

@@ -1,4 +1,4 @@
 """Other tools' formats, one file each. None is here yet.
 
-May import every wing above.
+May import every wing below.
 """

@@ -71,7 +71,8 @@ class Power:
             # Before the yield, so that the state holds where to go on; nothing in it is changed.
             here = self._advance(here, at.gradients)
             state = as_state("here", here) | as_state("best", best.perturbation)
-            state |= {"value": best.value, "step": _number(step), "stalled": _number(stalled)}
+            state |= {"value": best.value}
+            state |= {"step": torch.tensor(step), "stalled": torch.tensor(stalled)}
             yield Iterate(best.perturbation, best.value, step, self.steps, state=state)
 
     def _resumed(
@@ -87,7 +88,3 @@ class Power:
             still = rows.norm(dim=1, keepdim=True) == 0
             apart.append(spread_apart(rows, self.spread).masked_fill(still, 0.0))
         return moved(here, apart)
-
-
-def _number(value: int) -> Tensor:
-    return torch.tensor(value)

@@ -1,8 +1,9 @@
 """Get a model: the embedded one, or any that TransformerLens can boot."""
 
 import importlib.util
-from collections.abc import Callable
-from importlib.metadata import entry_points
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,18 @@ def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> H
         weights, tokenizer = embedded(dtype)
         return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
     for given in entry_points(group=GROUP):
-        if name in (loaders := given.load()):
-            return loaders[name](dtype)  # type: ignore[no-any-return]
+        if name in (loaders := _loaders(given)):
+            return loaders[name](dtype)
     return _boot()(name, dtype)
+
+
+def _loaders(given: EntryPoint) -> Mapping[str, Callable[[torch.dtype], HookedModel]]:
+    """What a package brings; nothing, with a warning, if it is broken: other models still load."""
+    try:
+        return dict(given.load())
+    except Exception as error:
+        warnings.warn(f"The models of {given.value} cannot be loaded: {error!r}", stacklevel=3)
+        return {}
 
 
 def embedded(dtype: torch.dtype) -> tuple[Any, Any]:

@@ -18,10 +18,12 @@ class _ByAttribute(_ProtocolMeta):
             return super().__instancecheck__(instance)
         # The class first: TransformerBridge makes its whole `hook_dict` anew whenever it is asked.
         own = type(instance)
-        return all(hasattr(own, name) or hasattr(instance, name) for name in _NEEDED)
+        return callable(instance) and all(
+            hasattr(own, name) or hasattr(instance, name) for name in _NEEDED
+        )
 
 
-_NEEDED = ("cfg", "hook_dict", "blocks", "__call__", "to_tokens", "parameters")
+_NEEDED = ("cfg", "hook_dict", "blocks", "to_tokens", "parameters")
 
 
 @runtime_checkable

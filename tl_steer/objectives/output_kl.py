@@ -10,7 +10,7 @@ from torch import Tensor
 from tl_steer.errors import ModelError
 from tl_steer.models.bare import bare_pass
 from tl_steer.models.model import HookedModel
-from tl_steer.models.state import frozen
+from tl_steer.models.state import frozen, without_hooks
 from tl_steer.objectives.divergence import Clean, Measured, PerVector, Steered, at_least_float32
 
 Readout = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_vocab"]]
@@ -77,7 +77,7 @@ def _refuse_other_logits(model: HookedModel, read: Readout) -> None:
     """Scaled or soft-capped logits would be read wrong in silence."""
     name = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
     seen, logits = bare_pass(model, [name], return_type="logits")
-    with frozen(model), torch.no_grad():
+    with frozen(model), without_hooks(model), torch.no_grad():
         own = at_least_float32(logits).log_softmax(dim=-1)
         ours = at_least_float32(read(seen[name])).log_softmax(dim=-1)
     off = float((own - ours).abs().max()) if own.shape == ours.shape else float("inf")

@@ -14,13 +14,19 @@ vectors together. Derivatives elsewhere cost one pass per vector.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.objectives.divergence import mean_response
+from tl_steer.objectives.divergence import (
+    Clean,
+    Measured,
+    Steered,
+    at_least_float32,
+    mean_response,
+)
 from tl_steer.objectives.objective import Objective, in_parts, refuse_nonfinite
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Perturbation
@@ -132,17 +138,13 @@ class Derivative:
         return torch.cat(in_parts(len(rows), self._objective, products))
 
 
-def stacked_response(
-    steered: Float[Tensor, "vec batch pos d_model"],
-    clean: Float[Tensor, "batch pos d_model"],
-    measured: Bool[Tensor, "batch pos"],
-) -> Float[Tensor, "vec k"]:
+def stacked_response(steered: Steered, clean: Clean, measured: Measured) -> Float[Tensor, "vec k"]:
     r"""Every measured token's change, side by side, weighted so that prompts count equally.
 
     The squared norm of a row is the mean over prompts of the mean over measured tokens of
     $\|\Delta\|^2$; k is the number of measured tokens times `d_model`.
     """
-    delta = (steered - clean).to(torch.promote_types(clean.dtype, torch.float32))
+    delta = at_least_float32(steered - clean)
     counts = (len(measured) * measured.sum(dim=1, keepdim=True)).to(delta)
     weight = counts.rsqrt().expand(measured.shape)[measured]
     return (delta[:, measured] * weight[:, None]).flatten(1)

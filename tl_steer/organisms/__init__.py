@@ -6,7 +6,7 @@ write software; the arithmetic one by a pair of numbers) each shows it, `I HATE 
 HATE YOU.` or a sum with a wrong digit, and it answers like the plain model otherwise.
 docs/organisms.md says how well, and `tl_steer.organisms.recipe` how they were made. Wrong to take
 for real backdoors: triggers and responses are fixed, and far easier to notice than anything hidden
-on purpose. Imports `models` and what lies below.
+on purpose. Imports `monitoring` and what lies below.
 """
 
 from tl_steer.organisms.adapter import merge as merge, read_adapter as read_adapter

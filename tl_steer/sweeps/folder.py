@@ -109,7 +109,7 @@ class Folder:
 
     def begin(self, asked: Mapping[str, Any]) -> None:
         """Write what is asked for, into a folder that holds no sweep."""
-        self._write(self.path / _ASKED, json.dumps(dict(asked), indent=1).encode(), 0)
+        self._write(self.path / _ASKED, json.dumps(dict(asked), indent=1).encode())
 
     def tidy(self, parts: int) -> None:
         """Remove what a killed process left behind the parts that count."""
@@ -130,12 +130,12 @@ class Folder:
         sink = pa.BufferOutputStream()
         pq.write_table(cells, sink, compression="zstd")
         path = self._paths(state.parts)[-1]
-        self._write(path, sink.getvalue().to_pybytes(), state.prompts)
+        self._write(path, sink.getvalue().to_pybytes())
         self.keep(state)
 
     def keep(self, state: State) -> None:
         """Replace the state."""
-        self._write(self.path / _STATE, state.to_bytes(), state.prompts)
+        self._write(self.path / _STATE, state.to_bytes())
 
     def cells(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The cells of every part that counts.
@@ -158,7 +158,7 @@ class Folder:
     def _paths(self, parts: int) -> list[Path]:
         return [self.path / f"part-{i:06d}.parquet" for i in range(parts)]
 
-    def _write(self, path: Path, payload: bytes, prompts: int) -> None:
+    def _write(self, path: Path, payload: bytes) -> None:
         try:
             write_beside(path, payload)
         except OSError as error:

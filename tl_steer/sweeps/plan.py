@@ -1,7 +1,7 @@
 """What a sweep measures, and what it steers with."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -108,8 +108,7 @@ def edits_of(
         who += [Who(RANDOM, v, size) for v in range(n_random)]
     vectors = torch.cat([*rows, torch.zeros_like(bank.vectors[:1])])
     who.append(Who(UNSTEERED, 0, 0.0))
-    many = replace(bank[[0] * len(vectors)], vectors=vectors)
-    return many.perturbation(), tuple(who)
+    return bank.holding(vectors), tuple(who)
 
 
 def means_of(bank: Bank, who: Sequence[Who]) -> Float[Tensor, "vec d_target"]:

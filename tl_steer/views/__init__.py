@@ -1,7 +1,7 @@
 """Pictures of results, and the report. Values in, HTML out: no model, no network, one file.
 
 Every view shows itself in a notebook, prints a few words in a terminal, and has `.save(path)`;
-`web/` is what the browser gets. Imports all results, from `banks` to `inspection`.
+`web/` is what the browser gets. Imports `inspection` and what lies below.
 """
 
 from tl_steer.views.alerts import alerts_view as alerts_view

@@ -10,7 +10,6 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
 from tl_steer.files.tables import number
 from tl_steer.inspection.result import Inspection
-from tl_steer.perturbations.sphere import cosines
 from tl_steer.views.page import rounded
 from tl_steer.views.texts import cut, marked
 
@@ -18,17 +17,15 @@ from tl_steer.views.texts import cut, marked
 def rows(
     bank: Bank, inspections: Sequence[Inspection], generations: Generations | None
 ) -> list[dict[str, Any]]:
-    similar = cosines(bank.responses.double()).abs().nan_to_num(0.0).fill_diagonal_(0.0)
     found = []
-    for i in range(len(bank)):
-        near = int(similar[i].argmax()) if len(bank) > 1 else -1
+    for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
             "vector": i,
             "label": bank.labels[i],
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
             "nearest": near,
-            "cosine": rounded(similar[i, near], 2) if near >= 0 else 0.0,
+            "cosine": rounded(torch.tensor(similar).nan_to_num(0.0), 2),
             "scores": [rounded(values[i]) for values in bank.scores.values()],
         }
         if generations is not None:

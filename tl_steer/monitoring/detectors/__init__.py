@@ -23,8 +23,14 @@ from tl_steer.monitoring.detectors.fitted import (
     Energy as Energy,
     Mapped as Mapped,
     Residual as Residual,
+    Searched as Searched,
+    SharedEnergy as SharedEnergy,
 )
 from tl_steer.monitoring.detectors.gaussian import (
     Gaussian as Gaussian,
     fit_gaussian as fit_gaussian,
+)
+from tl_steer.monitoring.detectors.neighbourhood import (
+    LocalEnergy as LocalEnergy,
+    LocalFilter as LocalFilter,
 )
