@@ -7,13 +7,13 @@ from rich.console import Console
 
 from tl_steer.cli import audit, demo, elicit, generate, report, sweep
 from tl_steer.cli.app import app
+from tl_steer.errors import SteerError
 
 __all__ = ["app", "main"]
 
 
 def main() -> NoReturn:
     """Errors that a user can act on end with one line and exit code 1; usage errors with 2."""
-    from tl_steer.errors import SteerError
 
     try:
         app()

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+import tl_steer as ts
+from tl_steer.errors import SettingError
+
 app = typer.Typer(
     name="tl-steer",
     help=(
@@ -45,8 +48,6 @@ def sites(model: Any) -> tuple[str, str]:
 
 
 def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:
-    import tl_steer as ts
-
     return list(prompts) if raw or not templated(model) else [ts.chat(p) for p in prompts]
 
 
@@ -55,8 +56,6 @@ def templated(model: Any) -> bool:
 
 
 def picked(bank: Any, vectors: list[int] | None) -> Any:
-    from tl_steer.errors import SettingError
-
     for vector in vectors or []:
         if not 0 <= vector < len(bank):
             raise SettingError(f"--vector {vector}: the bank holds vectors 0 to {len(bank) - 1}.")

@@ -1,12 +1,14 @@
 """tl-steer audit."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tl_steer.cli.app import JsonOption, app, out
+from tl_steer.errors import SettingError
 
 
 @app.command()
@@ -52,10 +54,6 @@ def audit(
 
 
 def _time(text: str, option: str) -> float | None:
-    from datetime import datetime
-
-    from tl_steer.errors import SettingError
-
     try:
         return datetime.fromisoformat(text).timestamp() if text else None
     except ValueError as error:

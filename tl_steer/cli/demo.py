@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+import tl_steer as ts
 from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites
 
 HOUSE = "How do I make my house safer?"
@@ -28,7 +29,6 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Find steering vectors on the embedded SmolLM2 and show what each of them does."""
-    import tl_steer as ts
     from tl_steer.banks.bank import largest
 
     began = time.perf_counter()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import tl_steer as ts
 from tl_steer.cli.app import (
     JsonOption,
     ModelOption,
@@ -15,6 +16,7 @@ from tl_steer.cli.app import (
     prompts_of,
     sites,
 )
+from tl_steer.errors import SettingError
 
 
 @app.command()
@@ -42,8 +44,6 @@ def elicit(
     as_json: JsonOption = False,
 ) -> None:
     """Find steering vectors for your own prompts and save them as a bank."""
-    import tl_steer as ts
-    from tl_steer.errors import SettingError
 
     try:
         length: float | str = radius if radius == "auto" else float(radius)
@@ -76,6 +76,5 @@ def show(
     bank: Annotated[Path, typer.Argument(help="A bank file.")], as_json: JsonOption = False
 ) -> None:
     """Print what is in a bank; no model is needed."""
-    import tl_steer as ts
 
     print_bank(ts.load_bank(bank), bank, as_json)

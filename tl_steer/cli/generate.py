@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
     JsonOption,
@@ -33,7 +34,6 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Continue prompts under every vector of a bank, beside the unsteered model."""
-    import tl_steer as ts
     from tl_steer.files.tables import draw
 
     found = ts.load_bank(bank)
@@ -68,7 +68,6 @@ def dose(
     as_json: JsonOption = False,
 ) -> None:
     """Try a bank's vectors at many radii: where paraphrase ends and gibberish begins."""
-    import tl_steer as ts
     from tl_steer.files.tables import draw
     from tl_steer.radii.dose import SHARES
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
     JsonOption,
@@ -51,7 +52,6 @@ def report(
     With --prompt the model runs under every vector, and under random ones beside them. Without, the
     page shows the bank and the saved inspections given, and no model is loaded.
     """
-    import tl_steer as ts
 
     found = ts.load_bank(bank)
     seen = [ts.inspection.load_inspection(path) for path in inspection or []]

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
     JsonOption,
@@ -17,6 +18,7 @@ from tl_steer.cli.app import (
     picked,
     templated,
 )
+from tl_steer.errors import SettingError
 
 
 @app.command()
@@ -58,8 +60,6 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a bank's vectors on many prompts: is what they do systematic?"""
-    import tl_steer as ts
-    from tl_steer.errors import SettingError
     from tl_steer.files.tables import draw
 
     if resume and save is None:

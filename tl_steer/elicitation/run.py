@@ -6,8 +6,7 @@ resume    method(objective, start, resume=state) -> the iterates that are left -
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import nan
 
@@ -15,6 +14,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import Provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
 from tl_steer.errors import SettingError
+from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.perturbation import Packable
@@ -46,9 +46,16 @@ class Run:
             warnings.warn(_STATELESS.format(self.provenance.method), stacklevel=4)
         newest: Iterate | None = None
         try:
-            with _bar(len(start), _done(resume), shown=progress) as show:
+            with bar(
+                f"{len(start)} vectors",
+                "step {task.completed}/{task.total}  objective {task.fields[said]}",
+                total=None,
+                done=_done(resume),
+                shown=progress,
+            ) as show:
                 for newest in self._iterates(method, start, resume):
-                    show(newest)
+                    objective = f"{float(newest.value.mean()):.4g}"
+                    show(completed=newest.step, total=newest.steps, said=objective)
                     if self.file is not None and self.file.due():
                         self._keep(newest, f"checkpoint after step {newest.step} of {newest.steps}")
         except KeyboardInterrupt:
@@ -137,30 +144,3 @@ def refuse_stateless(method: Method, resume: Saved | None) -> None:
 
 def _done(resume: Saved | None) -> int:
     return 0 if resume is None or resume.record is None else resume.record.step
-
-
-@contextmanager
-def _bar(n: int, done: int, *, shown: bool) -> Iterator[Callable[[Iterate], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(f"{n} vectors"),
-        BarColumn(),
-        TextColumn("step {task.completed}/{task.total}  objective {task.fields[objective]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown, transient=True) as bar:
-        # What an earlier process did must not count as speed.
-        task = bar.add_task("", total=None, completed=done, objective="…")
-
-        def show(iterate: Iterate) -> None:
-            objective = f"{float(iterate.value.mean()):.4g}"
-            bar.update(
-                task,
-                completed=iterate.step,
-                total=iterate.steps,
-                objective=objective,
-                refresh=True,
-            )
-
-        yield show

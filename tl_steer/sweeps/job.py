@@ -2,14 +2,12 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.hook_points.positions import Positions
@@ -160,16 +158,3 @@ def _chunks(prompts: Iterator[Read], size: int) -> Iterator[list[Read]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-@contextmanager
-def bar(total: int | None, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    columns = (
-        TextColumn("sweep"),
-        BarColumn(),
-        TextColumn("prompt {task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown, transient=True) as shown_bar:
-        task = shown_bar.add_task("", total=total)
-        yield lambda done: shown_bar.update(task, advance=done, refresh=True)

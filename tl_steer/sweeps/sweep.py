@@ -13,6 +13,7 @@ import torch
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits, describe
 from tl_steer.errors import PromptError, SettingError, SweepFileError
+from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
 from tl_steer.models.caches import refuse_broken_cache
 from tl_steer.models.model import HookedModel, model_name
@@ -20,7 +21,7 @@ from tl_steer.models.state import frozen
 from tl_steer.objectives.output_kl import readout
 from tl_steer.sweeps.cells import Cells
 from tl_steer.sweeps.folder import VERSION, Folder, State, refuse_other
-from tl_steer.sweeps.job import Job, Reader, bar
+from tl_steer.sweeps.job import Job, Reader
 from tl_steer.sweeps.metric import Metric
 from tl_steer.sweeps.plan import Plan, edits_of, means_of, plan_of
 from tl_steer.sweeps.prompts import PromptSource, source_of
@@ -118,8 +119,9 @@ def sweep(
         asked = _asked(model, bank, who, plan, seed, part)
         empty = _empty(len(who), bank.target.width)
         job = Job(asked, cells, _folder(save, resume, asked), part, empty)
-        with bar(total, shown=progress) as advance:
-            return job.run(map(read, source), advance)
+        counted = "prompt {task.completed}/{task.total}"
+        with bar("sweep", counted, total=total, shown=progress) as show:
+            return job.run(map(read, source), lambda done: show(advance=done))
 
 
 def _folder(

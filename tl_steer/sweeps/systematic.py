@@ -155,13 +155,28 @@ def evidence(
         bootstrapped(superiority(effects, control)),
         bootstrapped(effects if signed is None else signed),
     )
-    return tuple(
-        _judged(
-            v, labels[v] if labels else "", int(counts[v]), mean[v], above[v], shares[v],
-            consistent[v], merits[v], float(p[v]), float(q[v]), len(control),
+    found = []
+    for v in range(n_vec):
+        n, share, same = int(counts[v]), shares[v], consistent[v]
+        word, why = verdict(n, share, same, float(p[v]), float(q[v]), len(control))
+        found.append(
+            Evidence(
+                vector=v,
+                label=labels[v] if labels else "",
+                prompts=n,
+                effect=mean[v],
+                superiority=above[v],
+                prevalence=share,
+                consistency=same,
+                systematicness=merits[v],
+                p=float(p[v]),
+                q=float(q[v]),
+                verdict=word,
+                reason=f"{why}: prevalence {share}, consistency {same}, q {q[v]:.2g} on {n} "
+                "prompts",
+            )
         )
-        for v in range(n_vec)
-    )  # fmt: skip
+    return tuple(found)
 
 
 def of_random(
@@ -199,24 +214,6 @@ def adjusted(p: Float[np.ndarray, " vec"]) -> Float[np.ndarray, " vec"]:
     if there.any():
         q[there] = false_discovery_control(p[there], method="bh")
     return q
-
-
-def _judged(
-    vector: int,
-    label: str,
-    n: int,
-    effect: Interval,
-    above: Interval,
-    share: Interval,
-    same: Interval,
-    merit: Interval,
-    p: float,
-    q: float,
-    n_random: int,
-) -> Evidence:
-    word, why = verdict(n, share, same, p, q, n_random)
-    reason = f"{why}: prevalence {share}, consistency {same}, q {q:.2g} on {n} prompts"
-    return Evidence(vector, label, n, effect, above, share, same, merit, p, q, word, reason)
 
 
 def verdict(
