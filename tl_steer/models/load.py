@@ -3,7 +3,7 @@
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,10 @@ def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> H
     return _boot()(name, dtype)
 
 
-def _loaders(given: EntryPoint) -> Mapping[str, Callable[[torch.dtype], HookedModel]]:
+def _loaders(given: Any) -> Mapping[str, Callable[[torch.dtype], HookedModel]]:
     """What a package brings; nothing, with a warning, if it is broken: other models still load."""
+    # Any: where the backport is installed and imported, its finder gives entry points of a class of
+    # its own.
     try:
         return dict(given.load())
     except Exception as error:
