@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
@@ -117,8 +116,9 @@ def test_other_packages_can_bring_models_by_name(monkeypatch, one):
         asked.append(dtype)
         return one
 
-    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(MODELS={"my-model": loader}))
-    points = [EntryPoint("x", value, GROUP) for value in ("broken:MODELS", "mine:MODELS")]
+    # The backport's entry points are of another class.
+    backported = SimpleNamespace(value="mine:MODELS", load=lambda: {"my-model": loader})
+    points = [EntryPoint("x", "broken:MODELS", GROUP), backported]
     monkeypatch.setattr(load, "entry_points", lambda *, group: points if group == GROUP else [])
     with pytest.warns(UserWarning, match="models of broken:MODELS cannot be loaded"):
         assert ts.load_model("my-model", dtype=torch.bfloat16) is one
