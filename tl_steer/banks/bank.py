@@ -265,8 +265,8 @@ class Bank(Tabled):
             )
         left_out = len(self) - len(rows)
         source = self.provenance
-        has_share = self.radius_share == self.radius_share  # NaN where the radius is no norm
-        share = f" = {self.radius_share:.3f} of the median residual norm" if has_share else ""
+        no_norm = math.isnan(self.radius_share)
+        share = "" if no_norm else f" = {self.radius_share:.3f} of the median residual norm"
         note = (
             f"{source.method or 'no method'} on {source.model}; radius {self.radius:.3g}{share} at "
             f"{self.source}; target {self.target}; seed {source.seed}"

@@ -7,7 +7,6 @@ import torch
 
 from tl_steer.banks.bank import Bank
 from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.kinds import KINDS
 
 _CONTROL_STREAM = 0x636F6E74
 
@@ -18,13 +17,7 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
     n = len(like) if n is None else n
     # Not the stream that `elicit` draws its starting points from, whatever the seed.
     generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
-    drawn = KINDS[like.kind].unpack(
-        like.source,
-        torch.randn(n, like.vectors.shape[1], generator=generator),
-        radius=like.radius,
-        positions=like.positions,
-        form=like.form,
-    )
+    drawn = like.holding(torch.randn(n, like.vectors.shape[1], generator=generator))
     drawn.project_()
     vectors = drawn.pack()
     if like.kind == Additive.kind:  # a merged bank's vectors have several lengths
