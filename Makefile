@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix bench bench-monitor wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture bench bench-monitor wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -48,6 +48,11 @@ matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 	.venv-3.9.0/bin/python -m pytest $(MANY) $(UNTYPED) $(ELSEWHERE) \
 		-k "not kill_9 and not compat- and not hooked-gpt2 and not hooked-gemma2 and not hooked-neox and not shortformer"
 	.venv-2.18.0/bin/python -m pytest $(MANY) $(UNTYPED) $(ELSEWHERE) -k "not kill_9"
+
+# What interrupts, kills, damage, ties and strange models do, at full length; writes docs/evidence/.
+TORTURE := $(wildcard tests/reliability/torture_*.py)
+torture: $(READY)
+	for script in $(TORTURE); do $(BIN)/python $$script || exit 1; done
 
 # The package, under 2 MB, and the organisms' weights beside it in one of their own.
 wheel organisms: $(READY)
