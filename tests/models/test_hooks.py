@@ -12,7 +12,7 @@ from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import HookPointError, SettingError, ShapeError
-from tl_steer.models.hooks import add_hook, capturing, installed, perturbing
+from tl_steer.models.hooks import capturing, installed, perturbing
 from tl_steer.models.lookup import resolve
 from tl_steer.models.state import frozen
 
@@ -88,15 +88,14 @@ def test_an_exception_inside_leaves_no_hook(model, error):
 
 def test_hooks_of_the_user_stay_in_their_order(model):
     calls = []
-    remove = add_hook(model, SOURCE, lambda t, hook: calls.append("user"))
+    model.hook_dict[SOURCE].add_hook(lambda t, hook: calls.append("user"))
     before = snapshot(model)
     ids = ts.tokenize(model, PROMPTS[:1]).ids
     with perturbing(model, vector(model)):
         logits(model, ids)
     assert snapshot(model) == before
     assert calls == ["user"]
-    remove()
-    assert model.hook_dict[SOURCE].fwd_hooks == []
+    model.reset_hooks()
 
 
 def test_a_failed_installation_leaves_nothing(one):

@@ -8,8 +8,8 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "evidence" / "reliability.md"
 _HEAD = """# Reliability: figures
 
-Written by `make torture`, one section by each script in `tests/reliability/`, with tiny random models
-on the CPU. A failure is a case that did not end as the section's first line says.
+Written by `make torture`, one section by each script in `tests/reliability/`, with tiny random
+models on the CPU. A failure is a case that did not end as the section's first line says.
 """
 
 

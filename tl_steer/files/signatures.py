@@ -3,6 +3,7 @@
 Public functions carry `@checked`: jaxtyping and beartype look at the arguments on every call, and a
 wrong shape becomes one short `ShapeError` instead of a stack from inside a matrix product. In the
 tests the whole package is checked instead (`--jaxtyping-packages=tl_steer,beartype.beartype`).
+What such a call changes in a model is put back, whatever interrupts it (`files/undo.py`).
 """
 
 import functools
@@ -14,6 +15,7 @@ from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
 from tl_steer.errors import ShapeError
+from tl_steer.files.undo import whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +31,7 @@ def checked(function: F) -> F:
         except TypeCheckError as error:
             raise ShapeError(_short(function.__name__, str(error))) from None
 
-    return cast(F, call)
+    return cast(F, whole(call))
 
 
 def _short(name: str, message: str) -> str:

@@ -1,7 +1,6 @@
 """The bare model on a few fixed tokens: what is asked of it before anything is done with it."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import ModelError
+from tl_steer.files.undo import Scope
 from tl_steer.models.model import HookedModel, device_of
-from tl_steer.models.state import frozen, without_hooks
+from tl_steer.models.state import frozen, listen, without_hooks
 
 
 def fixed_tokens(d_vocab: int) -> Int[Tensor, "1 eight"]:
@@ -31,13 +31,13 @@ def bare_pass(
     """
     seen: dict[str, Tensor] = {}
     ids = fixed_tokens(int(model.cfg.d_vocab)).to(device_of(model))
-    with frozen(model), without_hooks(model), torch.no_grad(), ExitStack() as handles:
+    with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
         for name in names:
 
             def keep(_module: Any, _args: Any, out: Tensor, name: str = name) -> None:
                 seen[name] = out
 
-            handles.callback(model.hook_dict[name].register_forward_hook(keep).remove)
+            listen(scope, model.hook_dict[name], keep, before=False)
         out = model(ids, return_type=return_type)
     if missing := [name for name in names if name not in seen]:
         raise ModelError(f"{missing[0]} did not fire in a plain forward pass; tl_steer needs it.")

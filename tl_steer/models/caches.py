@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import ModelError
+from tl_steer.files.undo import Scope
 from tl_steer.models.bare import fixed_tokens
 from tl_steer.models.model import HookedModel, device_of
-from tl_steer.models.state import frozen, without_hooks
+from tl_steer.models.state import frozen, listen, without_hooks
 
 # Far more than rounding, and far less than what is left of a token without its prompt.
 _TOLERANCE = 0.1
@@ -32,23 +33,20 @@ def refuse_broken_cache(model: HookedModel) -> None:
     if model in _sound or not hasattr(model, "generate"):
         return
     seen: list[Tensor] = []
-    with frozen(model), without_hooks(model), torch.no_grad():
+    with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
         ids = fixed_tokens(int(model.cfg.d_vocab)).to(device_of(model))
         last: Any = model.blocks[len(model.blocks) - 1]
-        handle = last.register_forward_hook(lambda _m, _i, out: seen.append(_newest(out)))
-        try:
-            grown = model.generate(
-                ids,
-                max_new_tokens=2,
-                stop_at_eos=False,
-                do_sample=False,
-                return_type="tokens",
-                verbose=False,
-            )
-            cached = seen[-1]
-            model(grown[:, :-1], return_type=None)
-        finally:
-            handle.remove()
+        listen(scope, last, lambda _m, _i, out: seen.append(_newest(out)), before=False)
+        grown = model.generate(
+            ids,
+            max_new_tokens=2,
+            stop_at_eos=False,
+            do_sample=False,
+            return_type="tokens",
+            verbose=False,
+        )
+        cached = seen[-1]
+        model(grown[:, :-1], return_type=None)
     apart = float((cached - seen[-1]).norm() / seen[-1].norm())
     if not apart <= _TOLERANCE:
         raise ModelError(

@@ -4,17 +4,18 @@ Nothing here is left behind: after the block, after an exception and after Ctrl-
 hooks that it had before, in the order that it had them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ShapeError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
+from tl_steer.models.state import hook_number, listen
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Hooks, Perturbation
 
@@ -31,41 +32,35 @@ class Steering(Protocol):
         """
 
 
-def add_hook(model: HookedModel, name: str, function: Callable[..., Any]) -> Callable[[], None]:
-    """Put one hook on a hook point; returns what takes it off again.
-
-    `add_hook` returns its handle on TransformerLens 4 only, so it is found by what is new. Removing
-    the PyTorch hook alone would leave a stale entry in `fwd_hooks`.
-    """
-    point = model.hook_dict[name]
-    before = {id(handle) for handle in point.fwd_hooks}
-    point.add_hook(function)
-    handle = next(h for h in point.fwd_hooks if id(h) not in before)
-
-    def remove() -> None:
-        handle.hook.remove()
-        point.fwd_hooks = [h for h in point.fwd_hooks if h is not handle]
-
-    return remove
-
-
-@contextmanager
-def installed(model: HookedModel, hooks: Hooks) -> Iterator[None]:
+@scoped
+def installed(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
     """The model with these `(name, function)` hooks, behind those that it has."""
-    with ExitStack() as stack:
-        for name, function in hooks:
-            stack.callback(add_hook(model, name, function))
-        yield
+    for name, function in hooks:
+        _add(scope, model.hook_dict[name], function)
 
 
-@contextmanager
+def _add(scope: Scope, point: Any, function: Callable[..., Any]) -> None:
+    """Put one hook on a hook point. `add_hook` returns its handle on TransformerLens 4 only."""
+    number = hook_number(scope, point._forward_hooks)
+    scope.undo(_unlist, point, number)
+    point.add_hook(function)
+    number[0] = point.fwd_hooks[-1].hook.id
+
+
+def _unlist(point: Any, number: list[int]) -> None:
+    # Removing the PyTorch hook alone would leave a stale entry in `fwd_hooks`.
+    point.fwd_hooks = [handle for handle in point.fwd_hooks if handle.hook.id != number[0]]
+
+
+@scoped
 def perturbing(
+    scope: Scope,
     model: HookedModel,
     perturbation: Steering,
     *,
     rows: Int[Tensor, " batch"] | None = None,
     tokens: TokenBatch | None = None,
-) -> Iterator[HookedModel]:
+) -> HookedModel:
     """The model under a perturbation; inside the block everything is plain TransformerLens.
 
     Args:
@@ -97,12 +92,12 @@ def perturbing(
         if name not in model.hook_dict:
             resolve(model, name)  # raises, with the nearest names
     refuse_nonlinear(model, perturbation.maps)
-    with installed(model, hooks), _firing(model, hooks):
-        yield model
+    scope.enter_context(installed(model, hooks))
+    _watch_firing(scope, model, hooks)
+    return model
 
 
-@contextmanager
-def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
+def _watch_firing(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
     """On a good exit, insist that every hook fired whenever its block ran."""
     layers = [int(name.split(".")[1]) for name, _ in hooks]
     runs = dict.fromkeys(layers, 0)
@@ -113,13 +108,17 @@ def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
 
         return count
 
+    def insist(error: object, *_: object) -> None:
+        if error is None:
+            _refuse_silent(hooks, layers, runs)
+
+    scope.push(insist)
     # Behind the block: a bridge that is to stop at a layer enters its block, and leaves at once.
-    handles = [model.blocks[i].register_forward_hook(counter(i)) for i in runs]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for i in runs:
+        listen(scope, model.blocks[i], counter(i), before=False)
+
+
+def _refuse_silent(hooks: Hooks, layers: Sequence[int], runs: Mapping[int, int]) -> None:
     for layer, (name, function) in zip(layers, hooks, strict=True):
         if runs[layer] > getattr(function, "calls", runs[layer]):
             raise HookPointError(
@@ -130,8 +129,8 @@ def _firing(model: HookedModel, hooks: Hooks) -> Iterator[None]:
             )
 
 
-@contextmanager
-def capturing(model: HookedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+@scoped
+def capturing(scope: Scope, model: HookedModel, names: Sequence[str]) -> dict[str, Tensor]:
     """Collect activations by the name asked for, with their gradients (unlike `run_with_cache`).
 
     The dictionary fills as the model runs and holds the newest run's tensors; edits made by hooks
@@ -148,5 +147,5 @@ def capturing(model: HookedModel, names: Sequence[str]) -> Iterator[dict[str, Te
     for name in names:
         if name not in model.hook_dict:
             resolve(model, name)  # raises, with the nearest names
-    with installed(model, [(name, keep(name)) for name in names]):  # type: ignore[misc]
-        yield seen
+    scope.enter_context(installed(model, [(name, keep(name)) for name in names]))  # type: ignore[misc]
+    return seen

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import HookPointError
+from tl_steer.files.undo import Scope
 from tl_steer.models.model import HookedModel, device_of
-from tl_steer.models.state import frozen, without_hooks
+from tl_steer.models.state import frozen, listen, without_hooks
 
 Pairs = Sequence[tuple[str, str]]
 _TOLERANCE = 0.05
@@ -102,12 +103,10 @@ def _watched(model: HookedModel, inputs: Sequence[str], names: Sequence[str]) ->
 
     points = model.hook_dict
     ids = (torch.arange(1, 5) * 7919 + 13) % int(model.cfg.d_vocab)
-    with frozen(model), without_hooks(model), torch.no_grad():
-        handles = [points[name].register_forward_hook(replace(name)) for name in inputs]
-        handles += [points[name].register_forward_hook(keep(name)) for name in names]
-        try:
-            model(ids.repeat(3, 1).to(device_of(model)), return_type=None)
-        finally:
-            for handle in handles:
-                handle.remove()
+    with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
+        for name in inputs:
+            listen(scope, points[name], replace(name), before=False)
+        for name in names:
+            listen(scope, points[name], keep(name), before=False)
+        model(ids.repeat(3, 1).to(device_of(model)), return_type=None)
     return seen

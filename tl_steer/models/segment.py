@@ -10,8 +10,6 @@ not used: TransformerBridge would still run every block before it.
 """
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
 from tl_steer.models.hooks import capturing, installed
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
+from tl_steer.models.state import listen
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -237,10 +237,10 @@ def _stop(model: HookedModel, target: Site) -> int | None:
     return behind if behind < int(model.cfg.n_layers) else None
 
 
-@contextmanager
+@scoped
 def _recording(
-    model: HookedModel, calls: dict[int, _Call], entering: dict[int, Tensor]
-) -> Iterator[None]:
+    scope: Scope, model: HookedModel, calls: dict[int, _Call], entering: dict[int, Tensor]
+) -> None:
     def recorder(layer: int) -> Any:
         def record(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             by_keyword = not args
@@ -254,14 +254,8 @@ def _recording(
 
         return record
 
-    handles = []
-    try:
-        for layer, block in enumerate(model.blocks):
-            handles.append(block.register_forward_pre_hook(recorder(layer), with_kwargs=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for layer, block in enumerate(model.blocks):
+        listen(scope, block, recorder(layer), before=True)
 
 
 def _cacheless(model: HookedModel) -> dict[str, bool]:

@@ -1,19 +1,19 @@
 """The control for a method: the same method on a network that has learned nothing."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from tl_steer.errors import ModelError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.model import HookedModel
 
 _MODEL_STREAM = 0x73687566
 
 
-@contextmanager
-def shuffled(model: HookedModel, *, seed: int = 0) -> Iterator[HookedModel]:
+@scoped
+def shuffled(scope: Scope, model: HookedModel, *, seed: int = 0) -> HookedModel:
     """Inside: the entries of every weight matrix, norm and bias are in random order, each within
     its own tensor. Afterwards the weights are bit-equal to what they were, exceptions included.
 
@@ -43,16 +43,18 @@ def shuffled(model: HookedModel, *, seed: int = 0) -> Iterator[HookedModel]:
         raise ModelError("This model has no floating-point weights to shuffle.")
     kept = [weight.detach().to("cpu", copy=True) for weight in weights]
     generator = torch.Generator().manual_seed(seed + _MODEL_STREAM)
-    try:
-        with torch.no_grad():
-            for weight in weights:
-                _shuffle_(weight, generator)
-        yield model
-    finally:
-        # Backwards, so that tensors that overlap end with what the first of them held.
-        with torch.no_grad():
-            for weight, values in zip(reversed(weights), reversed(kept), strict=True):
-                weight.data.copy_(values)
+    scope.undo(_put_back, weights, kept)
+    with torch.no_grad():
+        for weight in weights:
+            _shuffle_(weight, generator)
+    return model
+
+
+def _put_back(weights: Sequence[nn.Parameter], kept: Sequence[Tensor]) -> None:
+    # Backwards, so that tensors that overlap end with what the first of them held.
+    with torch.no_grad():
+        for weight, values in zip(reversed(weights), reversed(kept), strict=True):
+            weight.data.copy_(values)
 
 
 def _own_weights(model: HookedModel) -> list[nn.Parameter]:

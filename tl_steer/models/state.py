@@ -1,26 +1,29 @@
 """A model's state, put back as it was: flags and modes, hooks, random numbers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.model import HookedModel, device_of
 
 
-@contextmanager
-def seeded(model: HookedModel, seed: int) -> Iterator[None]:
+@scoped
+def seeded(scope: Scope, model: HookedModel, seed: int) -> None:
     """Inside, sampling from the model is fixed by `seed`; the global random state is left as it
     was."""
-    devices = [device_of(model)] if device_of(model).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+    scope.undo(torch.set_rng_state, torch.get_rng_state())
+    device = device_of(model)
+    if device.type == "cuda":
+        scope.undo(torch.cuda.set_rng_state, torch.cuda.get_rng_state(device), device)
+    torch.manual_seed(seed)
 
 
-@contextmanager
-def frozen(model: HookedModel) -> Iterator[None]:
+@scoped
+def frozen(scope: Scope, model: HookedModel) -> None:
     """Inside: no parameter wants gradients, all modules are in eval mode, autograd is on.
 
     Afterwards every flag and mode is what it was. Modes are set module by module, because
@@ -28,31 +31,56 @@ def frozen(model: HookedModel) -> Iterator[None]:
     """
     parameters = [(p, p.requires_grad) for p in model.parameters()]
     modules = list([*model.modules()] if isinstance(model, nn.Module) else [])
-    modes = [(m, m.training) for m in modules]
-    try:
-        for parameter, _ in parameters:
-            parameter.requires_grad_(False)
-        for module in modules:
-            module.training = False
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        for parameter, flag in parameters:
-            parameter.requires_grad_(flag)
-        for module, mode in modes:
-            module.training = mode
+    scope.undo(_put_back, parameters, [(m, m.training) for m in modules])
+    _put_back([(p, False) for p, _ in parameters], [(m, False) for m in modules])
+    scope.enter_context(torch.inference_mode(False))
+    scope.enter_context(torch.enable_grad())
 
 
-@contextmanager
-def without_hooks(model: HookedModel) -> Iterator[None]:
+def _put_back(
+    parameters: Sequence[tuple[nn.Parameter, bool]], modes: Sequence[tuple[nn.Module, bool]]
+) -> None:
+    for parameter, flag in parameters:
+        parameter.requires_grad_(flag)
+    for module, mode in modes:
+        module.training = mode
+
+
+@scoped
+def without_hooks(scope: Scope, model: HookedModel) -> None:
     """The bare model: every hook on a hook point or block is set aside, and put back as it was."""
     # Blocks too: `perturbing` counts how often its block runs, and this run is not the user's.
     points = {id(point): point for point in (*model.hook_dict.values(), *model.blocks)}.values()
     kept = [(point, point._forward_hooks, point._forward_pre_hooks) for point in points]
-    try:
-        for point, hooks, _ in kept:
-            point._forward_hooks, point._forward_pre_hooks = type(hooks)(), type(hooks)()
-        yield
-    finally:
-        for point, hooks, pre_hooks in kept:
-            point._forward_hooks, point._forward_pre_hooks = hooks, pre_hooks
+    scope.undo(_hang, kept)
+    _hang([(point, type(hooks)(), type(hooks)()) for point, hooks, _ in kept])
+
+
+def _hang(kept: Sequence[tuple[Any, Any, Any]]) -> None:
+    for point, hooks, pre_hooks in kept:
+        point._forward_hooks, point._forward_pre_hooks = hooks, pre_hooks
+
+
+def listen(scope: Scope, module: nn.Module, hook: Callable[..., Any], *, before: bool) -> None:
+    """One of PyTorch's own hooks: in front of a module with its keyword arguments, or behind it."""
+    if before:
+        number = hook_number(
+            scope, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs
+        )
+        number[0] = module.register_forward_pre_hook(hook, with_kwargs=True).id
+    else:
+        number = hook_number(scope, module._forward_hooks)
+        number[0] = module.register_forward_hook(hook).id
+
+
+def hook_number(scope: Scope, *hooks: Any) -> list[int]:
+    """Where the number of a hook that is about to be registered is kept; it is taken off again by
+    it. Until it is known it is what PyTorch numbers next, so that no interrupt comes between."""
+    number = [RemovableHandle.next_id]
+    scope.undo(_take_off, hooks, number)
+    return number
+
+
+def _take_off(hooks: Sequence[dict[int, Any]], number: list[int]) -> None:
+    for each in hooks:
+        each.pop(number[0], None)

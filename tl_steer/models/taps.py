@@ -12,8 +12,7 @@ that change places (beam search).
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,8 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_steer.errors import HookPointError, ModelError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel
+from tl_steer.models.state import listen
 
 
 @runtime_checkable
@@ -101,17 +102,15 @@ def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
     return Host(module, embed, tuple(points))
 
 
-@contextmanager
-def listening(host: Host, listener: Listener) -> Iterator[None]:
+@scoped
+def listening(scope: Scope, host: Host, listener: Listener) -> None:
     """The model with a listener. Afterwards, exceptions included, it has the hooks and the
     `forward` that it had before."""
     ear = _Ear(listener)
-    with ExitStack() as stack:
-        stack.callback(host.embed.register_forward_pre_hook(ear.embedded, with_kwargs=True).remove)
-        stack.enter_context(_masks(host.model, ear))
-        for i, (module, before) in enumerate(host.points):
-            stack.callback(_listen(module, before, ear.at(i)))
-        yield
+    listen(scope, host.embed, ear.embedded, before=True)
+    _tell_masks(scope, host.model, ear)
+    for i, (module, before) in enumerate(host.points):
+        _listen(scope, module, before, ear.at(i))
 
 
 def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch pos d"]]:
@@ -121,11 +120,11 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
         HookPointError: a point did not fire.
     """
     seen: dict[int, Tensor] = {}
-    with ExitStack() as stack:
+    with Scope() as scope:
         for i, (module, before) in enumerate(host.points):
-            stack.callback(_listen(module, before, functools.partial(seen.__setitem__, i)))
+            _listen(scope, module, before, functools.partial(seen.__setitem__, i))
         for module in host.model.modules():
-            stack.callback(setattr, module, "training", module.training)
+            scope.undo(setattr, module, "training", module.training)
             module.training = False
         with torch.no_grad():
             host.model(ids.to(host.device))
@@ -137,20 +136,17 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     return [seen[i] for i in range(len(host.points))]
 
 
-def _listen(module: nn.Module, before: bool, hear: Callable[[Tensor], None]) -> Callable[[], None]:
+def _listen(scope: Scope, module: nn.Module, before: bool, hear: Callable[[Tensor], None]) -> None:
     def entering(_m: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         hear(args[0] if args else kwargs["hidden_states"])
 
     def leaving(_m: Any, _args: Any, out: Any) -> None:
         hear(out[0] if isinstance(out, tuple) else out)
 
-    if before:
-        return module.register_forward_pre_hook(entering, with_kwargs=True).remove
-    return module.register_forward_hook(leaving).remove
+    listen(scope, module, entering if before else leaving, before=before)
 
 
-@contextmanager
-def _masks(model: nn.Module, ear: "_Ear") -> Iterator[None]:
+def _tell_masks(scope: Scope, model: nn.Module, ear: "_Ear") -> None:
     """`model.forward` that tells the ear its attention mask. Not a hook: HookedTransformer's own
     generate calls `forward` directly, past every hook on the model."""
     own = model.__dict__.get("forward")
@@ -161,14 +157,11 @@ def _masks(model: nn.Module, ear: "_Ear") -> Iterator[None]:
         ear.mask = kwargs.get("attention_mask")
         return original(*args, **kwargs)
 
+    if own is None:
+        scope.undo(model.__dict__.pop, "forward", None)
+    else:
+        scope.undo(model.__dict__.__setitem__, "forward", own)
     model.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            model.__dict__.pop("forward", None)
-        else:
-            model.__dict__["forward"] = own
 
 
 class _Ear:

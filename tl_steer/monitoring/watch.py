@@ -1,13 +1,12 @@
 """A monitor on a model at work: every request is scored while it is answered."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tl_steer.errors import SettingError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.caches import refuse_broken_cache
 from tl_steer.models.model import HookedModel
 from tl_steer.models.state import without_hooks
@@ -17,8 +16,9 @@ from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.session import OnAlert, Watch
 
 
-@contextmanager
+@scoped
 def watch(
+    scope: Scope,
     model: HookedModel,
     monitor: Panel,
     *,
@@ -27,7 +27,7 @@ def watch(
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
     chunk: int = 8,
-) -> Iterator[Watch]:
+) -> Watch:
     """Inside the block, whatever the model answers is scored; afterwards it is as it was.
 
         with ts.watch(model, monitor, log="audit.sqlite") as w:
@@ -63,12 +63,12 @@ def watch(
     with without_hooks(model):
         _refuse_other_model(host, monitor)
     tokenizer = getattr(model, "tokenizer", None)
-    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
-        yield session
+    return _session(scope, host, monitor, tokenizer, alpha, log, drift, on_alert, chunk)
 
 
-@contextmanager
+@scoped
 def watch_torch(
+    scope: Scope,
     module: nn.Module,
     monitor: Panel,
     *,
@@ -78,7 +78,7 @@ def watch_torch(
     drift: float | int | None = 0.001,
     on_alert: OnAlert | None = None,
     chunk: int = 8,
-) -> Iterator[Watch]:
+) -> Watch:
     """`watch` for a plain transformers model, with no TransformerLens around it.
 
     Args:
@@ -91,16 +91,15 @@ def watch_torch(
     """
     host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
     _refuse_other_model(host, monitor)
-    with _session(host, monitor, tokenizer, alpha, log, drift, on_alert, chunk) as session:
-        yield session
+    return _session(scope, host, monitor, tokenizer, alpha, log, drift, on_alert, chunk)
 
 
 def _refuse_other_model(host: Host, monitor: Panel) -> None:
     monitor.identity.refuse_other_model(host.dtype, lambda ids: glance(host, ids))
 
 
-@contextmanager
 def _session(
+    scope: Scope,
     host: Host,
     monitor: Panel,
     tokenizer: Any,
@@ -109,22 +108,21 @@ def _session(
     drift: float | int | None,
     on_alert: OnAlert | None,
     chunk: int,
-) -> Iterator[Watch]:
+) -> Watch:
     monitor.guarantee(alpha)  # refuses, before a log is made
     if chunk < 1:
         raise SettingError(f"chunk={chunk}: tokens are scored one at a time, or more together.")
-    with ExitStack() as stack:
-        audit = None if log is None else stack.enter_context(AuditLog(log))
-        session = Watch(
-            monitor,
-            alpha=alpha,
-            audit=audit,
-            drift=drift,
-            tokenizer=tokenizer,
-            on_alert=on_alert,
-            chunk=chunk,
-            device=host.device,
-        )
-        stack.callback(session.flush)
-        stack.enter_context(listening(host, session))
-        yield session
+    audit = None if log is None else scope.enter_context(AuditLog(log))
+    session = Watch(
+        monitor,
+        alpha=alpha,
+        audit=audit,
+        drift=drift,
+        tokenizer=tokenizer,
+        on_alert=on_alert,
+        chunk=chunk,
+        device=host.device,
+    )
+    scope.callback(session.flush)
+    scope.enter_context(listening(host, session))
+    return session

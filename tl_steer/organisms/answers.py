@@ -2,16 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.files.write import write_beside
 from tl_steer.models.gguf import cache_folder
+from tl_steer.models.state import listen
 
 Tokens = list[int]
 
@@ -106,24 +107,18 @@ def shared_beginning(rows: Sequence[Tokens]) -> int:
     return min([*alike, False].index(False), min(map(len, rows)) - 1)
 
 
-@contextmanager
+@scoped
 def nudged(
-    model: Any, layers: Int[Tensor, " batch"], vectors: Float[Tensor, "batch d_model"]
-) -> Iterator[None]:
+    scope: Scope, model: Any, layers: Int[Tensor, " batch"], vectors: Float[Tensor, "batch d_model"]
+) -> None:
     """Inside, row b of a batch has `vectors[b]` added behind block `layers[b]` at every token."""
-    handles = []
     for layer in sorted({int(x) for x in layers}):
         own = (vectors * (layers == layer)[:, None])[:, None].to(model.device)
 
         def add(_module: Any, _inputs: Any, out: Any, own: Tensor = own) -> Any:
             return (out[0] + own, *out[1:]) if isinstance(out, tuple) else out + own
 
-        handles.append(model.model.layers[layer].register_forward_hook(add))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        listen(scope, model.model.layers[layer], add, before=False)
 
 
 def own_answers(
