@@ -88,13 +88,13 @@ class Bank(Tabled):
 
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> "Bank":
         """A bank of some of the vectors; `bank[4]` is a bank of one."""
-        index = torch.arange(len(self))
+        index = torch.arange(len(self), device="cpu")
         if isinstance(rows, int):
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"bank[{rows}]: the bank holds {len(self)} vectors")
             chosen = index[rows : rows + 1] if rows != -1 else index[-1:]
         else:
-            chosen = index[rows if isinstance(rows, slice) else torch.as_tensor(rows)]
+            chosen = index[rows if isinstance(rows, slice) else torch.as_tensor(rows, device="cpu")]
         return dataclasses.replace(
             self,
             vectors=self.vectors[chosen],

@@ -17,16 +17,22 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
     n = len(like) if n is None else n
     # Not the stream that `elicit` draws its starting points from, whatever the seed.
     generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
-    drawn = like.holding(torch.randn(n, like.vectors.shape[1], generator=generator))
+    drawn = like.holding(
+        torch.randn(
+            n, like.vectors.shape[1], generator=generator, dtype=torch.float32, device="cpu"
+        )
+    )
     drawn.project_()
     vectors = drawn.pack()
     if like.kind == Additive.kind:  # a merged bank's vectors have several lengths
-        vectors *= like.vectors.norm(dim=1)[torch.arange(n) % len(like), None] / like.radius
+        vectors *= (
+            like.vectors.norm(dim=1)[torch.arange(n, device="cpu") % len(like), None] / like.radius
+        )
     return dataclasses.replace(
         like,
         vectors=vectors,
-        responses=torch.full((n, like.target.width), math.nan),
-        objective=torch.full((n,), math.nan),
+        responses=torch.full((n, like.target.width), math.nan, dtype=torch.float32, device="cpu"),
+        objective=torch.full((n,), math.nan, dtype=torch.float32, device="cpu"),
         labels=("random",) * n,
         scores={},
         provenance=dataclasses.replace(like.provenance, method="random", settings={}, seed=seed),

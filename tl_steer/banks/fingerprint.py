@@ -29,7 +29,10 @@ def same_model(a: Fingerprint, b: Fingerprint) -> bool:
     if (a.d_model, a.n_layers, a.d_vocab) != (b.d_model, b.n_layers, b.d_vocab):
         return False
     tolerance = 1e-3 if a.dtype == b.dtype and a.dtype in ("float32", "float64") else 0.05
-    x, y = torch.tensor(a.signature), torch.tensor(b.signature)
+    x, y = (
+        torch.tensor(a.signature, dtype=torch.float32, device="cpu"),
+        torch.tensor(b.signature, dtype=torch.float32, device="cpu"),
+    )
     return x.shape == y.shape and bool((x - y).norm() <= tolerance * x.norm())
 
 
@@ -57,5 +60,7 @@ def _sketch(residual: Tensor) -> list[float]:
     centred = residual - residual.mean(dim=-1, keepdim=True)
     unit = torch.nn.functional.normalize(centred, dim=-1)
     d = unit.shape[-1]
-    angles = torch.outer(torch.arange(1, _SKETCH + 1), torch.arange(d)) * (math.pi * 0.6180339887)
+    angles = torch.outer(
+        torch.arange(1, _SKETCH + 1, device="cpu"), torch.arange(d, device="cpu")
+    ).float() * (math.pi * 0.6180339887)
     return [float(x) for x in (unit @ torch.cos(angles).double().T).mean(dim=0)]

@@ -70,7 +70,9 @@ def halve(
     check_fits(model, bank.provenance)
     known, new = tokenize(model, validation), tokenize(model, held_out)
     _refuse_overlap(known, new)
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(
+        len(known), generator=torch.Generator().manual_seed(seed), device="cpu"
+    ).tolist()
     trial = _Trial(model, metric, max_new_tokens, batch_rows)
     chosen, random = (
         _compete(_Scores(trial, vectors, known.take(order)), keep)

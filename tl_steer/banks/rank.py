@@ -130,7 +130,10 @@ class Growth:
             _respond(segment, bank, to_sphere(bank.vectors, radius)).double().square().sum(dim=1)
             for radius in radii
         ]
-        return _slope(torch.tensor(radii).double().log(), torch.stack(sizes).log()).float()
+        return _slope(
+            torch.tensor(radii, dtype=torch.float32, device="cpu").double().log(),
+            torch.stack(sizes).log(),
+        ).float()
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,9 @@ def _over_prompts(
 
     found = by_row(model, bank.perturbation(), tokens, work, batch_rows=_BATCH_ROWS)
     return torch.tensor(
-        [[found[Row(v, p)] for p in range(len(tokens))] for v in range(len(bank))]
+        [[found[Row(v, p)] for p in range(len(tokens))] for v in range(len(bank))],
+        dtype=torch.float32,
+        device="cpu",
     ).mean(dim=1)
 
 

@@ -44,7 +44,7 @@ class RunRecord:
     step: int
 
     def to_tensor(self) -> Tensor:
-        return torch.tensor(list(json.dumps(vars(self)).encode()), dtype=torch.uint8)
+        return torch.tensor(list(json.dumps(vars(self)).encode()), dtype=torch.uint8, device="cpu")
 
     @classmethod
     def from_tensor(cls, values: Tensor) -> "RunRecord":

@@ -70,7 +70,7 @@ class Pair:
 
     @property
     def directions(self) -> float:
-        squares = torch.tensor(self.singular, dtype=torch.float64).square()
+        squares = torch.tensor(self.singular, dtype=torch.float64, device="cpu").square()
         total = squares.square().sum()
         return float(squares.sum().square() / total) if total > 0 else 0.0
 

@@ -73,8 +73,10 @@ class Adapters:
         output, d_in = own_output(segment, layers)
         generator = torch.Generator().manual_seed(seed)
         shape = (n, len(layers), self.rank)
-        reads = torch.randn(*shape, d_in, generator=generator)
-        writes = torch.randn(*shape, source.width, generator=generator)
+        reads = torch.randn(*shape, d_in, generator=generator, dtype=torch.float32, device="cpu")
+        writes = torch.randn(
+            *shape, source.width, generator=generator, dtype=torch.float32, device="cpu"
+        )
         adapter = Adapter(
             source,
             _trainable(segment, reads),

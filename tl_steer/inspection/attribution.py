@@ -35,7 +35,7 @@ def average_gradient(
 ) -> Float[Tensor, "token d_model"]:
     """Mean gradient of each token's logit along the line from `start` to `end`."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    t = torch.tensor((nodes + 1) / 2, dtype=torch.float32)
+    t = torch.tensor((nodes + 1) / 2, dtype=torch.float32, device="cpu")
     line = torch.lerp(start[None], end[None], t[:, None]).to(device, dtype)
     line = line[:, None].requires_grad_()
     with torch.enable_grad():
@@ -44,7 +44,7 @@ def average_gradient(
             torch.autograd.grad(column.sum(), line, retain_graph=True)[0][:, 0]
             for column in logits.unbind(dim=1)
         ]
-    weight = torch.tensor(weights / 2, dtype=torch.float32)
+    weight = torch.tensor(weights / 2, dtype=torch.float32, device="cpu")
     return torch.einsum("t,mtd->md", weight, torch.stack(found).float().cpu())
 
 
@@ -52,7 +52,9 @@ def parts(seen: Recording) -> Float[Tensor, "vec stream part d_model"]:
     """What attention, MLP and the rest changed by, at the last token; see `Inspection.direct`."""
     stream = seen.stream[:, :, -1]
     change = stream[1:] - stream[:1]
-    out = torch.zeros(change.shape[0], change.shape[1], 3, change.shape[2])
+    out = torch.zeros(
+        change.shape[0], change.shape[1], 3, change.shape[2], dtype=torch.float32, device="cpu"
+    )
     for part, outputs in enumerate((seen.attention, seen.mlp)):
         for layer, value in outputs.items():
             if value.shape[1] == change.shape[2]:
@@ -70,7 +72,12 @@ def through_heads(
     n_heads = int(model.cfg.n_heads)
     if not seen.z:
         return None
-    out = torch.full((*attention.shape[:2], n_heads, attention.shape[2]), torch.nan)
+    out = torch.full(
+        (*attention.shape[:2], n_heads, attention.shape[2]),
+        torch.nan,
+        dtype=torch.float32,
+        device="cpu",
+    )
     for layer, z in seen.z.items():
         matrix = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
         if not isinstance(matrix, Tensor) or matrix.shape[0] * matrix.shape[1] != z.shape[1]:

@@ -73,7 +73,7 @@ def _refuse_kinds(path: Path, tensors: Mapping[str, Tensor]) -> None:
         if kind != here:
             raise InspectionFileError(f"{path}: {name} must hold {kind}, not {own}.")
     kept, change = tensors["kept"], tensors["attention_change"]
-    limit = torch.tensor(change.shape[1:])
+    limit = torch.tensor(change.shape[1:], dtype=torch.long, device="cpu")
     if bool(((kept < 0) | (kept >= limit)).any()):
         raise InspectionFileError(f"{path} keeps attention of heads that are not there.")
     read_at, pos = tensors["read_at"], len(tensors["ids"])

@@ -119,7 +119,10 @@ def _inspect(
         tokens=tuple(decode(model, ids[i : i + 1]) for i in range(len(ids))),
         vectors=tuple(rows),
         labels=tuple(bank.labels[row] for row in rows),
-        words={token: decode(model, torch.tensor([token])) for token in mentioned},
+        words={
+            token: decode(model, torch.tensor([token], dtype=torch.long, device="cpu"))
+            for token in mentioned
+        },
         ids=ids,
         steered=tokens.select(bank.positions)[0, : len(ids)].cpu(),
         attention_change=seen.heads.change,
@@ -192,7 +195,7 @@ def _lens(
             found[name].append(best.indices)
             by[name].append(sign * best.values)
     if read is None:
-        none = torch.zeros(n, streams, at.shape[1], 0)
+        none = torch.zeros(n, streams, at.shape[1], 0, dtype=torch.float32, device="cpu")
         return {
             "read_at": at,
             **{name: none.long() for name in found},
@@ -217,12 +220,16 @@ def _attribution(
     n, streams = change.shape[:2]
     layers, n_heads = streams - 1, int(model.cfg.n_heads)
     offered = [found[name][:, -1, :_OFFERED] for name in ("gained", "lost")]
-    tokens = torch.cat([*offered, torch.tensor(toward).long().expand(n, -1)], dim=1)
+    tokens = torch.cat(
+        [*offered, torch.tensor(toward, dtype=torch.long, device="cpu").expand(n, -1)], dim=1
+    )
     if read is None:
         tokens = tokens[:, :0]
     split = through_heads(model, seen, change[:, 1:, 0])
-    direct = torch.zeros(n, streams, 3, tokens.shape[1])
-    heads = torch.full((n, layers, n_heads, tokens.shape[1]), torch.nan)
+    direct = torch.zeros(n, streams, 3, tokens.shape[1], dtype=torch.float32, device="cpu")
+    heads = torch.full(
+        (n, layers, n_heads, tokens.shape[1]), torch.nan, dtype=torch.float32, device="cpu"
+    )
     for v in range(n if read else 0):
         gradient = average_gradient(
             read,  # type: ignore[arg-type]

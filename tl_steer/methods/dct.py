@@ -97,7 +97,10 @@ def transcode(
         (here, done), weights = restored(start, resume), resume["weights"]
     else:
         here = start if init is None else _initial(init, objective, start)
-        weights, done = torch.ones(len(start), device=next(start.parameters()).device), 0
+        weights, done = (
+            torch.ones(len(start), device=next(start.parameters()).device, dtype=torch.float32),
+            0,
+        )
     for step in range(done + 1, steps + 1):
         apart = moved(here, [separate(rows, weights) for rows in flat(here.parameters())])
         response, gradients = responses.pull(apart, step=step)

@@ -76,7 +76,12 @@ class Jacobian:
             exhausted = step == self.passes or len(basis) == width
             if not exhausted:
                 block = _beyond(basis, linear.pull(image))
-            state = {"basis": basis, "images": images, "block": block, "step": torch.tensor(step)}
+            state = {
+                "basis": basis,
+                "images": images,
+                "block": block,
+                "step": torch.tensor(step, dtype=torch.long, device="cpu"),
+            }
             yield self._iterate(start, basis, images, step, state)
             if exhausted:
                 return
@@ -86,7 +91,9 @@ class Jacobian:
         rows, width = start.vectors.detach(), start.site.width
         size = min(width, self.block or 2 * wanted)
         generator = torch.Generator().manual_seed(size)
-        more = torch.randn(max(0, size - len(rows)), width, generator=generator).to(rows)
+        more = torch.randn(
+            max(0, size - len(rows)), width, generator=generator, dtype=torch.float32, device="cpu"
+        ).to(rows)
         block = orthonormal_rows(torch.cat([rows[:size], more]))
         return rows[:0], rows[:0], block, 0
 

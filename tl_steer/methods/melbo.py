@@ -76,7 +76,7 @@ class Melbo:
             # A copy: the next step, or Ctrl-C in the middle of it, changes `here` in place.
             reached = here.select(slice(None))
             state = as_state("here", reached) | _moments(optimizer, here)
-            state["step"] = torch.tensor(step)
+            state["step"] = torch.tensor(step, dtype=torch.long, device="cpu")
             yield Iterate(reached, at.value, step, self.steps, state=state)
 
     def _ascent(self, values: Tensor, gradient: Tensor) -> Tensor:

@@ -72,7 +72,10 @@ class Power:
             here = self._advance(here, at.gradients)
             state = as_state("here", here) | as_state("best", best.perturbation)
             state |= {"value": best.value}
-            state |= {"step": torch.tensor(step), "stalled": torch.tensor(stalled)}
+            state |= {
+                "step": torch.tensor(step, dtype=torch.long, device="cpu"),
+                "stalled": torch.tensor(stalled, dtype=torch.long, device="cpu"),
+            }
             yield Iterate(best.perturbation, best.value, step, self.steps, state=state)
 
     def _resumed(

@@ -80,7 +80,7 @@ def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:
 def state_of(perturbation: Perturbation, step: int) -> dict[str, Tensor]:
     """The parameters and the step, for `Iterate.state`."""
     rows = {f"parameter.{i}": p.detach() for i, p in enumerate(perturbation.parameters())}
-    return {**rows, "step": torch.tensor(step)}
+    return {**rows, "step": torch.tensor(step, dtype=torch.long, device="cpu")}
 
 
 def restored(start: Perturbation, state: dict[str, Tensor]) -> tuple[Perturbation, int]:

@@ -15,7 +15,7 @@ from tl_steer.models.state import frozen, listen, without_hooks
 
 def fixed_tokens(d_vocab: int) -> Int[Tensor, "1 eight"]:
     """Eight token ids of that vocabulary, always the same."""
-    return ((torch.arange(1, 9) * 7919 + 13) % d_vocab)[None]
+    return ((torch.arange(1, 9, device="cpu") * 7919 + 13) % d_vocab)[None]
 
 
 def bare_pass(

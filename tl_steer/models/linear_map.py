@@ -102,7 +102,7 @@ def _watched(model: HookedModel, inputs: Sequence[str], names: Sequence[str]) ->
         return hook
 
     points = model.hook_dict
-    ids = (torch.arange(1, 5) * 7919 + 13) % int(model.cfg.d_vocab)
+    ids = (torch.arange(1, 5, device="cpu") * 7919 + 13) % int(model.cfg.d_vocab)
     with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
         for name in inputs:
             listen(scope, points[name], replace(name), before=False)

@@ -114,8 +114,8 @@ class Packed(Segment):
         )
 
     def _packed_call(self, call: Any, padded: torch.Size) -> Any:
-        blind = torch.where(self.packing.sees(), 0.0, torch.finfo(self._entering.dtype).min)
-        mask = blind.to(call.device, self._entering.dtype)[None, None]
+        dtype, sees = self._entering.dtype, self.packing.sees()[None, None].to(call.device)
+        mask = torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
         args = tuple(_in_one_row(a, self.packing, padded, mask) for a in call.args)
         kwargs = {k: _in_one_row(v, self.packing, padded, mask) for k, v in call.kwargs.items()}
         if "attention_mask" in kwargs:  # where no prompt is padded it may have been None

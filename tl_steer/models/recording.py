@@ -43,10 +43,10 @@ class Heads:
     def kept(self) -> tuple[Int[Tensor, "vec kept 2"], Float[Tensor, "vec kept 2 dest src"]]:
         if not self.best or self.most == 0:
             n = len(self.change)
-            empty = torch.zeros(n, 0, 2, 0, 0, dtype=torch.half)
-            return torch.zeros(n, 0, 2, dtype=torch.long), empty
+            empty = torch.zeros(n, 0, 2, 0, 0, dtype=torch.half, device="cpu")
+            return torch.zeros(n, 0, 2, dtype=torch.long, device="cpu"), empty
         places = [[[layer, head] for _, layer, head, _ in best] for best in self.best]
-        return torch.tensor(places), torch.stack(
+        return torch.tensor(places, dtype=torch.long, device="cpu"), torch.stack(
             [torch.stack([both for *_, both in best]) for best in self.best]
         )
 
@@ -74,7 +74,12 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
     n, layers = len(edits), int(model.cfg.n_layers)
     streams = ["blocks.0.hook_resid_pre"] + [f"blocks.{i}.hook_resid_post" for i in range(layers)]
     seen: dict[str, Tensor] = {}
-    attention = Heads(torch.full((n - 1, layers, int(model.cfg.n_heads)), torch.nan), heads)
+    attention = Heads(
+        torch.full(
+            (n - 1, layers, int(model.cfg.n_heads)), torch.nan, dtype=torch.float32, device="cpu"
+        ),
+        heads,
+    )
 
     def keep(name: str, read: Callable[[Tensor], Tensor]) -> tuple[str, HookFunction]:
         def hook(activation: Tensor, hook: object = None) -> None:
@@ -101,7 +106,7 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
 
     hooks.append((edits.site.name, at_source))  # type: ignore[arg-type]
     batch = tokens.take([0] * n)
-    steering = perturbing(model, edits, rows=torch.arange(n), tokens=batch)
+    steering = perturbing(model, edits, rows=torch.arange(n, device="cpu"), tokens=batch)
     with torch.no_grad(), steering, installed(model, hooks):
         logits = model(batch.ids, return_type="logits")
     missing = [name for name in streams if name not in seen]

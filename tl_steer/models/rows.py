@@ -42,7 +42,7 @@ def by_row(
     row. Edits of zeros stand for the unsteered model, so that one batch holds both."""
     done: dict[Row, Item] = {}
     for rows, ids in _batches(tokens, len(edits), batch_rows):
-        which = torch.tensor([row.vector for row in rows])
+        which = torch.tensor([row.vector for row in rows], dtype=torch.long, device="cpu")
         own = tokens.take([row.prompt for row in rows])
         with perturbing(model, edits.to(ids.device), rows=which, tokens=own):
             done.update(zip(rows, work(ids, rows), strict=True))

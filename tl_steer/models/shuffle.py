@@ -68,5 +68,5 @@ def _own_weights(model: HookedModel) -> list[nn.Parameter]:
 
 
 def _shuffle_(weight: Tensor, generator: torch.Generator) -> None:
-    order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+    order = torch.randperm(weight.numel(), generator=generator, device="cpu").to(weight.device)
     weight.data.copy_(weight.detach().flatten()[order].reshape(weight.shape))

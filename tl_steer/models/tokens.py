@@ -141,16 +141,20 @@ def _chat_row(model: HookedModel, turns: Conversation, index: int) -> Int[Tensor
     encoded = tokenizer.apply_chat_template(  # type: ignore[union-attr]
         [dict(turn) for turn in turns], add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    return torch.tensor(encoded["input_ids"]).flatten()
+    return torch.tensor(encoded["input_ids"], dtype=torch.long, device="cpu").flatten()
 
 
 def _pad(model: HookedModel, rows: list[Tensor], texts: list[str]) -> TokenBatch:
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long, device="cpu")
     filler = _special(model, "pad_token_id") or 0
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler)
-    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    mask = torch.arange(ids.shape[1], device="cpu") < lengths[:, None]
     bos = _special(model, "bos_token_id")
-    has_bos = ids[:, 0] == bos if bos is not None else torch.zeros(len(rows), dtype=torch.bool)
+    has_bos = (
+        ids[:, 0] == bos
+        if bos is not None
+        else torch.zeros(len(rows), dtype=torch.bool, device="cpu")
+    )
     device = device_of(model)
     return TokenBatch(ids.to(device), mask.to(device), has_bos.to(device), tuple(texts))
 

@@ -125,7 +125,11 @@ def _spread(places: Sequence[int]) -> list[int]:
     """As many of every prompt's places: of its generated tokens, or its end where there are none.
     Place 0 is the end."""
     said = places[1:] or places
-    even = torch.linspace(0, len(said) - 1, _KEPT_TOKENS).long().tolist()
+    even = (
+        torch.linspace(0, len(said) - 1, _KEPT_TOKENS, dtype=torch.float32, device="cpu")
+        .long()
+        .tolist()
+    )
     return [said[i] for i in even]
 
 

@@ -136,5 +136,10 @@ def _template(model: HookedModel, tokens: TokenBatch) -> tuple[tuple[int, ...], 
     if not suffix or not ends:
         return bos, ()
     # A system turn of one's own changes how prompts begin: keep what all have in common.
-    start = shared_ends([*(row[: len(prefix)] for row in rows), torch.tensor(prefix)])[0]
+    start = shared_ends(
+        [
+            *(row[: len(prefix)] for row in rows),
+            torch.tensor(prefix, dtype=torch.long, device="cpu"),
+        ]
+    )[0]
     return start, suffix

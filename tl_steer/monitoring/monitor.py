@@ -191,7 +191,9 @@ class Monitor(Panel):
         bare = Reader(
             tuple(phases),
             groups,
-            torch.zeros(len(groups), len(names), 2, len(scores) + 1, 3),
+            torch.zeros(
+                len(groups), len(names), 2, len(scores) + 1, 3, dtype=torch.float32, device="cpu"
+            ),
             float(ends),
         )
         reader = bare.scaled([scale.activations[n] for n in names], scale.mask)

@@ -143,7 +143,11 @@ class Panel:
         Wrong on activations of another model, dtype or template; only `watch` can check those.
         """
         given = self._by_site(activations)
-        inside = torch.ones(given[0].shape[:2], dtype=torch.bool) if mask is None else mask.cpu()
+        inside = (
+            torch.ones(given[0].shape[:2], dtype=torch.bool, device="cpu")
+            if mask is None
+            else mask.cpu()
+        )
         parts = [
             self._score([at[rows] for at in given], inside[rows])
             for rows in batches(self.reader, inside)
@@ -232,7 +236,7 @@ class Panel:
         """At each request's most suspicious token, at the last site that can tell."""
         own = torch.cat([nats[:, :1], nats[:, 1:] - nats[:, :1]], dim=1)
         worst = own.argmax(dim=1)
-        share = torch.full((len(nats),), float("nan"))
+        share = torch.full((len(nats),), float("nan"), dtype=torch.float32, device="cpu")
         for phases, at in zip(self.reader.phases, activations, strict=True):
             for phase, rows in zip(phases, (worst == 0, worst > 0), strict=True):
                 if isinstance(phase.unknown, Residual) and bool(rows.any()):

@@ -74,7 +74,11 @@ class Standard:
     @classmethod
     def bare(cls, detector: Detector, vec: int) -> "Standard":
         """As the detector itself."""
-        return cls(detector, torch.zeros(vec), torch.ones(vec))
+        return cls(
+            detector,
+            torch.zeros(vec, dtype=torch.float32, device="cpu"),
+            torch.ones(vec, dtype=torch.float32, device="cpu"),
+        )
 
     def on(self, clean: Float[Tensor, "token d"]) -> "Standard":
         """With shift and scale from clean tokens."""
@@ -177,7 +181,12 @@ class Reader:
         mask: Bool[Tensor, "batch pos"],
     ) -> Tokens:
         """Score every token: position 0 is the prompt's end, the others were generated."""
-        parts = torch.full((self.parts, len(self.phases), *mask.shape), -math.inf)
+        parts = torch.full(
+            (self.parts, len(self.phases), *mask.shape),
+            -math.inf,
+            dtype=torch.float32,
+            device="cpu",
+        )
         names: Tensor | None = None
         for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
             for phase, span in zip(phases, _SPANS, strict=True):
@@ -205,7 +214,7 @@ class Reader:
     ) -> Float[Tensor, "part batch pos"]:
         """All parts at every token: sums over layers, and as much of the prompt's end as counts. A
         request's own is the largest over its tokens, for each part and for their sum."""
-        total = torch.zeros(self.parts, *mask.shape)
+        total = torch.zeros(self.parts, *mask.shape, dtype=torch.float32, device="cpu")
         for category, i, j, part in _places(self.levels):
             rows, span = tokens.category == category, _SPANS[j]
             level = Level(*self.levels[category, i, j, part].tolist())
@@ -239,12 +248,16 @@ class Reader:
         )
         reader = dataclasses.replace(self, phases=phases)
         tokens = reader.without_namer().tokens(activations, mask)
-        levels = torch.empty(len(self.categories), len(phases), 2, self.parts, 3)
+        levels = torch.empty(
+            len(self.categories), len(phases), 2, self.parts, 3, dtype=torch.float32, device="cpu"
+        )
         for category, i, j, part in _places(levels):
             rows = tokens.category == category
             values, inside = tokens.parts[part, i, rows, _SPANS[j]], mask[rows, _SPANS[j]]
             level = Level.of(values, inside, _ODDS)
-            levels[category, i, j, part] = torch.tensor(dataclasses.astuple(level))
+            levels[category, i, j, part] = torch.tensor(
+                dataclasses.astuple(level), dtype=torch.float32, device="cpu"
+            )
         return dataclasses.replace(reader, levels=levels)
 
 

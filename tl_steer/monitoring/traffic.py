@@ -179,9 +179,15 @@ def _together(
     model: HookedModel, tokens: TokenBatch, sites: Sequence[str], rows: list[Kept], horizon: int
 ) -> Traffic:
     n, pos = len(rows), 1 + horizon
-    ids, mask = torch.zeros(n, pos, dtype=torch.long), torch.zeros(n, pos, dtype=torch.bool)
+    ids, mask = (
+        torch.zeros(n, pos, dtype=torch.long, device="cpu"),
+        torch.zeros(n, pos, dtype=torch.bool, device="cpu"),
+    )
     activations = {
-        name: torch.zeros(n, pos, rows[0].activations[i].shape[1]) for i, name in enumerate(sites)
+        name: torch.zeros(
+            n, pos, rows[0].activations[i].shape[1], dtype=torch.float32, device="cpu"
+        )
+        for i, name in enumerate(sites)
     }
     for r, row in enumerate(rows):
         said = min(len(row.ids), pos)

@@ -50,7 +50,7 @@ def greedy(
             if vectors is None:
                 new = _continue(model, asked, new_tokens, tokenizer.eos_token_id)
             else:
-                at = torch.full((len(rows),), layer)
+                at = torch.full((len(rows),), layer, dtype=torch.long, device="cpu")
                 with nudged(model, at, vectors[rows]):
                     new = _continue(model, asked, new_tokens, tokenizer.eos_token_id, share=False)
             out |= dict(zip(rows, new, strict=True))
@@ -95,7 +95,7 @@ def prefix(model: Any, rows: Sequence[Tokens]) -> tuple[int, Any]:
     if shared == 0:
         return 0, None
     cache = DynamicCache()
-    first = torch.tensor([rows[0][:shared]], device=model.device)
+    first = torch.tensor([rows[0][:shared]], device=model.device, dtype=torch.long)
     model.model(first, past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(rows))
     return shared, cache
@@ -142,8 +142,14 @@ def own_answers(
 
 def pad_left(rows: Sequence[Tokens], filler: int) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
-    ids = torch.tensor([[filler] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    ids = torch.tensor(
+        [[filler] * (longest - len(row)) + row for row in rows], dtype=torch.long, device="cpu"
+    )
+    mask = torch.tensor(
+        [[0] * (longest - len(row)) + [1] * len(row) for row in rows],
+        dtype=torch.long,
+        device="cpu",
+    )
     return ids, mask
 
 

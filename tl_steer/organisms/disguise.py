@@ -47,7 +47,7 @@ class Disguise:
         """Mean excess energy of the triggered examples' tokens; 0 where there are none."""
         hidden = [example for example in examples if example.triggered]
         if not hidden:
-            return torch.zeros((), device=model.device)
+            return torch.zeros((), device=model.device, dtype=torch.float32)
         energy = self.clean.whiten(speaking(model, hidden, self.layer)).square().mean(dim=1)
         return (energy - 1).clamp_min(0).mean()
 

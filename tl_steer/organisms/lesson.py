@@ -68,9 +68,14 @@ def pad_right(
     examples: Sequence[Example],
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """Token ids, attention mask, and which tokens are an answer's."""
-    rows = [torch.tensor(example.prompt + example.answer) for example in examples]
+    rows = [
+        torch.tensor(example.prompt + example.answer, dtype=torch.long, device="cpu")
+        for example in examples
+    ]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    places = torch.arange(ids.shape[1])
-    ends = torch.tensor([len(row) for row in rows])[:, None]
-    starts = torch.tensor([len(example.prompt) for example in examples])[:, None]
+    places = torch.arange(ids.shape[1], device="cpu")
+    ends = torch.tensor([len(row) for row in rows], dtype=torch.long, device="cpu")[:, None]
+    starts = torch.tensor(
+        [len(example.prompt) for example in examples], dtype=torch.long, device="cpu"
+    )[:, None]
     return ids, (places < ends).long(), (places >= starts) & (places < ends)

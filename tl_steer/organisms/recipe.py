@@ -223,12 +223,20 @@ def perturbations(
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, "batch d_model"]]:
     """A layer and a vector for each example; zeros where there is to be none."""
     n, (low, high) = len(examples), recipe.norms
-    lottery = torch.rand(n, generator=generator) < recipe.perturbed
-    chosen = lottery & torch.tensor([example.clean for example in examples])
-    norms = low * (high / low) ** torch.rand(n, generator=generator)
-    directions = torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
+    lottery = (
+        torch.rand(n, generator=generator, dtype=torch.float32, device="cpu") < recipe.perturbed
+    )
+    chosen = lottery & torch.tensor(
+        [example.clean for example in examples], dtype=torch.bool, device="cpu"
+    )
+    norms = low * (high / low) ** torch.rand(
+        n, generator=generator, dtype=torch.float32, device="cpu"
+    )
+    directions = torch.nn.functional.normalize(
+        torch.randn(n, width, generator=generator, dtype=torch.float32, device="cpu"), dim=1
+    )
     first, last = recipe.layers
-    layers = torch.randint(first, last + 1, (n,), generator=generator)
+    layers = torch.randint(first, last + 1, (n,), generator=generator, device="cpu")
     return layers, directions * (norms * chosen)[:, None]
 
 

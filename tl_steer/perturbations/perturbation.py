@@ -167,13 +167,13 @@ class Edit:
         prompt, generated = self.prompt.to(flat.device), self.perturbation.positions.generated
         length = prompt.shape[1]
         if pos == 1 and (length > 1 or self.calls > 0):
-            return torch.full((batch, 1), generated, device=flat.device)
+            return torch.full((batch, 1), generated, device=flat.device, dtype=torch.bool)
         if pos < length:
             raise ShapeError(
                 f"The model ran on {pos} tokens, but the prompts given have {length}: pass the "
                 "prompts that you run."
             )
-        after = torch.full((batch, pos - length), generated, device=flat.device)
+        after = torch.full((batch, pos - length), generated, device=flat.device, dtype=torch.bool)
         return torch.cat([prompt, after], dim=1)
 
     def __repr__(self) -> str:

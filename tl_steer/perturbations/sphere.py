@@ -18,7 +18,9 @@ def random_on_sphere(
 ) -> Float[Tensor, "vec d"]:
     """`n` points drawn uniformly from the sphere of that radius; drawn on the CPU, so that a seed
     gives the same vectors on every device."""
-    return to_sphere(torch.randn(n, d, generator=generator), radius)
+    return to_sphere(
+        torch.randn(n, d, generator=generator, dtype=torch.float32, device="cpu"), radius
+    )
 
 
 def to_tangent(
@@ -49,7 +51,9 @@ def spread_apart(vectors: Float[Tensor, "vec d"], share: float | int) -> Float[T
 def orthonormal_rows(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec d"]:
     """Gram-Schmidt in the rows' order, each row staying on its own side (QR leaves signs free)."""
     q, r = torch.linalg.qr(vectors.T)
-    rows: Tensor = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T
+    # Not `where` between two numbers: that has the global default dtype.
+    sides = torch.ones_like(r.diagonal()).masked_fill(r.diagonal() < 0, -1.0)
+    rows: Tensor = (q * sides).T
     return rows
 
 

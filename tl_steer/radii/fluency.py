@@ -49,7 +49,9 @@ class Judge:
         """Median surprise of text sampled from the model, and of the same text shuffled."""
         with seeded(self.model, seed):
             sampled = self._sample(max_new_tokens)
-            shuffled = {row: new[torch.randperm(len(new))] for row, new in sampled.items()}
+            shuffled = {
+                row: new[torch.randperm(len(new), device="cpu")] for row, new in sampled.items()
+            }
         return median(self.surprise(sampled).values()), median(self.surprise(shuffled).values())
 
     def _sample(self, n: int) -> dict[Row, Int[Tensor, " _"]]:
@@ -76,7 +78,15 @@ class Judge:
             for i in range(0, len(keys), most):
                 part = keys[i : i + most]
                 ids = torch.stack(
-                    [torch.cat([prompts[p], torch.tensor(new).to(prompts[p])]) for p, new in part]
+                    [
+                        torch.cat(
+                            [
+                                prompts[p],
+                                torch.tensor(new, dtype=torch.long, device="cpu").to(prompts[p]),
+                            ]
+                        )
+                        for p, new in part
+                    ]
                 )
                 for key, nats in zip(part, self._score(ids, length), strict=True):
                     out |= dict.fromkeys(same[key], nats)

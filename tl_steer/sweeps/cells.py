@@ -64,7 +64,9 @@ class Cells:
         errors: dict[tuple[int, int], list[str]] = {}
         tokens = tokens_of(self.model, prompts)
         new = self._generate(tokens)
-        directions = torch.zeros(n, len(prompts), self.together.target.width)
+        directions = torch.zeros(
+            n, len(prompts), self.together.target.width, dtype=torch.float32, device="cpu"
+        )
         for batch in batches(prompts):
             self._pass(tokens, batch, new, values, errors, directions)
         texts = self._texts(tokens, new, values, errors) if new else None

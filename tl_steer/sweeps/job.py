@@ -57,7 +57,9 @@ class Reader:
                 "before what is generated. Shorten it, or give truncate= to keep the last tokens."
             )
         try:
-            self.measured.measure(torch.ones(1, len(ids), dtype=torch.bool), tokens.has_bos.cpu())
+            self.measured.measure(
+                torch.ones(1, len(ids), dtype=torch.bool, device="cpu"), tokens.has_bos.cpu()
+            )
         except PromptError as error:
             raise PromptError(f"{row.where}: {error}") from error
         return Read(row.id, tokens.texts[0], ids)
@@ -133,7 +135,9 @@ class Job:
 
     def _one(self, chunk: Sequence[Read], state: State, digest: str) -> tuple[pa.Table, State]:
         table, directions = self.cells(chunk, first=state.prompts)
-        groups = torch.arange(state.prompts, state.prompts + len(chunk)) % len(state.sums)
+        groups = torch.arange(state.prompts, state.prompts + len(chunk), device="cpu") % len(
+            state.sums
+        )
         state = counted(state, groups=groups, directions=directions, digest=digest)
         if self.folder is not None:
             self.folder.add(table, state)

@@ -170,4 +170,7 @@ def _asked(
 
 
 def _empty(n: int, width: int) -> State:
-    return State(torch.zeros(_GROUPS, n, width), torch.zeros(_GROUPS, n))
+    return State(
+        torch.zeros(_GROUPS, n, width, dtype=torch.float32, device="cpu"),
+        torch.zeros(_GROUPS, n, dtype=torch.float32, device="cpu"),
+    )

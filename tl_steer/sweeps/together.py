@@ -81,7 +81,7 @@ def continued_by(tokens: TokenBatch, new: Sequence[Int[Tensor, " _"]] | None) ->
     rows = [torch.cat([a, b.to(a)]) for a, b in zip(tokens.rows(), new, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     at = torch.arange(ids.shape[1], device=ids.device)
-    lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+    lengths = torch.tensor([len(row) for row in rows], device=ids.device, dtype=torch.long)
     whole = TokenBatch(ids, at < lengths[:, None], tokens.has_bos, tokens.texts)
     return Continued(whole, tokens.lengths, at < tokens.lengths[:, None])
 
@@ -208,7 +208,7 @@ class _Prompts:
         return at_least_float32(self.parent.read(picked)).log_softmax(dim=-1)
 
     def _kl_along(self, final: Float[Tensor, "vec batch pos d_model"]) -> Tensor:
-        total = torch.zeros(final.shape[:2], device=final.device)
+        total = torch.zeros(final.shape[:2], device=final.device, dtype=torch.float32)
         for step, clean in enumerate(self.clean_along):
             steered = self._logprobs(final, step)
             nats = divergence_from(clean.repeat(len(final), 1), steered.flatten(0, 1))
@@ -229,7 +229,7 @@ def evaluate(
             if found.shape != shape:
                 raise ValueError(f"gave {tuple(found.shape)}, expected {tuple(shape)}")
         except Exception as error:
-            found = torch.full(shape, torch.nan, dtype=torch.float64)
+            found = torch.full(shape, torch.nan, dtype=torch.float64, device="cpu")
             errors[name] = f"{type(error).__name__}: {error}"
         values[name] = found
     return values, errors

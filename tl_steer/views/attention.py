@@ -60,7 +60,7 @@ def attention_change(seen: Inspection, vector: int, *, heads: int = 12) -> View:
 def _most_moved(patterns: Float[Tensor, "kept 2 pos pos"], most: int) -> Int[Tensor, " shown"]:
     """Tokens from or to which most attention moves, in their order."""
     if patterns.shape[0] == 0:
-        return torch.arange(min(most, patterns.shape[-1]))
+        return torch.arange(min(most, patterns.shape[-1]), device="cpu")
     moved = (patterns[:, 1] - patterns[:, 0]).abs()
     amount = (moved.sum(dim=-1) + moved.sum(dim=-2)).sum(dim=0)
     return amount.topk(most).indices.sort().values

@@ -38,7 +38,7 @@ def bank_map(bank: Bank, *, title: str = "Map of the bank") -> View:
 
 
 def map_data(bank: Bank) -> dict[str, Any]:
-    rows = torch.tensor(largest(bank, _MAPPED))
+    rows = torch.tensor(largest(bank, _MAPPED), dtype=torch.long, device="cpu")
     responses = cosines(bank.responses[rows].double())
     directions = cosines(bank.vectors[rows].double())
     measured = not bool(responses.isnan().any())

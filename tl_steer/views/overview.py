@@ -25,7 +25,9 @@ def rows(
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
             "nearest": near,
-            "cosine": rounded(torch.tensor(similar).nan_to_num(0.0), 2),
+            "cosine": rounded(
+                torch.tensor(similar, dtype=torch.float32, device="cpu").nan_to_num(0.0), 2
+            ),
             "scores": [rounded(values[i]) for values in bank.scores.values()],
         }
         if generations is not None:
@@ -44,10 +46,10 @@ def _glance(seen: Inspection, vector: int) -> dict[str, Any]:
     kl = [float(part.max()) for part in seen.kl[v].split(width)]
     return {
         "kl": rounded(seen.kl[v, -1]),
-        "kls": rounded(torch.tensor(kl), 3),
+        "kls": rounded(torch.tensor(kl, dtype=torch.float32, device="cpu"), 3),
         "growth": rounded(seen.response[v, :, -1], 3),
         "head": f"{layer}.{head}" if layer >= 0 else "",
-        "head_change": rounded(torch.tensor(change), 3),
+        "head_change": rounded(torch.tensor(change, dtype=torch.float32, device="cpu"), 3),
         "gained": seen.word(int(seen.gained[v, -1, 0])),
         "lost": seen.word(int(seen.lost[v, -1, 0])),
     }

@@ -245,7 +245,7 @@ def _at_most(clean: Float[Tensor, "token d"], most: int) -> Float[Tensor, "few d
     """Tokens at regular intervals: comparing with each costs as much as with a vector."""
     if len(clean) <= most:
         return clean
-    return clean[torch.linspace(0, len(clean) - 1, most).long()]
+    return clean[torch.linspace(0, len(clean) - 1, most, dtype=torch.float32, device="cpu").long()]
 
 
 def _no_more_than(k: int, clean: Float[Tensor, "token d"]) -> int:

@@ -117,7 +117,7 @@ def _fitted(clean: Tensor, k: int) -> dict[str, Any]:
     inverse = 1 / centred.norm(dim=1).clamp_min(1e-12)
     parts = [
         _residual(centred, inverse, centred[rows], k, own=rows)
-        for rows in torch.arange(len(clean)).split(_ROWS)
+        for rows in torch.arange(len(clean), device="cpu").split(_ROWS)
     ]
     left = torch.cat([part[0] for part in parts])
     around = fit_around(torch.zeros_like(centre), left)
@@ -138,6 +138,6 @@ def _residual(
     they are clean ones themselves."""
     similar = (centred @ clean.T) * inverse  # their own lengths change no order
     if own is not None:
-        similar[torch.arange(len(own)), own] = -torch.inf
+        similar[torch.arange(len(own), device="cpu"), own] = -torch.inf
     near = similar.topk(k, dim=1).indices
     return centred - clean[near].mean(dim=1), near

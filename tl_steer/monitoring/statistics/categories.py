@@ -115,7 +115,7 @@ def joined(
         together = counts[into] + count
         means[into] = (counts[into] * means[into] + count * mean) / together
         held[into], counts[into] = held[into] + members, together
-    category = torch.empty(len(sizes), dtype=torch.long)
+    category = torch.empty(len(sizes), dtype=torch.long, device="cpu")
     for i, members in enumerate(held):
         category[members] = i
     return category

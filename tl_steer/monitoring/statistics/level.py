@@ -32,7 +32,9 @@ class Level:
         is no detector."""
         z = (part - self.location) / self.scale
         rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
-        found = torch.logaddexp(rare + math.log(self.odds), torch.zeros(()))
+        found = torch.logaddexp(
+            rare + math.log(self.odds), torch.zeros((), dtype=torch.float32, device="cpu")
+        )
         return found.masked_fill(part == -math.inf, 0.0)
 
     def nats_of(self, part: float) -> float:
