@@ -4,9 +4,13 @@ HookedTransformer, TransformerBridge (raw or in compatibility mode), or a model 
 class is tested for and no version is looked at.
 """
 
+import functools
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, _ProtocolMeta, runtime_checkable
 
 import torch
+from torch import Tensor, nn
 
 
 class _ByAttribute(_ProtocolMeta):
@@ -59,3 +63,75 @@ def dtype_of(model: HookedModel) -> torch.dtype:
 
 def model_name(model: HookedModel) -> str:
     return str(getattr(model.cfg, "model_name", "") or type(model).__name__)
+
+
+# What most attributes are, and what holds no module.
+_PLAIN = {str, int, float, bool, type(None), type, types.ModuleType, torch.dtype, torch.device}
+
+
+def modules_of(model: object) -> list[nn.Module]:
+    """Every module that may run when the model does, each once.
+
+    `model.modules()` knows those that are registered. A TransformerBridge does not register the
+    whole model that it wraps, and wrappers keep models in lists, dictionaries, plain objects,
+    patched methods and closures.
+    """
+    return [one for one in _reached(model) if isinstance(one, nn.Module)]
+
+
+def parameters_of(model: Any) -> list[Tensor]:
+    """Every parameter of the model and of `modules_of` it, each once, and other leaves that want
+    gradients; first what the model itself calls its parameters, in its order."""
+    found: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    for one in _reached(model):
+        if isinstance(one, nn.Parameter) or (
+            isinstance(one, Tensor) and one.is_leaf and one.requires_grad
+        ):
+            found.setdefault(id(one), one)
+    return list(found.values())
+
+
+def _reached(model: Any) -> list[object]:
+    """What hangs on a model, through whatever holds modules."""
+    seen: dict[int, object] = {id(model): model}
+    left: list[Iterable[object]] = [_own(model), tuple(getattr(model, "blocks", ()))]
+    while left:
+        for one in left.pop():
+            if type(one) not in _PLAIN and id(one) not in seen:
+                seen[id(one)] = one
+                left.append(_held(one))
+    return list(seen.values())
+
+
+def _held(one: object) -> Iterable[object]:
+    if isinstance(one, nn.Module):
+        return _own(one)
+    if isinstance(one, Tensor):
+        return ()
+    if isinstance(one, (list, tuple, set, frozenset)):
+        return one
+    if isinstance(one, Mapping):
+        return one.values()
+    if isinstance(one, types.MethodType):
+        return (one.__self__,)
+    if isinstance(one, functools.partial):
+        return (one.func, *one.args, *one.keywords.values())
+    if isinstance(one, types.FunctionType):
+        return tuple(_contents(one.__closure__ or ()))
+    # Not further into plain objects (tokenizers, configs) than to those that hold a module.
+    own = _own(one)
+    return own if any(isinstance(value, nn.Module) for value in own) else ()
+
+
+def _own(one: object) -> list[object]:
+    # Hooks belong to others, and so do the modules in them: a perturbation that is being trained.
+    attributes = getattr(one, "__dict__", {})
+    return [value for name, value in attributes.items() if not name.endswith("_hooks")]
+
+
+def _contents(cells: Iterable[types.CellType]) -> Iterator[object]:
+    for cell in cells:
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue

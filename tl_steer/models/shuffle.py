@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl_steer.errors import ModelError
 from tl_steer.files.undo import Scope, scoped
-from tl_steer.models.model import HookedModel
+from tl_steer.models.model import HookedModel, parameters_of
 
 _MODEL_STREAM = 0x73687566
 
@@ -50,17 +50,18 @@ def shuffled(scope: Scope, model: HookedModel, *, seed: int = 0) -> HookedModel:
     return model
 
 
-def _put_back(weights: Sequence[nn.Parameter], kept: Sequence[Tensor]) -> None:
+def _put_back(weights: Sequence[Tensor], kept: Sequence[Tensor]) -> None:
     # Backwards, so that tensors that overlap end with what the first of them held.
     with torch.no_grad():
         for weight, values in zip(reversed(weights), reversed(kept), strict=True):
             weight.data.copy_(values)
 
 
-def _own_weights(model: HookedModel) -> list[nn.Parameter]:
+def _own_weights(model: HookedModel) -> list[Tensor]:
     """Every weight once, by where it lies in memory and not by its name."""
-    found: dict[tuple[object, ...], nn.Parameter] = {}
-    for weight in model.parameters():
+    found: dict[tuple[object, ...], Tensor] = {}
+    # A model that says it has none is believed.
+    for weight in parameters_of(model) if any(True for _ in model.parameters()) else ():
         place = (weight.device, weight.data_ptr(), weight.numel())
         if weight.is_floating_point() and weight.numel() > 1:
             found.setdefault(place, weight)

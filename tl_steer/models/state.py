@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tl_steer.files.undo import Scope, scoped
-from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.model import HookedModel, device_of, modules_of, parameters_of
 
 
 @scoped
@@ -29,8 +29,8 @@ def frozen(scope: Scope, model: HookedModel) -> None:
     Afterwards every flag and mode is what it was. Modes are set module by module, because
     `TransformerBridge.train` does more than set them. Works inside `no_grad` and `inference_mode`.
     """
-    parameters = [(p, p.requires_grad) for p in model.parameters()]
-    modules = list([*model.modules()] if isinstance(model, nn.Module) else [])
+    parameters = [(p, p.requires_grad) for p in parameters_of(model)]
+    modules = modules_of(model)
     scope.undo(_put_back, parameters, [(m, m.training) for m in modules])
     _put_back([(p, False) for p, _ in parameters], [(m, False) for m in modules])
     scope.enter_context(torch.inference_mode(False))
@@ -38,7 +38,7 @@ def frozen(scope: Scope, model: HookedModel) -> None:
 
 
 def _put_back(
-    parameters: Sequence[tuple[nn.Parameter, bool]], modes: Sequence[tuple[nn.Module, bool]]
+    parameters: Sequence[tuple[Tensor, bool]], modes: Sequence[tuple[nn.Module, bool]]
 ) -> None:
     for parameter, flag in parameters:
         parameter.requires_grad_(flag)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tl_steer.errors import HookPointError, ModelError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
-from tl_steer.models.model import HookedModel
+from tl_steer.models.model import HookedModel, modules_of
 from tl_steer.models.state import listen
 
 
@@ -123,7 +123,7 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     with Scope() as scope:
         for i, (module, before) in enumerate(host.points):
             _listen(scope, module, before, functools.partial(seen.__setitem__, i))
-        for module in host.model.modules():
+        for module in modules_of(host.model):
             scope.undo(setattr, module, "training", module.training)
             module.training = False
         with torch.no_grad():
