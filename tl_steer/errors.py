@@ -4,8 +4,25 @@ Every message says what came, what was expected and what to do. Catch `SteerErro
 """
 
 
+def plain(text: str) -> str:
+    """Printable text: control, bidirectional, invisible and surrogate characters become their
+    escapes; line breaks stay.
+
+    Here, since errors quote what a file or a model said, and are printed by whoever catches them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
 class SteerError(Exception):
     """Any error that tl_steer raises on purpose."""
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 class SettingError(SteerError, ValueError):
@@ -20,7 +37,7 @@ class HookPointError(SteerError, KeyError):
     """A hook point that is unknown, unusable here, or that never fired."""
 
     def __str__(self) -> str:  # KeyError would print the repr of the message
-        return str(self.args[0]) if self.args else ""
+        return plain(str(self.args[0])) if self.args else ""
 
 
 class PromptError(SteerError, ValueError):
@@ -45,6 +62,10 @@ class InspectionFileError(SteerError):
 
 class SweepFileError(SteerError):
     """A sweep's folder that is damaged, of another sweep, or cannot be written."""
+
+
+class WriteError(SteerError, OSError):
+    """A file that cannot be written; what was there before is whole."""
 
 
 class NotFiniteError(SteerError, ArithmeticError):

@@ -7,6 +7,7 @@ A bank is a value. Slicing, sorting and merging make new banks. It says what its
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch import Tensor
 from tl_steer.banks.fingerprint import same_model
 from tl_steer.banks.provenance import Provenance, check_fits
 from tl_steer.errors import BankFileError, SettingError
+from tl_steer.files.jsons import plain_json, text, texts, to_text, whole
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.files.tensors import TensorFile
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import STAGES, Site
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import KINDS
@@ -69,6 +71,7 @@ class Bank(Tabled):
     def __post_init__(self) -> None:
         if not self.labels:
             object.__setattr__(self, "labels", ("",) * len(self.vectors))
+        object.__setattr__(self, "form", plain_json(self.form))
         if self.kind not in KINDS:
             raise SettingError(f"Unknown kind {self.kind!r}; there are {', '.join(KINDS)}.")
         columns = (self.vectors, self.responses, self.objective, *self.scores.values())
@@ -188,11 +191,21 @@ class Bank(Tabled):
         return dataclasses.replace(self, labels=tuple(labels))
 
     def holding(self, vectors: Float[Tensor, "vec n"]) -> Packable:
-        """Other vectors in the place of the bank's own, as many as you like; zeros stand for the
-        unsteered model."""
+        """Other vectors in the place of the bank's own, as many as you like; `neutral` is the one
+        that stands for the unsteered model."""
         return KINDS[self.kind].unpack(
             self.source, vectors, radius=self.radius, positions=self.positions, form=self.form
         )
+
+    def neutral(self) -> Float[Tensor, "one n"]:
+        """The row of an edit that changes nothing."""
+        row = KINDS[self.kind].neutral(self.source, self.form).to(self.vectors)
+        if row.shape != (1, self.vectors.shape[1]):
+            raise SettingError(
+                f"neutral() of kind {self.kind!r} gave {tuple(row.shape)}; expected one row of "
+                f"{self.vectors.shape[1]}."
+            )
+        return row
 
     def perturbation(self) -> Packable:
         """The vectors as a `Perturbation`, to be trained further or run in a `Segment`."""
@@ -225,7 +238,12 @@ class Bank(Tabled):
         return own.hexdigest()[:16]
 
     def contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a file of it holds: the header, JSON, and the tensors."""
+        """What a file of it holds: the header, JSON, and the tensors.
+
+        Raises:
+            SettingError: what no file could hold, or no reader would accept.
+        """
+        refuse_nonsense(self)
         tensors = {name: getattr(self, name) for name in TENSORS}
         return {
             "format": BANK_FILE.version,
@@ -242,7 +260,13 @@ class Bank(Tabled):
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file. An existing bank stays whole until the new one is
-        complete."""
+        complete.
+
+        Raises:
+            SettingError: it holds what could not be loaded again (vectors that are not finite,
+                labels that take too much room); nothing is written.
+            WriteError: the file cannot be written.
+        """
         return BANK_FILE.write(path, *self.contents())
 
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
@@ -279,6 +303,84 @@ class Bank(Tabled):
             rows=tuple(rows),
             note=note,
         )
+
+
+def refuse_nonsense(bank: Bank) -> None:
+    """Refuse what is no bank, whoever made it: a program that wants it saved, or a file.
+
+    Raises:
+        SettingError: saying what.
+    """
+    columns = {name: getattr(bank, name) for name in TENSORS} | dict(bank.scores)
+    for name, values in columns.items():
+        if values.dtype not in _FLOATS:
+            raise SettingError(f"{name} must hold floats, not {values.dtype}.")
+        if values.ndim != (2 if name in ("vectors", "responses") else 1):
+            raise SettingError(f"{name} must hold one number per vector, or one row.")
+    if bank.responses.shape[1] != bank.target.width:
+        raise SettingError("responses do not have the target's width.")
+    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
+        raise SettingError("the vectors are not finite.")
+    try:
+        for site in (bank.source, bank.target):
+            refuse_site(site)
+        texts(bank.labels)
+        bank.positions.refuse_kinds()
+        bank.provenance.refuse_kinds()
+    except ValueError as error:
+        raise SettingError(f"{error}.") from error
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def refuse_site(site: Site) -> None:
+    """Raise ValueError for what is no hook point."""
+    text(site.name), whole(site.layer), whole(site.width, least=1)
+    there = re.match(r"blocks\.(\d+)\.", site.name)
+    if site.kind not in STAGES or (there and there[1] != str(site.layer)):
+        raise ValueError(f"{site.name!r}, {site.kind} of layer {site.layer}, is not a hook point")
+
+
+def bankable(perturbation: object) -> Packable:
+    """A perturbation that a bank can hold as what it is.
+
+    Raises:
+        SettingError: none can.
+    """
+    kind = getattr(perturbation, "kind", None)
+    if isinstance(perturbation, Packable) and KINDS.get(str(kind)) is type(perturbation):
+        return perturbation
+    name = type(perturbation).__name__
+    why = "it is not Packable, so it does not say how its parameters become a row of numbers"
+    if isinstance(perturbation, Packable) and kind in KINDS:
+        why = f"its kind {kind!r} is that of {KINDS[kind].__name__}, which does something else"
+    elif isinstance(perturbation, Packable):
+        why = f"its kind {kind!r} is not known: put it into tl_steer.perturbations.KINDS"
+    raise SettingError(
+        f"A bank cannot hold a {name}: {why}. docs/extending.md says what a kind of its own needs."
+    )
+
+
+def refuse_unpackable(start: Packable) -> None:
+    """Pack and unpack a perturbation once, before hours go into it.
+
+    Raises:
+        SettingError: what comes back is not what went in.
+    """
+    name = type(start).__name__
+    try:
+        rows, form = start.pack(), plain_json(start.form())
+        to_text(form)
+        if rows.shape != (len(start), start.packed_width(start.site, form)):
+            raise ValueError(f"it packs into rows of {rows.shape[1]}")
+        again = start.unpack(
+            start.site, rows, radius=start.radius, positions=start.positions, form=form
+        )
+        if not torch.equal(again.pack(), rows):
+            raise ValueError("other numbers come back")
+    except Exception as error:
+        raise SettingError(f"A bank cannot hold a {name}: packing fails ({error}).") from error
 
 
 def largest(bank: Bank, n: int) -> list[int]:

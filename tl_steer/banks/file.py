@@ -3,6 +3,7 @@
 A checkpoint of a long run is a bank file with the run's state beside the bank.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank
+from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank, refuse_nonsense, refuse_site
 from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.provenance import Provenance
-from tl_steer.errors import BankFileError, SteerError
+from tl_steer.errors import BankFileError
+from tl_steer.files.jsons import fields, real, text, texts, whole
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import STAGES, Site
+from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.kinds import KINDS
 
 _STATE = "state."
@@ -58,57 +60,81 @@ def _refuse_names(path: Path, names: list[str]) -> None:
 def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
     """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
     try:
-        if meta["kind"] not in KINDS:
-            raise BankFileError(f"{path} holds perturbations of unknown kind {meta['kind']!r}.")
-        given = dict(meta["provenance"])
-        mark = given.pop("fingerprint")
-        signature = tuple(float(x) for x in mark.pop("signature"))
-        provenance = Provenance(
-            **{
-                **given,
-                "fingerprint": Fingerprint(signature=signature, **mark),
-                "measured": Positions(**given["measured"]),
-                "notes": tuple(map(str, given["notes"])),
-            }
-        )
+        kind = text(meta["kind"])
+        if kind not in KINDS:
+            raise BankFileError(f"{path} holds perturbations of unknown kind {kind!r}.")
         bank = Bank(
             vectors=tensors["vectors"],
             responses=tensors["responses"],
             objective=tensors["objective"],
             source=site_from_json(meta["source"]),
             target=site_from_json(meta["target"]),
-            radius=float(meta["radius"]),
-            radius_share=float(meta["radius_share"]),
-            positions=Positions(**meta["positions"]),
-            labels=tuple(map(str, meta["labels"])),
-            kind=meta["kind"],
+            radius=real(meta["radius"]),
+            radius_share=_share(meta["radius_share"]),
+            positions=positions_from_json(meta["positions"]),
+            labels=texts(meta["labels"]),
+            kind=kind,
             form=dict(meta["form"]),
             scores={n.removeprefix(SCORE): t for n, t in tensors.items() if n.startswith(SCORE)},
-            provenance=provenance,
+            provenance=provenance_from_json(meta["provenance"]),
         )
+        refuse_nonsense(bank)
     except BankFileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SteerError) as error:
+    except _BAD as error:
         raise BankFileError(f"{path} is not a valid bank: {error}") from error
-    _refuse_nonsense(bank, path)
     return bank
 
 
-def _refuse_nonsense(bank: Bank, path: Path) -> None:
-    columns = {name: getattr(bank, name) for name in TENSORS} | dict(bank.scores)
-    for name, values in columns.items():
-        if not values.is_floating_point():
-            raise BankFileError(f"{path}: {name} must hold floats, not {values.dtype}.")
-        if name != "vectors" and name != "responses" and values.ndim != 1:
-            raise BankFileError(f"{path}: {name} must hold one number per vector.")
-    if bank.responses.ndim != 2 or bank.responses.shape[1] != bank.target.width:
-        raise BankFileError(f"{path}: responses do not have the target's width.")
-    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
-        raise BankFileError(f"{path}: the vectors are not finite.")
+# What values of the wrong kind raise when they are used.
+_BAD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
 
 
-def site_from_json(meta: dict[str, Any]) -> Site:
-    site = Site(str(meta["name"]), int(meta["layer"]), str(meta["kind"]), int(meta["width"]))
-    if site.kind not in STAGES or site.width < 1 or site.layer < 0:
-        raise ValueError(f"{meta} is not a hook point")
+def provenance_from_json(meta: Any) -> Provenance:
+    """As `dataclasses.asdict` wrote it.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    given = dict(fields(meta, {each.name for each in dataclasses.fields(Provenance)}))
+    mark = dict(fields(given["fingerprint"], {f.name for f in dataclasses.fields(Fingerprint)}))
+    made = Provenance(
+        **given
+        | {
+            "fingerprint": Fingerprint(**mark | {"signature": tuple(mark["signature"])}),
+            "measured": positions_from_json(given["measured"]),
+            "notes": texts(given["notes"]),
+        }
+    )
+    made.refuse_kinds()
+    return made
+
+
+def positions_from_json(meta: Any) -> Positions:
+    """As `Positions.to_json` wrote it.
+
+    Raises:
+        ValueError, TypeError: it is something else.
+    """
+    found = Positions(**fields(meta, set(Positions().to_json())))
+    found.refuse_kinds()
+    return found
+
+
+def site_from_json(meta: Any) -> Site:
+    """As `dataclasses.asdict` wrote it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    known = fields(meta, {each.name for each in dataclasses.fields(Site)})
+    site = Site(
+        text(known["name"]), whole(known["layer"]), text(known["kind"]), whole(known["width"])
+    )
+    refuse_site(site)
     return site
+
+
+def _share(value: Any) -> float:
+    """NaN for adapters, which have none."""
+    return value if type(value) is float and math.isnan(value) else real(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tl_steer.banks.fingerprint import Fingerprint, fingerprint, same_model
 from tl_steer.errors import ForeignModelError
+from tl_steer.files.jsons import plain_json, real, text, texts, whole
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.segment import Segment
@@ -29,6 +30,27 @@ class Provenance:
     prompts: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # As they come back from a file, so that they compare equal then.
+        object.__setattr__(self, "settings", plain_json(self.settings))
+        object.__setattr__(self, "notes", tuple(self.notes))
+
+    def refuse_kinds(self) -> None:
+        """Raise ValueError where a field holds another kind of value, as one from a file may."""
+        for name in ("model", "method", "divergence", "prompts"):
+            text(getattr(self, name))
+        texts(self.notes)
+        if not isinstance(self.settings, dict) or not isinstance(self.versions, dict):
+            raise ValueError("a bank's settings and versions are named")
+        texts([*self.versions, *self.versions.values(), *self.settings])
+        if self.seed is not None:
+            whole(self.seed, least=-(1 << 64))
+        self.measured.refuse_kinds()
+        mark = self.fingerprint
+        text(mark.dtype), [real(x) for x in mark.signature]
+        for size in (mark.d_model, mark.n_layers, mark.d_vocab):
+            whole(size)
 
 
 def provenance(

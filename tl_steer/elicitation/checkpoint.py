@@ -7,10 +7,11 @@
 renamed), so whenever the process dies, the last complete checkpoint is there.
 """
 
-import json
+import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ from tl_steer.banks.file import load_checkpoint, save_checkpoint
 from tl_steer.banks.fingerprint import same_model
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, SettingError
+from tl_steer.files.jsons import fields, from_text, plain_json, text, to_text, whole
+from tl_steer.files.lock import locked
+from tl_steer.files.write import beside, tidy
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.perturbation import Packable
 
 _RUN, _METHOD = "run", "method."
+_MOST_RECORD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,21 @@ class RunRecord:
     step: int
 
     def to_tensor(self) -> Tensor:
-        return torch.tensor(list(json.dumps(vars(self)).encode()), dtype=torch.uint8, device="cpu")
+        encoded = list(to_text(vars(self)).encode())
+        return torch.tensor(encoded, dtype=torch.uint8, device="cpu")
 
     @classmethod
     def from_tensor(cls, values: Tensor) -> "RunRecord":
-        found = json.loads(bytes(values.tolist()))
-        record = cls(str(found["radius"]), int(found["vec_batch"]), int(found["step"]))
-        if record.vec_batch < 1 or record.step < 0:
-            raise ValueError(f"{record} cannot be")
-        return record
+        """Undo `to_tensor`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if values.dtype != torch.uint8 or values.ndim != 1 or len(values) > _MOST_RECORD:
+            raise ValueError(f"expected up to {_MOST_RECORD} bytes")
+        found = fields(from_text(bytes(values.tolist()).decode()), {*cls.__annotations__})
+        steps = whole(found["vec_batch"], least=1), whole(found["step"])
+        return cls(text(found["radius"]), *steps)
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def read(path: str | Path) -> Saved:
         return Saved(Path(path), bank, None, {})
     try:
         record = RunRecord.from_tensor(state[_RUN])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError) as error:
         raise BankFileError(f"{path} has a run's state that cannot be read: {error}") from error
     return Saved(Path(path), bank, record, own)
 
@@ -99,9 +110,6 @@ class Checkpoint:
         path: the bank file.
         every: minutes between two writes; 0 writes after every step.
         resumed: the file is the run's own, so it may be replaced.
-
-    Raises:
-        SettingError: the file holds an unfinished run or no bank at all, and was not resumed.
     """
 
     def __init__(self, path: str | Path, *, every: float | int, resumed: bool) -> None:
@@ -109,11 +117,23 @@ class Checkpoint:
             raise SettingError(f"every={every}: expected minutes, 0 or more.")
         self.path, self.every = Path(path), every
         self._last: float | None = None
-        if not resumed:
-            _refuse_to_replace(self.path)
-        # What a killed process was writing; nobody reads it.
-        for draft in self.path.parent.glob(f".{self.path.name}.*.part"):
-            draft.unlink(missing_ok=True)
+        self.resumed = resumed
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The file as this run's own, for as long as the block lasts.
+
+        Raises:
+            SettingError: another run writes to it; or it holds an unfinished run or no bank at all,
+                and was not resumed.
+            WriteError: nothing can be written there.
+        """
+        target = Path(os.path.realpath(self.path))
+        with locked(beside(target, "lock"), str(self.path), SettingError):
+            if not self.resumed:
+                _refuse_to_replace(self.path)
+            tidy(target.parent, target.name)  # what a killed process was writing
+            yield
 
     def due(self) -> bool:
         """Whether it is time to write: after the first step, then every so many minutes."""
@@ -191,7 +211,7 @@ def refuse_other_run(
         "divergence": (made.divergence, asked.divergence),
         "measured": (made.measured, asked.measured),
         "positions": (bank.positions, start.positions),
-        "kind": ((bank.kind, _plain(bank.form)), (start.kind, _plain(start.form()))),
+        "kind": ((bank.kind, bank.form), (start.kind, plain_json(start.form()))),
     }
     different = [f"{name} is {a} there and {b} here" for name, (a, b) in pairs.items() if a != b]
     if _other_model(made, asked):
@@ -235,8 +255,3 @@ def _is_number(text: str) -> bool:
 def _place(site: Site) -> str:
     """TransformerBridge has several names for one point."""
     return f"blocks.{site.layer}.{site.kind}"
-
-
-def _plain(form: Mapping[str, Any]) -> Any:
-    """As it comes back from a file: tuples are lists there."""
-    return json.loads(json.dumps(dict(form)))

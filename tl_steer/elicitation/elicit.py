@@ -4,12 +4,13 @@ prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from tl_steer.banks.bank import Bank
+from tl_steer.banks.bank import Bank, bankable, refuse_unpackable
 from tl_steer.banks.provenance import describe, provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.run import Run
@@ -88,7 +89,8 @@ def elicit(
 
     Raises:
         HookPointError, PromptError, SettingError: bad arguments, before any work; among them a
-            `resume` that was another run, and a `checkpoint` that would replace an unfinished one.
+            `resume` that was another run, a `checkpoint` that would replace an unfinished one or
+            that another process writes, and a `perturbation` of a kind that no bank can hold.
         BankFileError: `resume` is missing or damaged.
         NotFiniteError: NaN or infinity, naming step and vector.
         TooLargeError: memory runs out with a single vector per pass.
@@ -104,13 +106,14 @@ def elicit(
         raise SettingError(f"Unknown method {climb!r}; there are {', '.join(METHODS)}.")
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
-    with frozen(model):
+    with nullcontext() if file is None else file.held(), frozen(model):
         tokens = tokenize(model, prompts)
         segment = Segment(model, tokens, *_ends(model, tokens, source, target, saved, seed))
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, divergence, measured, seed)
         length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
-        start = perturbation(segment, n, length, seed, positions)
+        start = bankable(perturbation(segment, n, length, seed, positions))
+        refuse_unpackable(start)
         objective = Objective(segment, divergence, chosen, vec_batch=vec_batch)
         if saved is not None:
             refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import nan
 
-from tl_steer.banks.bank import Bank
+from tl_steer.banks.bank import Bank, bankable
 from tl_steer.banks.provenance import Provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
 from tl_steer.errors import SettingError
@@ -54,6 +54,7 @@ class Run:
                 shown=progress,
             ) as show:
                 for newest in self._iterates(method, start, resume):
+                    bankable(newest.perturbation)  # now, and not when all the steps are done
                     objective = f"{float(newest.value.mean()):.4g}"
                     show(completed=newest.step, total=newest.steps, said=objective)
                     if self.file is not None and self.file.due():
@@ -66,9 +67,7 @@ class Run:
 
     def bank(self, iterate: Iterate, *notes: str) -> Bank:
         """A bank of where a method stands, with everything evaluated anew for just that."""
-        found, segment = iterate.perturbation, self.objective.segment
-        if not isinstance(found, Packable):
-            raise SettingError(f"A bank cannot hold a {type(found).__name__}; it must be Packable.")
+        found, segment = bankable(iterate.perturbation), self.objective.segment
         at = self.objective(found, gradient=False)
         return Bank(
             vectors=found.pack(),

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tl_steer.files.text import one_line, plain as plain, shorten as shorten
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -54,12 +56,13 @@ def draw(sheet: Sheet) -> "Table":
     from rich.table import Table  # late: not everybody who imports a result prints one
     from rich.text import Text
 
-    table = Table(title=Text(sheet.title), caption=Text(sheet.note), title_justify="left")
+    title, note = Text(one_line(sheet.title)), Text(one_line(sheet.note))
+    table = Table(title=title, caption=note, title_justify="left")
     table.caption_justify = "left"
     for column in sheet.columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(one_line(column)), overflow="fold")
     for row in sheet.rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+        table.add_row(*(Text(one_line(cell)) for cell in row))
     return table
 
 
@@ -76,7 +79,7 @@ def to_html(sheet: Sheet) -> str:
     def cells(tag: str, values: Sequence[str]) -> str:
         style = "text-align:left;white-space:pre-wrap"
         return "".join(
-            f'<{tag} style="{style}">{html.escape(plain(value))}</{tag}>' for value in values
+            f'<{tag} style="{style}">{html.escape(one_line(value))}</{tag}>' for value in values
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in sheet.rows)
@@ -92,33 +95,21 @@ def number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.4g}"
 
 
-def shorten(text: str, width: int) -> str:
-    """One line of at most `width` characters."""
-    line = plain(text).replace("\n", "⏎")
-    return line if len(line) <= width else line[: width - 1] + "…"
-
-
-def plain(text: str) -> str:
-    """Printable text: control, bidirectional and surrogate characters become their escapes.
-
-    A model can emit terminal escape sequences and text that reorders what surrounds it.
-    """
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
-
-
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """With a heading; lists as JSON. Nothing that a spreadsheet would take for a formula."""
+    """With a heading; lists as JSON. Nothing that a spreadsheet would take for a formula, and no
+    control characters."""
     file = io.StringIO()
     writer = csv.writer(file)
     if rows:
-        writer.writerow(rows[0].keys())
+        writer.writerow(map(_cell, rows[0].keys()))
     for row in rows:
-        cells = (json.dumps(v) if isinstance(v, list) else v for v in row.values())
-        writer.writerow(
-            "'" + cell if isinstance(cell, str) and cell[:1] in tuple("=+-@") else cell
-            for cell in cells
-        )
+        writer.writerow(map(_cell, row.values()))
     return file.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    text = json.dumps(value) if isinstance(value, (list, dict)) else value
+    if not isinstance(text, str):
+        return text
+    text = plain(text)
+    return "'" + text if text.lstrip()[:1] in tuple("=+-@") else text

@@ -1,7 +1,8 @@
 """Files of tensors with a JSON header: banks, inspections and monitors are all kept this way.
 
 One safetensors file, never pickle. Everything in a file is hostile: it is checked before it is
-used, and nothing in it is executed.
+used, and nothing in it is executed. Whatever `read` refuses for its size or its form, `write`
+refuses as well, before the old file is replaced.
 """
 
 import hashlib
@@ -16,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from tl_steer.errors import SteerError
+from tl_steer.errors import SettingError, SteerError
+from tl_steer.files.jsons import from_text, to_text
 from tl_steer.files.write import write_beside
 
 Sizes = Mapping[str, list[int]]
+# Of safetensors itself: names, shapes and places of all tensors, and our header.
+_MOST_IN_FRONT = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,51 @@ class TensorFile:
         key: where the header stands in the safetensors metadata.
         error: what a bad file raises.
         version: of the format.
-        most_header: bytes; a longer header is not read.
+        most_header: bytes; a longer header is neither written nor read.
     """
 
     what: str
     key: str
     error: type[SteerError]
     version: int = 1
-    most_header: int = 1 << 20
+    most_header: int = 1 << 25
 
     def write(self, path: str | Path, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-        """Write; an existing file stays whole until the new one is complete."""
-        plain = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
-        meta = json.loads(json.dumps(meta)) | {"format": self.version}
-        meta["sha256"] = digest(meta, plain)
-        write_beside(Path(path), to_bytes(plain, metadata={self.key: json.dumps(meta)}))
+        """Write; an existing file stays whole until the new one is complete.
+
+        Raises:
+            SettingError: what could not be read again; nothing is written.
+            WriteError: the file cannot be written.
+        """
+        write_beside(Path(path), self.payload(meta, tensors))
         return Path(path)
+
+    def payload(self, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            SettingError: what could not be read again.
+        """
+        try:
+            # Clones: safetensors refuses tensors that share their memory.
+            plain = {n: values.detach().cpu().contiguous().clone() for n, values in tensors.items()}
+            # As it comes back, and so as its checksum is made.
+            meta = from_text(to_text(meta | {"format": self.version}))
+            meta["sha256"] = digest(meta, plain)
+            header = to_text(meta)
+            if len(header) > self.most_header:
+                raise ValueError(
+                    f"its labels, notes and settings take {len(header)} bytes, and "
+                    f"{self.most_header} fit; shorten or drop some"
+                )
+            found = to_bytes(plain, metadata={self.key: header})
+            if int.from_bytes(found[:8], "little") > _MOST_IN_FRONT:
+                raise ValueError("it has too many tensors, or too long names of them")
+        except SteerError:
+            raise
+        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingError(f"This {self.what} cannot be saved: {error}.") from error
+        return found
 
     def read(
         self,
@@ -64,9 +97,9 @@ class TensorFile:
         Raises:
             `error`: the file is missing, damaged, changed, or of another kind.
         """
-        if not path.is_file():
-            raise self.error(f"No {self.what} at {path}.")
         try:
+            if not path.is_file():
+                raise self.error(f"No {self.what} at {path}.")
             with safe_open(path, framework="pt") as file:
                 names = list(file.keys())
                 if refuse_names is not None:
@@ -76,9 +109,14 @@ class TensorFile:
                     sizes = {name: list(file.get_slice(name).get_shape()) for name in names}
                     refuse_sizes(path, meta, sizes)
                 tensors = {name: file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            unchanged = meta.pop("sha256", None) == digest(meta, tensors)
+        except SteerError:
+            raise
+        except Exception as error:
+            # The readers of safetensors and torch have no error of their own for all that can be
+            # wrong: unknown dtypes, sizes that overflow, names that are no text.
             raise self.error(f"{path} is damaged or not a safetensors file: {error}") from error
-        if meta.pop("sha256", None) != digest(meta, tensors):
+        if not unchanged:
             raise self.error(f"{path} was changed after it was saved: its checksum does not match.")
         return meta, tensors
 
@@ -88,14 +126,14 @@ class TensorFile:
                 f"{path} is no {self.what}: it has no header {self.key} (or one of an absurd size)."
             )
         try:
-            meta = json.loads(header)
-        except (json.JSONDecodeError, RecursionError) as error:
+            meta = from_text(header)
+        except ValueError as error:
             raise self.error(f"{path} has an unreadable header: {error}") from error
         version = meta.get("format") if isinstance(meta, dict) else None
         if version != self.version:
             raise self.error(
-                f"{path} has {self.what} format {version!r}; this tl_steer reads {self.version}. "
-                "If it is newer, upgrade tl_steer."
+                f"{path} has {self.what} format {str(version)[:60]}; this tl_steer reads "
+                f"{self.version}. If it is newer, upgrade tl_steer."
             )
         return dict(meta)
 
@@ -105,5 +143,5 @@ def digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         sha.update(name.encode())
-        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()

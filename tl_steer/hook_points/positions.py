@@ -27,8 +27,14 @@ class Positions:
     generated: bool = True
 
     def __post_init__(self) -> None:
-        if self.last is not None and self.last < 0:
+        if isinstance(self.last, int) and self.last < 0:
             raise SettingError(f"Positions(last={self.last}): expected 0 or more, or None for all.")
+
+    def refuse_kinds(self) -> None:
+        """Raise ValueError where a field holds another kind of value, as one from a file may."""
+        whole = self.last is None or type(self.last) is int
+        if not whole or not {type(self.bos), type(self.generated)} <= {bool}:
+            raise ValueError(f"{self} is no choice of tokens")
 
     @property
     def everywhere(self) -> bool:

@@ -202,6 +202,12 @@ class Packable(Perturbation):
         raise TypeError(f"{cls.__name__} must define packed_width(site, form)")
 
     @classmethod
+    def neutral(cls, site: Site, form: Mapping[str, Any]) -> Float[Tensor, "one n"]:
+        """The row that changes no activation, which stands for the unsteered model beside others:
+        zeros. A kind whose zeros do something, as those of a gain, must say its own."""
+        return torch.zeros(1, cls.packed_width(site, form))
+
+    @classmethod
     def unpack(
         cls,
         site: Site,

@@ -1,0 +1,19 @@
+"""Text from models and files, made fit for terminals, notebooks and logs.
+
+A model can emit terminal escape sequences, markup, and text that reorders what surrounds it; so can
+whoever wrote a file. `plain` is the one place that takes them away: `SteerError` puts its message
+through it, and whatever prints goes through one of these.
+"""
+
+from tl_steer.errors import plain as plain
+
+
+def one_line(text: str) -> str:
+    """Printable text without line breaks, for cells, titles and progress lines."""
+    return plain(text.replace("\r\n", "\n")).replace("\n", "⏎")
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters."""
+    line = one_line(text)
+    return line if len(line) <= width else line[: width - 1] + "…"
