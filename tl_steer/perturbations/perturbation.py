@@ -205,7 +205,8 @@ class Packable(Perturbation):
     def neutral(cls, site: Site, form: Mapping[str, Any]) -> Float[Tensor, "one n"]:
         """The row that changes no activation, which stands for the unsteered model beside others:
         zeros. A kind whose zeros do something, as those of a gain, must say its own."""
-        return torch.zeros(1, cls.packed_width(site, form))
+        width = cls.packed_width(site, form)
+        return torch.zeros(1, width, dtype=torch.float32, device="cpu")
 
     @classmethod
     def unpack(
