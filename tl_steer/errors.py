@@ -78,3 +78,7 @@ class TooLargeError(SteerError, MemoryError):
 
 class AuditError(SteerError, OSError):
     """An audit log that cannot be written, or a file that is none."""
+
+
+class JudgeError(SteerError, ConnectionError, ValueError):
+    """A language model that was asked to judge does not answer, or says neither yes nor no."""

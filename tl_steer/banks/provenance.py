@@ -99,11 +99,12 @@ def prompts_hash(tokens: TokenBatch) -> str:
 
 
 def describe(value: Any) -> str:
-    """A dataclass with its settings; a function, or an object without a `repr` of its own, by name:
-    the default `repr` holds a memory address."""
+    """A dataclass with the settings that its `repr` shows; a function, or an object without a
+    `repr` of its own, by name: the default `repr` holds a memory address."""
     if _is_record(value):
-        fields = (f"{f.name}={_text(getattr(value, f.name))}" for f in dataclasses.fields(value))
-        return f"{type(value).__name__}({', '.join(fields)})"
+        shown = (f.name for f in dataclasses.fields(value) if f.repr)
+        settings = (f"{name}={_text(getattr(value, name))}" for name in shown)
+        return f"{type(value).__name__}({', '.join(settings)})"
     name = getattr(value, "__qualname__", None)
     if name is None and " object at 0x" in repr(value):
         name = type(value).__qualname__

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from tl_steer.errors import SweepFileError
 from tl_steer.files.write import write_beside
+from tl_steer.sweeps.secrets import without_secrets
 
 VERSION = 1
 _ASKED, _STATE = "_sweep.json", "_state.safetensors"
@@ -175,7 +176,7 @@ def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) 
         SweepFileError: naming everything that differs.
     """
     here = json.loads(json.dumps(dict(here)))
-    names = [name for name in here if there.get(name) != here[name]]
+    names = [name for name in here if not _alike(there.get(name), here[name])]
     if names:
         told = "; ".join(
             f"{n} is {_short(there.get(n))} there, {_short(here[n])} here" for n in names
@@ -186,8 +187,13 @@ def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) 
         )
 
 
+def _alike(there: object, here: object) -> bool:
+    """Equal, but for a secret that an older version has kept."""
+    return there == here or without_secrets(str(there)) == str(here)
+
+
 def _short(value: object) -> str:
-    text = str(value)
+    text = without_secrets(str(value))
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

@@ -22,7 +22,8 @@ class Scorer:
 
     Args:
         name: the column in the results.
-        function: a yes or no counts as 1 or 0.
+        function: a yes or no counts as 1 or 0. The record of a sweep keeps the settings of one that
+            is a dataclass, but for fields with `repr=False` or named like a secret (`api_key`).
         workers: how many texts are scored at a time, in threads. Above 1 only for functions that
             wait (for a server, say) and may be called from several threads.
     """
@@ -32,11 +33,11 @@ class Scorer:
     workers: int = 1
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
+        if not isinstance(self.name, str) or not self.name.isidentifier():
             raise SettingError(
                 f"Scorer({self.name!r}): expected a name that can be a column, such as 'polite'."
             )
-        if self.workers < 1:
+        if not isinstance(self.workers, int) or self.workers < 1:
             raise SettingError(f"workers={self.workers}: expected at least 1.")
 
     def __call__(self, prompt: str, text: str) -> float:
@@ -70,7 +71,7 @@ def regex(pattern: str, *, name: str = "regex", flags: int = int(re.IGNORECASE))
     """
     try:
         re.compile(pattern, flags)
-    except re.error as error:
+    except (re.error, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise SettingError(f"{pattern!r} is not a regular expression: {error}.") from error
     return Scorer(name, _Found(pattern, int(flags)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.provenance import check_fits, describe
+from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
@@ -27,6 +27,7 @@ from tl_steer.sweeps.plan import Plan, edits_of, means_of, plan_of
 from tl_steer.sweeps.prompts import PromptSource, source_of
 from tl_steer.sweeps.result import SweepResult, Who
 from tl_steer.sweeps.scorer import Scorer
+from tl_steer.sweeps.secrets import described
 from tl_steer.sweeps.together import Together
 
 _GROUPS = 32
@@ -149,8 +150,8 @@ def _asked(
     model: HookedModel, bank: Bank, who: Sequence[Who], plan: Plan, seed: int, part: int
 ) -> dict[str, Any]:
     """What makes a sweep the one it is, as JSON has it."""
-    own = {name: describe(metric) for name, metric in plan.metrics.items()}
-    own |= {name: name for name in plan.of_text} | {s.name: describe(s) for s in plan.scorers}
+    own = {name: described(metric) for name, metric in plan.metrics.items()}
+    own |= {name: name for name in plan.of_text} | {s.name: described(s) for s in plan.scorers}
     return {
         "version": VERSION,
         "model": model_name(model),
