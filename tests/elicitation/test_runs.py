@@ -18,7 +18,7 @@ from tl_steer.elicitation import checkpoint
 from tl_steer.elicitation.checkpoint import Checkpoint
 from tl_steer.errors import BankFileError, SettingError, TooLargeError
 from tl_steer.methods import METHODS
-from tl_steer.models.segment import _Call
+from tl_steer.models.calls import Call
 from tl_steer.models.state import frozen
 from tl_steer.objectives.objective import Objective, in_parts
 
@@ -423,8 +423,8 @@ def test_half_precision_models_get_float32_vectors_in_the_same_direction(build, 
 
 def test_a_replayed_block_gets_the_stream_on_the_device_where_the_model_gave_it():
     # The meta device stands for a second one: it holds no numbers, but knows where a tensor is.
-    call = _Call((), {}, False, torch.device("meta"))
-    assert call(lambda residual: residual, torch.ones(2, 1, 4), 1, 2).device.type == "meta"
+    call = Call((), {}, None, torch.device("meta"))
+    assert call(lambda residual: residual, torch.ones(2, 1, 4), 2).device.type == "meta"
     host = LinearHost([torch.eye(4)] * 2)
     segment = ts.Segment(
         host, ts.tokenize(host, ["1 2"]), *[f"blocks.{i}.hook_resid_post" for i in (0, 1)]

@@ -10,8 +10,8 @@ from linear import LinearHost
 import tl_steer as ts
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError
 from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.calls import cacheless
 from tl_steer.models.hooks import capturing, installed
-from tl_steer.models.segment import _cacheless
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
@@ -32,7 +32,7 @@ def full_forward(model, tokens, target, perturbation=None, row=0):
     """The plain way: the whole model, TransformerLens's hooks, one vector."""
     hooks = perturbation.select([row]).hooks() if perturbation is not None else []
     with torch.no_grad(), installed(model, hooks), capturing(model, [target]) as seen:
-        model(tokens.ids, attention_mask=tokens.mask.long(), **_cacheless(model))
+        model(tokens.ids, attention_mask=tokens.mask.long(), **cacheless(model))
     return seen[target]
 
 

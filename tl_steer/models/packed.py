@@ -100,18 +100,19 @@ class Packed(Segment):
         self.packing = packing_of(tokens)
         super().__init__(model, tokens, source, target)
 
-    def _record(self) -> None:
+    def _record(self) -> bool:
         """The clean pass prompt by prompt, then everything that was kept of it in one row."""
-        super()._record()
+        fresh = super()._record()
         padded = self.tokens.ids.shape
         self._calls = {i: self._packed_call(call, padded) for i, call in self._calls.items()}
         self._entering = self.packing.pack(self._entering)
         self.clean_source = self.packing.pack(self.clean_source)
-        self.clean = self._clean_padded = self.packing.pack(self._clean_padded)
+        self.clean = self.packing.pack(self.clean)
         self.mask = torch.ones_like(self.packing.prompt, dtype=torch.bool)[None]
         self.tokens = TokenBatch(
             self.packing.pack(self.tokens.ids), self.mask, self.tokens.has_bos[:1], ("",)
         )
+        return fresh
 
     def _packed_call(self, call: Any, padded: torch.Size) -> Any:
         dtype, sees = self._entering.dtype, self.packing.sees()[None, None].to(call.device)
