@@ -2,12 +2,6 @@
 behind."""
 
 import dataclasses
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,12 +9,10 @@ import torch
 from conftest import HAS_BRIDGE, SOURCE, TARGET, bank_of, bridge
 from state import snapshot
 from tiny_monitor import ALPHA, HORIZON, answer, monitor_of, prompts, scores_of
-from typer.testing import CliRunner
 
 import tl_steer as ts
-from tl_steer import cli
-from tl_steer.errors import AuditError, ForeignModelError, PromptError, SettingError
-from tl_steer.monitoring.audit import AlertRow, AuditLog, RequestRow, read_log
+from tl_steer.errors import ForeignModelError, PromptError, SettingError
+from tl_steer.monitoring.audit import read_log
 from tl_steer.monitoring.detectors.detector import MatchedFilter
 from tl_steer.monitoring.traffic import observe
 
@@ -335,155 +327,3 @@ def test_the_monitoring_page_runs_as_written(one, tmp_path, monkeypatch):
         exec(compile(ast.parse(source), str(page), "exec"), given)
     assert given["w"].requests == 1
     assert (tmp_path / "audit.sqlite").is_file()
-
-
-# --- the audit log ------------------------------------------------------------------------------
-
-
-def request(i, **changes):
-    plain = RequestRow(f"r{i}", float(i), "m", "b", "hash", 3, 0, 1.5, 0.2, False)
-    return RequestRow(**{**vars(plain), **changes})
-
-
-def alert(i, **changes):
-    values = {
-        "request": f"r{i}",
-        "at": float(i),
-        "monitor": "m",
-        "bank": "b",
-        "kind": "known perturbation",
-        "alpha": 0.01,
-        "p_value": 0.005,
-        "statistic": 9.0,
-        "threshold": 5.0,
-        "vector": i,
-        "label": "dangerous: x",
-        "rank": 1,
-        "named": 2,
-        "vector_p": 0.01,
-        "explained": 0.5,
-        "revised": False,
-        "tokens": [{"position": 1, "id": 5}],
-        "alternatives": [],
-        "trace": [1.0, 9.0],
-    }
-    return AlertRow(**{**values, **changes})
-
-
-def test_rows_come_back_filtered_as_asked(tmp_path):
-    path = tmp_path / "a.sqlite"
-    with AuditLog(path) as log:
-        for i in range(4):
-            log.request(request(i, p_value=0.1 * (i + 1)))
-            log.alert(alert(i, kind="drift" if i == 3 else "unknown anomaly"))
-    assert [row["id"] for row in read_log(path, "requests")] == ["r0", "r1", "r2", "r3"]
-    assert [row["id"] for row in read_log(path, "requests", most_p=0.2)] == ["r0", "r1"]
-    assert [row["vector"] for row in read_log(path, since=1, until=3)] == [1, 2]
-    assert [row["vector"] for row in read_log(path, kind="drift")] == [3]
-    assert [row["vector"] for row in read_log(path, vector=2, label="dangerous")] == [2]
-    assert next(read_log(path))["tokens"] == [{"position": 1, "id": 5}]
-    with pytest.raises(SettingError, match="expected one of"):
-        list(read_log(path, "sqlite_master"))
-    with pytest.raises(SettingError, match="not requests"):
-        list(read_log(path, "requests", kind="drift"))
-
-
-def test_the_log_only_grows_and_says_so(tmp_path):
-    import sqlite3
-
-    with AuditLog(tmp_path / "a.sqlite") as log:
-        log.request(request(1))
-    db = sqlite3.connect(tmp_path / "a.sqlite")
-    for statement in ("DELETE FROM requests", "UPDATE requests SET p_value = 1"):
-        with pytest.raises(sqlite3.Error, match="append only"):
-            db.execute(statement)
-    db.rollback()
-    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    db.execute("PRAGMA user_version=99")
-    db.close()
-    with pytest.raises(AuditError, match="version 99"):
-        AuditLog(tmp_path / "a.sqlite")
-
-
-def test_files_that_are_no_audit_log_are_refused(tmp_path):
-    import sqlite3
-
-    (tmp_path / "text").write_text("not a database, and longer than one header of theirs" * 9)
-    with pytest.raises(AuditError):
-        AuditLog(tmp_path / "text")
-    with pytest.raises(AuditError):
-        list(read_log(tmp_path / "text"))
-    with pytest.raises(AuditError, match="No audit log"):
-        list(read_log(tmp_path / "none"))
-    db = sqlite3.connect(tmp_path / "other")
-    db.execute("CREATE TABLE t (x)")
-    db.commit()
-    db.close()
-    with pytest.raises(AuditError, match="no tl_steer audit log"):
-        AuditLog(tmp_path / "other")
-
-
-def test_two_writers_share_a_log(tmp_path):
-    with AuditLog(tmp_path / "a.sqlite") as first, AuditLog(tmp_path / "a.sqlite") as second:
-        for i in range(10):
-            (first, second)[i % 2].request(request(i))
-    assert len(list(read_log(tmp_path / "a.sqlite", "requests"))) == 10
-
-
-def test_kill_9_in_the_middle_of_writing_loses_no_committed_alert(tmp_path):
-    path = tmp_path / "a.sqlite"
-    # A row, and then nothing but rows: the parent kills it between or inside commits.
-    first = json.dumps(vars(alert(0)))
-    writer = textwrap.dedent(
-        f"""
-        import json
-        from tl_steer.monitoring.audit import AlertRow, AuditLog
-        row = json.loads({first!r})
-        with AuditLog({str(path)!r}) as log:
-            for i in range(1_000_000):
-                log.alert(AlertRow(**(row | {{"vector": i}})))
-                print(i, flush=True)
-        """
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", writer], stdout=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    told = -1
-    for line in process.stdout:
-        told = int(line)
-        if told >= 25:
-            process.send_signal(signal.SIGKILL)
-            break
-    rest = process.stdout.read().split()
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
-    told = max([told, *map(int, rest[:-1])])
-    kept = [row["vector"] for row in read_log(path)]
-    assert kept == list(range(len(kept)))
-    assert len(kept) > told
-    with AuditLog(path) as log:  # and the log goes on
-        log.alert(alert(7))
-    assert len(list(read_log(path))) == len(kept) + 1
-
-
-def test_the_command_line_lists_filters_and_exports_a_log(tmp_path):
-    path = tmp_path / "a.sqlite"
-    with AuditLog(path) as log:
-        log.request(request(1))
-        log.alert(alert(1))
-        log.alert(alert(2, label="benign"))
-    run = CliRunner()
-
-    def said(*options):
-        done = run.invoke(cli.app, ["audit", str(path), *options], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.output
-
-    assert "2 rows" in said()
-    assert [row["vector"] for row in json.loads(said("--json"))] == [1, 2]
-    assert [row["vector"] for row in json.loads(said("--json", "--label", "dangerous"))] == [1]
-    assert json.loads(said("--requests", "--json"))[0]["id"] == "r1"
-    out = tmp_path / "out.csv"
-    said("--csv", str(out))
-    assert out.read_text().splitlines()[0].startswith("id,request,at,monitor")
-    assert len(out.read_text().splitlines()) == 3

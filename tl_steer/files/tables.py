@@ -90,9 +90,9 @@ def to_html(sheet: Sheet) -> str:
     )
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Three or four significant digits, and a dash for what was never measured."""
-    return "–" if math.isnan(value) else f"{value:.4g}"
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,11 @@ Imports `banks` and what lies below.
 """
 
 from tl_steer.monitoring.alert import Alert as Alert
-from tl_steer.monitoring.audit import AuditLog as AuditLog, read_log as read_log
+from tl_steer.monitoring.audit import (
+    AuditLog as AuditLog,
+    read_log as read_log,
+    verify_log as verify_log,
+)
 from tl_steer.monitoring.evidence import Effects as Effects, spoken_effects as spoken_effects
 from tl_steer.monitoring.monitor import Monitor as Monitor, split_of as split_of
 from tl_steer.monitoring.panel import Panel as Panel, Scores as Scores

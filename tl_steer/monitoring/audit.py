@@ -1,115 +1,111 @@
 """The audit log: what a monitor saw, request by request, in an SQLite file that only grows.
 
 Write-ahead logging and a flush to disk for every row: what was committed survives the death of the
-process and of the machine, and readers never block the writer. Triggers refuse updates and
-deletions. That keeps honest programs honest; somebody who owns the file can still replace it, so
-ship copies elsewhere if that matters. Prompts are kept as a hash, alerts with the few tokens that
-fired.
+process and of the machine, and readers never block the writer. Triggers refuse updates, deletions
+and replacements, and every row is a link of a chain of hashes, by which `verify_log` sees what was
+done without them. Prompts are kept as a salted hash, alerts with the few tokens that fired.
 """
 
-import json
+import hashlib
+import hmac
+import math
+import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import AuditError, SettingError
 from tl_steer.files.tables import Sheet, number
+from tl_steer.monitoring.audit_chain import (
+    Verified as Verified,
+    chain_row,
+    verify_log as verify_log,
+)
+from tl_steer.monitoring.audit_file import (
+    FAULTS,
+    TABLES,
+    VERSION,
+    create,
+    found_version,
+    place,
+    reading,
+    refuse_altered,
+    renew,
+    version_of,
+)
+from tl_steer.monitoring.audit_rows import (
+    COLUMNS,
+    AlertRow as AlertRow,
+    RequestRow as RequestRow,
+    from_cells,
+    to_cells,
+)
 
-VERSION = 1
-_MARK = 0x746C7374  # "tlst": the file's application id
-_SCHEMA = """
-CREATE TABLE requests (
-    id TEXT PRIMARY KEY, at REAL NOT NULL, monitor TEXT NOT NULL, bank TEXT NOT NULL,
-    prompt TEXT NOT NULL, tokens INTEGER NOT NULL, unscored INTEGER NOT NULL,
-    statistic REAL NOT NULL, p_value REAL NOT NULL, alerted INTEGER NOT NULL
-);
-CREATE TABLE alerts (
-    id INTEGER PRIMARY KEY, request TEXT NOT NULL, at REAL NOT NULL, monitor TEXT NOT NULL,
-    bank TEXT NOT NULL, kind TEXT NOT NULL, alpha REAL NOT NULL, p_value REAL NOT NULL,
-    statistic REAL NOT NULL, threshold REAL NOT NULL, vector INTEGER, label TEXT NOT NULL,
-    rank INTEGER NOT NULL, named INTEGER NOT NULL, vector_p REAL, explained REAL,
-    revised INTEGER NOT NULL, tokens TEXT NOT NULL, alternatives TEXT NOT NULL,
-    trace TEXT NOT NULL
-);
-CREATE INDEX alerts_by_request ON alerts (request);
-"""
-TABLES = ("alerts", "requests")
-_LISTS = ("tokens", "alternatives", "trace")
-
-
-@dataclass(frozen=True)
-class RequestRow:
-    """One scored request. Times are seconds since 1970; `prompt` is a hash; `tokens` were scored,
-    `unscored` came after the horizon."""
-
-    id: str
-    at: float
-    monitor: str
-    bank: str
-    prompt: str
-    tokens: int
-    unscored: int
-    statistic: float
-    p_value: float
-    alerted: bool
-
-
-@dataclass(frozen=True)
-class AlertRow:
-    """One alert; `tokens`, `alternatives` and `trace` (the statistic at every scored token) are
-    lists that JSON can hold. An alert is written when it is raised, and once more, `revised`, where
-    the whole request told more."""
-
-    request: str
-    at: float
-    monitor: str
-    bank: str
-    kind: str
-    alpha: float
-    p_value: float
-    statistic: float
-    threshold: float
-    vector: int | None
-    label: str
-    rank: int
-    named: int
-    vector_p: float | None
-    explained: float | None
-    revised: bool
-    tokens: Sequence[Any]
-    alternatives: Sequence[Any]
-    trace: Sequence[float]
+_PATIENCE = 30.0  # seconds that another writer may take
 
 
 class AuditLog:
-    """An open log; several processes may write to one file.
+    """An open log; several processes may write to one file. One of version 0.1.0 is renewed: its
+    rows stay, and the chain begins with them.
 
     Raises:
-        AuditError: the file is no audit log, or of another version.
+        AuditError: the file is no audit log, of another version, or altered; or it cannot be
+            written. Another program's file is left as it was.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = place(path)
         self._lock = threading.Lock()
+        version_of(self.path)  # refuses before SQLite touches it
         try:
-            self._db = sqlite3.connect(self.path, check_same_thread=False, timeout=30)
-            self._prepare()
-        except sqlite3.Error as error:
+            self._db = sqlite3.connect(
+                f"{self.path.as_uri()}?mode=rwc",
+                uri=True,
+                check_same_thread=False,
+                timeout=_PATIENCE,
+                isolation_level=None,
+            )
+            self._db.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+        except FAULTS as error:
             raise AuditError(f"{path} cannot be opened as an audit log: {error}") from error
+        try:
+            self._prepare()
+            self._salt = self._read_salt()
+            self._file = self._identity()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def hash(self, ids: Sequence[int]) -> str:
+        """What is kept of a prompt: an HMAC by this log's own salt.
+
+        Within one log equal prompts have equal hashes. Across logs they have not, and nobody
+        without the log can look a hash up. Who has the log has the salt, and can still confirm a
+        prompt that he guesses.
+        """
+        return hmac.digest(self._salt, str(list(ids)).encode(), hashlib.sha256).hex()[:32]
 
     def request(self, row: RequestRow) -> None:
-        """Append one request; on return it is on disk."""
-        self._insert("requests", asdict(row))
+        """Append one request; on return it is on disk.
+
+        Raises:
+            AuditError: it cannot be written: the disk is full, another writer blocks the file for
+                30 seconds, the file was moved, or the request has been logged already.
+        """
+        self._append("requests", to_cells(row))
 
     def alert(self, row: AlertRow) -> None:
-        """Append one alert; on return it is on disk."""
-        values = asdict(row)
-        values |= {name: json.dumps(values[name]) for name in _LISTS}
-        self._insert("alerts", values)
+        """Append one alert; on return it is on disk.
+
+        Raises:
+            AuditError: as for `request`.
+        """
+        self._append("alerts", to_cells(row))
 
     def close(self) -> None:
         self._db.close()
@@ -120,26 +116,76 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _insert(self, table: str, values: dict[str, Any]) -> None:
-        places = ", ".join(f":{name}" for name in values)
-        statement = f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})"
+    def _append(self, table: str, cells: dict[str, Any]) -> None:
+        with self._lock, self._transaction() as db:
+            if self._identity() != self._file:
+                raise AuditError(
+                    f"{self.path}: a row could not be written, as the file was moved or removed "
+                    "since it was opened. Open it anew, and rotate logs between sessions only."
+                )
+            self._insert(db, table, cells)
+
+    def _insert(self, db: sqlite3.Connection, table: str, cells: Mapping[str, Any]) -> None:
+        places = ", ".join(f":{name}" for name in cells)
+        statement = f"INSERT INTO {table} ({', '.join(cells)}) VALUES ({places})"
+        written = db.execute(statement, cells).lastrowid
+        chain_row(db, table, cells.get("id", cells.get("name", written)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or nothing, whatever breaks in."""
+        db = self._db
         try:
-            with self._lock, self._db:
-                self._db.execute(statement, values)
-        except sqlite3.Error as error:
-            raise AuditError(f"{self.path}: a row could not be written: {error}") from error
+            if db.in_transaction:  # what was interrupted before it could be rolled back
+                db.execute("ROLLBACK")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            if isinstance(error, FAULTS):
+                told = f"{self.path}: a row could not be written: {error}"
+                raise AuditError(told) from error
+            raise
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")  # two processes may both find an empty file
-            if not self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                for statement in (*_SCHEMA.split(";\n"), *_triggers()):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA application_id={_MARK}")
-                self._db.execute(f"PRAGMA user_version={VERSION}")
-        _refuse_other(self._db, self.path)
+        try:
+            for pragma in ("trusted_schema=OFF", "journal_mode=WAL", "synchronous=FULL"):
+                self._db.execute(f"PRAGMA {pragma}")
+        except FAULTS as error:
+            raise AuditError(f"{self.path} cannot be opened as an audit log: {error}") from error
+        with self._transaction() as db:  # two processes may both find an empty file
+            version = found_version(db, self.path)
+            if version == VERSION:
+                refuse_altered(db, self.path)
+                return
+            old = [] if version == 0 else [(t, k) for t in TABLES for k in _keys(db, t)]
+            (renew if version else create)(db)
+            for name, value in (("salt", secrets.token_hex(32)), ("before", str(len(old)))):
+                self._insert(db, "meta", {"name": name, "value": value})
+            for table, key in old:
+                chain_row(db, table, key)
+
+    def _read_salt(self) -> bytes:
+        try:
+            found = self._db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
+            return bytes.fromhex(found[0])
+        except (*FAULTS, TypeError, ValueError) as error:
+            raise AuditError(f"{self.path} has been altered: its salt is gone.") from error
+
+    def _identity(self) -> tuple[int, int]:
+        """Of the file that now has the path."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return (0, 0)
+        return found.st_dev, found.st_ino
+
+
+def _keys(db: sqlite3.Connection, table: str) -> list[Any]:
+    return [key for (key,) in db.execute(f"SELECT id FROM {table} ORDER BY rowid")]
 
 
 def read_log(
@@ -153,7 +199,8 @@ def read_log(
     label: str | None = None,
     most_p: float | int | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of a log, oldest first; the file is opened read-only.
+    """Rows of a log, oldest first; the file is opened read-only. None of a file in which a writer
+    was killed before it had begun. `verify_log` says whether the rows are those that were written.
 
     Args:
         table: "alerts" or "requests".
@@ -162,15 +209,21 @@ def read_log(
         most_p: only p-values up to this.
 
     Raises:
-        AuditError: no such file, or no audit log.
-        SettingError: an unknown table, or a filter that it does not have.
+        AuditError: no such file, no audit log, or a damaged row.
+        SettingError: an unknown table, a filter that it does not have, or one that is no number.
     """
     if table not in TABLES:
         raise SettingError(f"table={table!r}: expected one of {', '.join(TABLES)}.")
     if table == "requests" and (kind, vector, label) != (None, None, None):
         raise SettingError("kind, vector and label choose among alerts, not requests.")
-    if not Path(path).is_file():
+    numbers = {"since": since, "until": until, "vector": vector, "most_p": most_p}
+    for name, value in numbers.items():
+        _refuse_no_number(name, value)
+    own = place(path)
+    if not own.is_file():
         raise AuditError(f"No audit log at {path}.")
+    if version_of(own) == 0:
+        return
     tests = {
         "at >= ?": since,
         "at < ?": until,
@@ -182,43 +235,19 @@ def read_log(
     used = {test: value for test, value in tests.items() if value is not None}
     where = " AND ".join(used) or "1"
     order = "at, id" if table == "alerts" else "at, rowid"
-    db = sqlite3.connect(f"{Path(path).resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        db.row_factory = sqlite3.Row
-        _refuse_other(db, Path(path))
-        query = f"SELECT * FROM {table} WHERE {where} ORDER BY {order}"
+    names = COLUMNS[table]
+    query = f"SELECT {', '.join(names)} FROM {table} WHERE {where} ORDER BY {order}"
+    with reading(own) as db:
         for row in db.execute(query, tuple(used.values())):
-            yield _parsed(dict(row))
-    except sqlite3.Error as error:
-        raise AuditError(f"{path} cannot be read as an audit log: {error}") from error
-    finally:
-        db.close()
+            yield from_cells(dict(zip(names, row, strict=True)))
 
 
-def _parsed(row: dict[str, Any]) -> dict[str, Any]:
-    lists = {name: json.loads(row[name]) for name in _LISTS if "kind" in row}
-    return row | lists
-
-
-def _triggers() -> Iterator[str]:
-    for table in TABLES:
-        for verb in ("UPDATE", "DELETE"):
-            yield (
-                f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-                "BEGIN SELECT RAISE(ABORT, 'the audit log is append only'); END"
-            )
-
-
-def _refuse_other(db: sqlite3.Connection, path: Path) -> None:
-    mark = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if mark != _MARK:
-        raise AuditError(f"{path} is an SQLite file, but no tl_steer audit log. Choose another.")
-    if version != VERSION:
-        raise AuditError(
-            f"{path} has audit log version {version}; this tl_steer writes {VERSION}. Start a new "
-            "file, or use the version of tl_steer that wrote it."
-        )
+def _refuse_no_number(name: str, value: float | int | None) -> None:
+    if value is None:
+        return
+    fits = isinstance(value, (int, float)) and (isinstance(value, int) or not math.isnan(value))
+    if not fits or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        raise SettingError(f"{name}={value!r:.40}: expected a number of at most 64 bits.")
 
 
 def audit_table(rows: Sequence[Mapping[str, Any]]) -> Sheet:
@@ -233,6 +262,7 @@ def audit_table(rows: Sequence[Mapping[str, Any]]) -> Sheet:
         else:
             scored = f"{row['tokens']} tokens" + (", alert" if row["alerted"] else "")
             what = ("request", "", "", scored)
-        drawn.append((at, row.get("request", row["id"])[:8], number(row["p_value"]), *what))
+        asked = str(row.get("request", row["id"]))[:8]
+        drawn.append((at, asked, number(row["p_value"]), *what))
     columns = ("at", "request", "p", "kind", "vector", "label", "tokens")
     return Sheet(f"Audit log: {len(drawn)} rows", columns, tuple(drawn))

@@ -1,7 +1,6 @@
 """What happens to requests under a monitor, from the first prompt to the last token."""
 
 import bisect
-import hashlib
 import time
 import uuid
 import warnings
@@ -176,14 +175,13 @@ class Watch:
     def _log(self, i: int, request: _Request) -> None:
         if self._audit is None:
             return
-        prompt = hashlib.sha256(str(list(request.prompt)).encode()).hexdigest()[:16]
         self._audit.request(
             RequestRow(
                 id=request.id,
                 at=time.time(),
                 monitor=self._digests[0],
                 bank=self._digests[1],
-                prompt=prompt,
+                prompt=self._audit.hash(request.prompt),
                 tokens=len(request.ids),
                 unscored=request.unscored,
                 statistic=request.statistic,

@@ -56,7 +56,7 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
 
 
 def _of_alert(row: Row) -> dict[str, Any]:
-    texts = {token["position"]: token["text"] or str(token["id"]) for token in row["tokens"]}
+    texts = {token["position"]: token.get("text") or str(token["id"]) for token in row["tokens"]}
     n = len(row["trace"])
     vector = "" if row["vector"] is None else str(row["vector"])
     named = f", vector {vector}" if vector else ""
