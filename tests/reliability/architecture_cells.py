@@ -83,7 +83,9 @@ class Subject:
         return next((name for name in names if name in self.model.hook_dict), names[0])
 
 
-def near(what: str, found: Tensor, truth: Tensor, clean: Tensor, tolerance: float = TOLERANCE) -> None:
+def near(
+    what: str, found: Tensor, truth: Tensor, clean: Tensor, tolerance: float = TOLERANCE
+) -> None:
     """`found` is `truth`, up to a small share of the way from `clean` to it."""
     found, truth, clean = (x.detach().double().cpu() for x in (found, truth, clean))
     if found.shape != truth.shape:
@@ -314,9 +316,7 @@ def _text(s: Subject, told: Sequence[int]) -> str:
 def generate(s: Subject) -> None:
     """With a cache, without one, and by transformers, without any cache."""
     for cached in (True, False):
-        said = ts.generate(
-            s.model, s.bank, PROMPTS, max_new_tokens=NEW, use_past_kv_cache=cached
-        )
+        said = ts.generate(s.model, s.bank, PROMPTS, max_new_tokens=NEW, use_past_kv_cache=cached)
         same(f"unsteered, cached={cached}", list(said.unsteered), _texts(s, None))
         for v, vector in enumerate(s.bank.vectors):
             same(f"vector {v}, cached={cached}", list(said.texts[v]), _texts(s, vector))
@@ -329,7 +329,10 @@ def hf_generate(s: Subject) -> None:
     vector = s.bank.vectors[0]
     for row in s.tokens.rows():
         with torch.no_grad(), ts.perturbing(s.model, s.bank[0]):
-            out = s.model.hf_generate(row[None], max_new_tokens=NEW, do_sample=False)
+            try:
+                out = s.model.hf_generate(row[None], max_new_tokens=NEW, do_sample=False)
+            except NotImplementedError as error:
+                raise Absent(str(error)) from error
         ids = out if isinstance(out, Tensor) else out.sequences
         told = ids[0, len(row) :].tolist()
         same("tokens", told, s.truth.continued(row, NEW, Edit(SOURCE, vector), ends=[1]))
@@ -412,9 +415,9 @@ def _monitor(s: Subject) -> Any:
         " ".join(f"t{int(i)}" for i in torch.randint(3, 98, (4 + k % 3,), generator=generator))
         for k in range(42)
     ]
-    return ts.Monitor.fit(
-        s.model, s.bank, asked[:36], horizon=2, effect_prompts=4, ends=1
-    ), asked[36:40]
+    return ts.Monitor.fit(s.model, s.bank, asked[:36], horizon=2, effect_prompts=4, ends=1), asked[
+        36:40
+    ]
 
 
 def monitor(s: Subject) -> None:
@@ -426,8 +429,12 @@ def monitor(s: Subject) -> None:
         with ts.watch(s.model, watched, alpha=0.2, log=log, drift=None):
             for row in rows:
                 s.model.generate(
-                    row[None], max_new_tokens=3, do_sample=False, stop_at_eos=False,
-                    verbose=False, return_type="tokens",
+                    row[None],
+                    max_new_tokens=3,
+                    do_sample=False,
+                    stop_at_eos=False,
+                    verbose=False,
+                    return_type="tokens",
                 )
         live = [row["statistic"] for row in read_log(log, "requests")]
     same("requests", len(live), len(rows))
@@ -438,10 +445,17 @@ def monitor(s: Subject) -> None:
 
 
 def _statistic(s: Subject, watched: Any, row: Tensor) -> float:
-    told = s.truth.continued(row, 2)
-    grown = torch.cat([row, torch.tensor(told)])[None]
-    seen = s.inner(grown, read=[TARGET])[1][TARGET][:, -3:]
-    return float(watched.score({TARGET: seen}, mask=torch.ones(1, 3, dtype=torch.bool)).statistic)
+    """Of one request, read by a hook of one's own; an end of text and what follows do not count."""
+    told = s.truth.continued(row, 2, ends=[1])
+    return _scored(s, watched, row, told[:-1] if told[-1] == 1 else told)
+
+
+def _scored(s: Subject, watched: Any, row: Tensor, told: Sequence[int]) -> float:
+    grown = torch.cat([row, torch.tensor(told, dtype=row.dtype)])[None]
+    seen = s.inner(grown, read=[TARGET])[1][TARGET][:, len(row) - 1 :]
+    mask = torch.arange(3)[None] <= len(told)
+    padded = nn.functional.pad(seen, (0, 0, 0, 3 - seen.shape[1]))
+    return float(watched.score({TARGET: padded}, mask=mask).statistic)
 
 
 def attach(s: Subject) -> None:
@@ -455,7 +469,11 @@ def attach(s: Subject) -> None:
             for prompt in asked:
                 row = s.model.to_tokens(prompt)
                 s.plain.generate(
-                    row, attention_mask=torch.ones_like(row), max_new_tokens=3, min_new_tokens=3, do_sample=False
+                    row,
+                    attention_mask=torch.ones_like(row),
+                    max_new_tokens=3,
+                    min_new_tokens=3,
+                    do_sample=False,
                 )
         live = [row["statistic"] for row in read_log(log, "requests")]
     same("requests", len(live), len(asked))
@@ -472,9 +490,7 @@ def _ending(s: Subject, watched: Any, row: Tensor) -> float:
         logprobs = s.truth(torch.cat([row, torch.tensor(told, dtype=row.dtype)])[None])[0][0, -1]
         logprobs[1] = -torch.inf
         told.append(int(logprobs.argmax()))
-    grown = torch.cat([row, torch.tensor(told)])[None]
-    seen = s.inner(grown, read=[TARGET])[1][TARGET][:, -3:]
-    return float(watched.score({TARGET: seen}, mask=torch.ones(1, 3, dtype=torch.bool)).statistic)
+    return _scored(s, watched, row, told)
 
 
 # --- files, adapters, conditions --------------------------------------------------------------

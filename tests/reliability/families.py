@@ -1,6 +1,6 @@
-"""Tiny random models of many families: what transformers calls them, and the knobs that each needs."""
+"""Tiny random models of many families: what transformers calls them, and the knobs they need."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,19 @@ _WIDE = {
 }
 _GROUPED = {"num_key_value_heads": 1, "head_dim": 8}
 _FULL = {"num_key_value_heads": HEADS}
-_GPT = {"n_embd": D, "n_layer": LAYERS, "n_head": HEADS, "n_positions": CONTEXT}
+_GPT = {
+    "n_embd": D,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": CONTEXT,
+    "n_ctx": CONTEXT,
+}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _MANY = {
     "num_experts": 4,
     "num_experts_per_tok": 2,
-    "moe_intermediate_size": 20,
-    "shared_expert_intermediate_size": 20,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
     "decoder_sparse_step": 1,
 }
 _LATENT = {
@@ -39,7 +45,7 @@ _ROUTED = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
-    "moe_intermediate_size": 20,
+    "moe_intermediate_size": 24,
     "first_k_dense_replace": 1,
     "n_group": 1,
     "topk_group": 1,
@@ -65,22 +71,16 @@ class Family:
         knobs: what it needs besides, or instead of, the usual ones.
         base: the usual ones; they differ by age.
         auto: the class that makes a model of it.
-        official: a public model of it, for TransformerLens's older class to take its rules from.
     """
 
     config: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
     base: Mapping[str, Any] = field(default_factory=lambda: _WIDE)
     auto: str = "AutoModelForCausalLM"
-    official: str = ""
 
     def make(self, *, seed: int = 0, dropout: float | None = None) -> Any:
         """A model with residual streams of ordinary size, in eval mode."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._made(dropout)
-
-    def _made(self, dropout: float | None) -> Any:
+        torch.manual_seed(seed)
         config = getattr(hf, f"{self.config}Config")(**{**_TOKENS, **self.base, **self.knobs})
         for name in vars(config) if dropout is not None else ():
             if ("dropout" in name or "pdrop" in name) and isinstance(getattr(config, name), float):
@@ -113,7 +113,7 @@ def _llama(config: str, knobs: Mapping[str, Any] | None = None, **more: Any) -> 
 
 FAMILIES: Mapping[str, Family] = {
     # the llamas
-    "llama": _llama("Llama", official="meta-llama/Llama-2-7b-hf"),
+    "llama": _llama("Llama"),
     "llama-scaled-rope": _llama(
         "Llama",
         {
@@ -139,9 +139,9 @@ FAMILIES: Mapping[str, Family] = {
             "attention_chunk_size": 16,
         },
     ),
-    "mistral": _llama("Mistral", {"sliding_window": 4}, official="mistralai/Mistral-7B-v0.1"),
+    "mistral": _llama("Mistral", {"sliding_window": 4}),
     "ministral3": _llama("Ministral3", {"sliding_window": None}),
-    "mixtral": _llama("Mixtral", _EXPERTS, official="mistralai/Mixtral-8x7B-v0.1"),
+    "mixtral": _llama("Mixtral", _EXPERTS),
     "smollm3": _llama("SmolLM3", {"no_rope_layer_interval": 2}),
     "arcee": _llama("Arcee"),
     "apertus": _llama("Apertus"),
@@ -150,7 +150,7 @@ FAMILIES: Mapping[str, Family] = {
     "ernie4.5": _llama("Ernie4_5"),
     "ernie4.5-moe": _llama(
         "Ernie4_5_Moe",
-        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 20, "moe_layer_start_index": 1},
+        {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 24, "moe_layer_start_index": 1},
     ),
     "exaone4": _llama("Exaone4", {"sliding_window": 4, "sliding_window_pattern": 2}),
     "nemotron": _llama("Nemotron"),
@@ -163,13 +163,15 @@ FAMILIES: Mapping[str, Family] = {
             "attention_multiplier": 0.3,
         },
     ),
-    "granite-moe": _llama("GraniteMoe", {**_EXPERTS, "logits_scaling": 4.0, "residual_multiplier": 0.5}),
+    "granite-moe": _llama(
+        "GraniteMoe", {**_EXPERTS, "logits_scaling": 4.0, "residual_multiplier": 0.5}
+    ),
     "granite-hybrid": _llama(
         "GraniteMoeHybrid",
         {
             **_EXPERTS,
             **_MAMBA,
-            "shared_intermediate_size": 20,
+            "shared_intermediate_size": 24,
             "layer_types": ["mamba", "attention", "mamba", "attention"],
             "position_embedding_type": "rope",
             "logits_scaling": 4.0,
@@ -193,17 +195,19 @@ FAMILIES: Mapping[str, Family] = {
         {
             "num_experts": 4,
             "num_experts_per_tok": 2,
-            "moe_intermediate_size": 20,
+            "moe_intermediate_size": 24,
             "num_dense_layers": 1,
             "sliding_window": 4,
             "global_attn_every_n_layers": 2,
         },
     ),
-    "jetmoe": _llama("JetMoe", {**_EXPERTS, "kv_channels": 8, "num_key_value_heads": 3, "num_attention_heads": 6}),
+    "jetmoe": _llama(
+        "JetMoe", {**_EXPERTS, "kv_channels": 8, "num_key_value_heads": 3, "num_attention_heads": 6}
+    ),
     # Qwen
-    "qwen2": _llama("Qwen2", official="Qwen/Qwen2-0.5B"),
+    "qwen2": _llama("Qwen2"),
     "qwen2-moe": _llama("Qwen2Moe", _MANY),
-    "qwen3": _llama("Qwen3", official="Qwen/Qwen3-0.6B"),
+    "qwen3": _llama("Qwen3"),
     "qwen3-moe": _llama("Qwen3Moe", _MANY),
     "qwen3-next": _llama(
         "Qwen3Next",
@@ -227,11 +231,13 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     # Gemma
-    "gemma": _llama("Gemma", official="google/gemma-2b"),
+    "gemma": _llama("Gemma"),
     "gemma2": _llama(
-        "Gemma2", {"sliding_window": 4, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0}, official="google/gemma-2-2b"
+        "Gemma2", {"sliding_window": 4, "query_pre_attn_scalar": 8, "final_logit_softcapping": 5.0}
     ),
-    "gemma3": _llama("Gemma3Text", {"sliding_window": 4, "query_pre_attn_scalar": 8, "sliding_window_pattern": 2}, official="google/gemma-3-270m"),
+    "gemma3": _llama(
+        "Gemma3Text", {"sliding_window": 4, "query_pre_attn_scalar": 8, "sliding_window_pattern": 2}
+    ),
     "gemma4": _llama(
         "Gemma4Text",
         {
@@ -254,59 +260,189 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     # Phi, OLMo, Cohere
-    "phi": Family("Phi", {**_FULL, "partial_rotary_factor": 0.5}, official="microsoft/phi-1"),
-    "phi3": Family("Phi3", {**_FULL, "pad_token_id": 1}, official="microsoft/Phi-3-mini-4k-instruct"),
+    "phi": Family("Phi", {**_FULL, "partial_rotary_factor": 0.5}),
+    "phi3": Family("Phi3", {**_FULL, "pad_token_id": 1}),
     "phi-moe": Family("Phimoe", {**_FULL, **_EXPERTS}),
-    "olmo": _llama("Olmo", {"num_key_value_heads": 3, "clip_qkv": 2.0}, official="allenai/OLMo-1B-hf"),
-    "olmo2": _llama("Olmo2", {"num_key_value_heads": 3}, official="allenai/OLMo-2-0425-1B"),
-    "olmo3": _llama("Olmo3", {"num_key_value_heads": 3, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}),
-    "olmoe": Family("Olmoe", {**_FULL, "num_experts": 4, "num_experts_per_tok": 2}, official="allenai/OLMoE-1B-7B-0924"),
+    "olmo": _llama("Olmo", {"num_key_value_heads": 3, "clip_qkv": 2.0}),
+    "olmo2": _llama("Olmo2", {"num_key_value_heads": 3}),
+    "olmo3": _llama(
+        "Olmo3",
+        {
+            "num_key_value_heads": 3,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
+    "olmoe": Family("Olmoe", {**_FULL, "num_experts": 4, "num_experts_per_tok": 2}),
     "flex-olmo": Family("FlexOlmo", {**_FULL, "num_experts": 4, "num_experts_per_tok": 2}),
     "cohere": _llama("Cohere", {"logit_scale": 0.25, "num_key_value_heads": 3}),
-    "cohere2": _llama("Cohere2", {"logit_scale": 0.25, "sliding_window": 4, "sliding_window_pattern": 2}),
-    "gpt-oss": _llama("GptOss", {**_EXPERTS, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}),
+    "cohere2": _llama(
+        "Cohere2", {"logit_scale": 0.25, "sliding_window": 4, "sliding_window_pattern": 2}
+    ),
+    "gpt-oss": _llama(
+        "GptOss",
+        {
+            **_EXPERTS,
+            "sliding_window": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+    ),
     # the GPTs and their time
-    "gpt2": Family("GPT2", base=_GPT, official="gpt2"),
+    "gpt2": Family("GPT2", base=_GPT),
     "gpt1": Family("OpenAIGPT", base=_GPT),
-    "gptj": Family("GPTJ", {"rotary_dim": 4}, base=_GPT, official="EleutherAI/gpt-j-6B"),
+    "gptj": Family("GPTJ", {"rotary_dim": 4}, base=_GPT),
     "gpt-neo": Family(
         "GPTNeo",
-        {"num_layers": LAYERS, "num_heads": HEADS, "attention_types": [[["global", "local"], 2]], "window_size": 4},
-        official="EleutherAI/gpt-neo-125M",
+        {
+            "num_layers": LAYERS,
+            "num_heads": HEADS,
+            "intermediate_size": 4 * D,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 4,
+        },
     ),
-    "neox": Family("GPTNeoX", {"rotary_pct": 0.5}, official="EleutherAI/pythia-70m"),
+    "neox": Family("GPTNeoX", {"rotary_pct": 0.5}),
     "neox-serial": Family("GPTNeoX", {"rotary_pct": 0.5, "use_parallel_residual": False}),
-    "gpt-bigcode": Family("GPTBigCode", base=_GPT, official="bigcode/santacoder"),
-    "codegen": Family("CodeGen", {"rotary_dim": 4, "n_head": 4, "n_ctx": CONTEXT}, base=_GPT),
-    "opt": Family("OPT", {"ffn_dim": WIDE, "word_embed_proj_dim": D}, official="facebook/opt-125m"),
-    "xglm": Family("XGLM", {"d_model": D, "num_layers": LAYERS, "attention_heads": HEADS, "ffn_dim": WIDE}),
-    "bloom": Family("Bloom", {"n_layer": LAYERS, "n_head": HEADS}, official="bigscience/bloom-560m"),
-    "falcon": Family("Falcon", {"multi_query": True, "alibi": False}),
-    "falcon-new": Family("Falcon", {"new_decoder_architecture": True, "num_kv_heads": 1, "alibi": False}),
-    "falcon-alibi": Family("Falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
-    "mpt": Family(
-        "Mpt", {"d_model": D, "n_layers": LAYERS, "n_heads": 4, "max_seq_len": CONTEXT, "expansion_ratio": 2}
+    "gpt-bigcode": Family("GPTBigCode", base=_GPT),
+    "codegen": Family("CodeGen", {"rotary_dim": 4, "n_head": 4}, base=_GPT),
+    "opt": Family("OPT", {"ffn_dim": WIDE, "word_embed_proj_dim": D}),
+    "xglm": Family(
+        "XGLM", {"d_model": D, "num_layers": LAYERS, "attention_heads": HEADS, "ffn_dim": WIDE}
     ),
-    "stablelm": Family("StableLm", {**_FULL, "partial_rotary_factor": 0.5}, official="stabilityai/stablelm-base-alpha-3b"),
-    "stablelm-parallel": Family("StableLm", {**_FULL, "use_parallel_residual": True, "qk_layernorm": True}),
+    "bloom": Family("Bloom", {"n_layer": LAYERS, "n_head": HEADS}),
+    "falcon": Family("Falcon", {"multi_query": True, "alibi": False}),
+    "falcon-new": Family(
+        "Falcon", {"new_decoder_architecture": True, "num_kv_heads": 1, "alibi": False}
+    ),
+    "falcon-alibi": Family(
+        "Falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}
+    ),
+    "mpt": Family(
+        "Mpt",
+        {
+            "d_model": D,
+            "n_layers": LAYERS,
+            "n_heads": 4,
+            "max_seq_len": CONTEXT,
+            "expansion_ratio": 2,
+        },
+    ),
+    "stablelm": Family("StableLm", {**_FULL, "partial_rotary_factor": 0.5}),
+    "stablelm-parallel": Family(
+        "StableLm", {**_FULL, "use_parallel_residual": True, "qk_layernorm": True}
+    ),
     "starcoder2": _llama("Starcoder2", {"sliding_window": 4}),
-    "modernbert-decoder": Family("ModernBertDecoder", {"local_attention": 8, "pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 1}),
+    "modernbert-decoder": Family(
+        "ModernBertDecoder",
+        {"local_attention": 8, "pad_token_id": 1, "cls_token_id": 0, "sep_token_id": 1},
+    ),
     # with states instead of, or beside, attention
     "mamba": Family("Mamba", {"state_size": 4}),
-    "mamba2": Family("Mamba2", {"state_size": 4, "num_heads": 6, "head_dim": 8, "n_groups": 1, "chunk_size": 8}),
+    "mamba2": Family(
+        "Mamba2", {"state_size": 4, "num_heads": 6, "head_dim": 8, "n_groups": 1, "chunk_size": 8}
+    ),
     "falcon-mamba": Family("FalconMamba", {"state_size": 4}),
     "rwkv": Family("Rwkv", {"attention_hidden_size": D, "context_length": CONTEXT}),
     "lfm2": _llama("Lfm2", {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8}),
-    "lfm2-moe": _llama("Lfm2Moe", {"layer_types": ["conv", "full_attention"] * 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "num_dense_layers": 1}),
-    "jamba": Family("Jamba", {"num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "mamba_d_state": 4, "use_mamba_kernels": False}),
+    "lfm2-moe": _llama(
+        "Lfm2Moe",
+        {
+            "layer_types": ["conv", "full_attention"] * 2,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "num_dense_layers": 1,
+        },
+    ),
+    "jamba": Family(
+        "Jamba",
+        {
+            "num_key_value_heads": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "mamba_d_state": 4,
+            "use_mamba_kernels": False,
+        },
+    ),
     "bamba": _llama("Bamba", {**_MAMBA, "attn_layer_indices": [1, 3]}),
     "falcon-h1": _llama("FalconH1", {**_MAMBA, "mamba_d_ssm": 48}),
-    "nemotron-h": _llama("NemotronH", {"mamba_num_heads": 6, "mamba_head_dim": 8, "ssm_state_size": 4, "n_groups": 1, "chunk_size": 8, "hybrid_override_pattern": "M*M-"}),
-    "zamba2": Family("Zamba2", {"layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 4, "mamba_ngroups": 1, "n_mamba_heads": 6, "chunk_size": 8, "attention_hidden_size": 48, "num_mem_blocks": 1, "use_mamba_kernels": False, "adapter_rank": 4, "hybrid_layer_ids": [1, 3]}),
+    "nemotron-h": _llama(
+        "NemotronH",
+        {
+            "mamba_num_heads": 6,
+            "mamba_head_dim": 8,
+            "ssm_state_size": 4,
+            "n_groups": 1,
+            "chunk_size": 8,
+            "hybrid_override_pattern": "M*M-",
+        },
+    ),
+    "zamba2": Family(
+        "Zamba2",
+        {
+            "layers_block_type": ["mamba", "hybrid"] * 2,
+            "mamba_d_state": 4,
+            "mamba_ngroups": 1,
+            "n_mamba_heads": 6,
+            "chunk_size": 8,
+            "attention_hidden_size": 48,
+            "num_mem_blocks": 1,
+            "use_mamba_kernels": False,
+            "adapter_rank": 4,
+            "hybrid_layer_ids": [1, 3],
+        },
+    ),
     # not one causal stack of text
-    "llava": Family("Llava", {"text_config": {**_TOKENS, **_WIDE, **_GROUPED, "model_type": "llama"}, "vision_config": {"model_type": "clip_vision_model", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 8, "patch_size": 4, "projection_dim": 24}, "image_token_index": 100}, auto="AutoModelForImageTextToText", base={}),
+    "llava": Family(
+        "Llava",
+        {
+            "text_config": {**_TOKENS, **_WIDE, **_GROUPED, "model_type": "llama"},
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 24,
+                "intermediate_size": 40,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 3,
+                "image_size": 8,
+                "patch_size": 4,
+                "projection_dim": 24,
+            },
+            "image_token_index": 100,
+        },
+        auto="AutoModelForImageTextToText",
+        base={},
+    ),
     "bert": Family("Bert", auto="AutoModelForMaskedLM"),
     "roberta": Family("Roberta", auto="AutoModelForMaskedLM"),
-    "t5": Family("T5", {"d_model": D, "d_kv": 8, "d_ff": WIDE, "num_layers": LAYERS, "num_heads": HEADS, "decoder_start_token_id": 1}, auto="AutoModelForSeq2SeqLM", base={}),
-    "bart": Family("Bart", {"d_model": D, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": HEADS, "decoder_attention_heads": HEADS, "encoder_ffn_dim": WIDE, "decoder_ffn_dim": WIDE, "max_position_embeddings": CONTEXT}, auto="AutoModelForSeq2SeqLM", base={}),
+    "t5": Family(
+        "T5",
+        {
+            "d_model": D,
+            "d_kv": 8,
+            "d_ff": WIDE,
+            "num_layers": LAYERS,
+            "num_heads": HEADS,
+            "decoder_start_token_id": 1,
+        },
+        auto="AutoModelForSeq2SeqLM",
+        base={},
+    ),
+    "bart": Family(
+        "Bart",
+        {
+            "d_model": D,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": HEADS,
+            "decoder_attention_heads": HEADS,
+            "encoder_ffn_dim": WIDE,
+            "decoder_ffn_dim": WIDE,
+            "max_position_embeddings": CONTEXT,
+        },
+        auto="AutoModelForSeq2SeqLM",
+        base={},
+    ),
 }

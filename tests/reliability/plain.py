@@ -1,4 +1,4 @@
-"""The truth that tl_steer is compared with: plain modules, PyTorch's own hooks, one prompt at a time.
+"""The truth that tl_steer is compared with: plain modules and hooks, one prompt at a time.
 
 Nothing of tl_steer is used. A hook point is looked up in the bridge's components to learn which
 module of transformers it belongs to, and the hook is put on a copy of that module that no
@@ -160,6 +160,8 @@ def plain_truth(module: nn.Module, names: Mapping[int, str], bridge: Any) -> Tru
         return module(input_ids=ids, **masked).logits
 
     def place(point: str) -> Place:
+        if point not in bridge.hook_dict or not hasattr(bridge, "original_model"):
+            return _between(module, point, int(bridge.cfg.n_layers))
         owner, before, scale = _owner(bridge, bridge.hook_dict[point])
         return Place(module.get_submodule(names[id(owner.original_component)]), before, scale)
 
@@ -174,6 +176,13 @@ def own_truth(model: Any) -> Truth:
         return model(ids, return_type="logits", **masked)
 
     return Truth(run, lambda name: Point(model.hook_dict[name]), type(model).__name__)
+
+
+def _between(module: nn.Module, point: str, n_layers: int) -> Place:
+    """Points between blocks, where there is no bridge to ask: the one list of as many modules."""
+    (blocks,) = [m for m in module.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
+    _, layer, kind = point.split(".")
+    return Place(blocks[int(layer)], {"hook_resid_pre": True, "hook_resid_post": False}[kind])
 
 
 def _owner(bridge: Any, point: nn.Module) -> tuple[Any, bool, float]:

@@ -3,8 +3,8 @@
     python tests/reliability/torture_architectures.py [--out cells.jsonl] [--families llama,gpt2]
 
 Each cell is compared with plain modules of transformers (`plain.py`). Cells go to a file of JSON
-lines, by versions, so that a run with another TransformerLens adds to them; `--write` puts the table
-of all of them into docs/evidence/architectures.md.
+lines. The tables in docs/evidence/ are of all models and of these cells and those in `--merge`,
+which a run with another TransformerLens has left.
 """
 
 import argparse
@@ -15,41 +15,45 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import torch
-import transformers
-from architecture_cells import CELLS, Absent, Subject, Wrong
-from conftest import HAS_BRIDGE, tokenizer
-from families import FAMILIES, Family
-from plain import named, own_truth, plain_truth, untouched
-from state import snapshot
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from architecture_cells import CELLS, Absent, Subject, Wrong  # noqa: E402
+from architecture_table import (  # noqa: E402
+    ABSENT,
+    CRASH,
+    DIFFERS,
+    PAGE,
+    REFUSED,
+    RIGHT,
+    WRONG,
+    Cell,
+    page,
+    rows,
+)
+from conftest import HAS_BRIDGE, HAS_HOOKED, tokenizer  # noqa: E402
+from evidence import write  # noqa: E402
+from families import FAMILIES, Family  # noqa: E402
+from plain import named, own_truth, plain_truth, untouched  # noqa: E402
+from state import snapshot  # noqa: E402
 
-from tl_steer.errors import SteerError
+from tl_steer.errors import SteerError  # noqa: E402
 
-RIGHT, REFUSED, DIFFERS, ABSENT = "right", "refused", "differs", "absent"
-WRONG, CRASH = "WRONG", "CRASH"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """How one question to one model ended."""
-
-    family: str
-    kind: str
-    cell: str
-    outcome: str
-    note: str
-    lens: str
-    seconds: float
+COMMANDS = ("make architectures",)
+PROMISE = (
+    "Every cell is what plain modules of transformers give, or a refusal whose sentence is true; "
+    "architectures.md has them by family."
+)
 
 
 def bridged(family: Family, *, compatibility: bool = False, **how: Any) -> Subject:
@@ -67,17 +71,52 @@ def bridged(family: Family, *, compatibility: bool = False, **how: Any) -> Subje
     plain_one = plain_truth(plain, names, model)
 
     def again(**more: Any) -> Subject:
-        return bridged(family, compatibility=compatibility, **(how | more))
+        return aside(bridged, family, compatibility=compatibility, **(how | more))
 
     inner = own_truth(model) if compatibility else plain_one
     return Subject(model, plain_one, inner, again, None if compatibility else plain)
 
 
+def hooked(family: Family, **how: Any) -> Subject:
+    """TransformerLens's older class, from the same weights.
+
+    It knows models by public names only, so it is given one whose rules come from the config alone,
+    and this model's config in the place of that one's.
+    """
+    import transformer_lens
+    from transformer_lens import loading_from_pretrained as loading
+
+    dtype = how.pop("dtype", torch.float32)
+    module = family.make(**how).to(dtype)
+    names = named(module)
+    plain = untouched(module)
+    config = mock.patch.object(loading.AutoConfig, "from_pretrained", return_value=module.config)
+    with config:
+        model = transformer_lens.HookedTransformer.from_pretrained_no_processing(
+            "gpt2", hf_model=module, tokenizer=tokenizer(), dtype=dtype
+        )
+    model.eval()
+    truth = plain_truth(plain, names, model)
+
+    def again(**more: Any) -> Subject:
+        return aside(hooked, family, **(how | more))
+
+    return Subject(model, truth, own_truth(model), again)
+
+
+def aside(make: Callable[..., Subject], *args: Any, **how: Any) -> Subject:
+    """Making a model draws random numbers; those are not tl_steer's."""
+    with torch.random.fork_rng(devices=[]):
+        return make(*args, **how)
+
+
 def kinds() -> list[str]:
-    return ["raw", "compat"] if HAS_BRIDGE else []
+    return ["raw", "compat"] * HAS_BRIDGE + ["hooked"] * HAS_HOOKED
 
 
 def made(family: Family, kind: str) -> Subject:
+    if kind == "hooked":
+        return hooked(family)
     return bridged(family, compatibility=kind == "compat")
 
 
@@ -148,29 +187,44 @@ def _outcome(subject: Subject, cell: str) -> tuple[str, str]:
     return RIGHT, "; ".join(dict.fromkeys(subject.notes))
 
 
+def run(families: Sequence[str], cells: Sequence[str], out: Path) -> list[Cell]:
+    """Every model in every class; written as it goes, for whoever looks on."""
+    found = []
+    with out.open("w") as file:
+        for name in families:
+            for kind in kinds():
+                for cell in asked(name, kind, cells):
+                    found.append(cell)
+                    file.write(json.dumps(asdict(cell)) + "\n")
+                    if cell.failed:
+                        print(name, kind, cell.cell, cell.verdict, cell.note, sep=" | ", flush=True)
+                file.flush()
+    return found
+
+
 def main() -> None:
     given = _arguments()
-    families = given.families.split(",") if given.families else list(FAMILIES)
-    cells = given.cells.split(",") if given.cells else list(CELLS)
     begun = time.perf_counter()
-    with given.out.open("w") as file:
-        for name in families:
-            for kind in given.kinds.split(",") if given.kinds else kinds():
-                for cell in asked(name, kind, cells):
-                    file.write(json.dumps(asdict(cell)) + "\n")
-                    if cell.outcome not in (RIGHT, ABSENT) or given.all:
-                        print(name, kind, cell.cell, cell.outcome, cell.note, sep=" | ", flush=True)
-                file.flush()
-    print(f"{time.perf_counter() - begun:.0f} s")
+    cells = run(given.families, given.cells, given.out)
+    print(f"{len(cells)} cells, {time.perf_counter() - begun:.0f} s")
+    if given.families != list(FAMILIES) or given.cells != list(CELLS):
+        return  # a part of the matrix is no evidence
+    for path in given.merge:
+        cells += [Cell(**json.loads(line)) for line in path.read_text().splitlines()]
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(page(cells, COMMANDS), encoding="utf-8")
+    write("Architectures", PROMISE, rows(cells), command=COMMANDS[0])
 
 
 def _arguments() -> argparse.Namespace:
+    def listed(text: str) -> list[str]:
+        return text.split(",")
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("cells.jsonl"))
-    parser.add_argument("--families", default="")
-    parser.add_argument("--kinds", default="")
-    parser.add_argument("--cells", default="")
-    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("architectures.jsonl"))
+    parser.add_argument("--merge", type=Path, nargs="*", default=[])
+    parser.add_argument("--families", type=listed, default=list(FAMILIES))
+    parser.add_argument("--cells", type=listed, default=list(CELLS))
     return parser.parse_args()
 
 
