@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import HAS_BRIDGE, PROMPTS, SOURCE, bank_of, bridge
+from conftest import HAS_BRIDGE, PROMPTS, SOURCE, TARGET, bank_of, bridge, tokenizer
+from families import FAMILIES
 from state import snapshot
 
 import tl_steer as ts
@@ -204,6 +205,22 @@ def test_a_vector_of_the_wrong_width_is_refused(one):
         pass
     with pytest.raises(ShapeError, match="width 5"):
         ts.Additive(site, torch.ones(1, 5))
+
+
+@pytest.mark.skipif(not HAS_BRIDGE, reason="only the bridge makes this model")
+def test_the_width_of_hook_z_is_the_models_own_whatever_its_config_says():
+    """DeepSeek's values are wider than its queries without the rotary part, which `d_head` is."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    module = FAMILIES["deepseek3"].make()
+    deepseek = TransformerBridge.boot_transformers("t", hf_model=module, tokenizer=tokenizer())
+    site = resolve(deepseek, "blocks.1.attn.hook_z")
+    assert site.width == 3 * 6  # heads, and the width of one's values
+    bank = ts.elicit(
+        deepseek, PROMPTS[:1], source=site.name, target=TARGET, n=2, radius=3.0, progress=False
+    )
+    with ts.perturbing(deepseek, bank[0]), torch.no_grad():
+        assert deepseek(deepseek.to_tokens(PROMPTS[0])).isfinite().all()
 
 
 def test_hook_z_is_steered_as_one_width(model):

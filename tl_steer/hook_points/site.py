@@ -19,7 +19,7 @@ class Site:
     """A hook point: the name it was asked for by, its layer, its kind and its width.
 
     `width` is the size of everything behind `batch pos`: `d_model` on the residual stream, and
-    `n_heads * d_head` at `attn.hook_z`, whose two last axes are read as one.
+    as many as all heads' values at `attn.hook_z`, whose two last axes are read as one.
     """
 
     name: str

@@ -82,6 +82,8 @@ def through_heads(
         matrix = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
         if not isinstance(matrix, Tensor) or matrix.shape[0] * matrix.shape[1] != z.shape[1]:
             continue
+        if len(matrix) != n_heads:  # blocks may differ
+            continue
         change = (z[1:] - z[:1]).unflatten(1, (n_heads, -1))
         found = torch.einsum("vhe,hed->vhd", change, matrix.detach().float().cpu())
         whole = attention[:, layer]

@@ -1,11 +1,13 @@
 """Hook points by name, and why one cannot be used."""
 
 import difflib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from tl_steer.errors import HookPointError
 from tl_steer.hook_points.site import RESIDUAL_STREAM, STAGES, Site
+from tl_steer.models.linear_map import width_of
 from tl_steer.models.model import HookedModel
 
 # A hook point that exists but never fires unless this is set on the model's config.
@@ -18,6 +20,8 @@ _GATES = {
     "hook_v_input": "use_split_qkv_input",
     "hook_mlp_in": "use_hook_mlp_in",
 }
+# Each costs a pass over a few tokens, once.
+_z_widths: "weakref.WeakKeyDictionary[Any, dict[str, int]]" = weakref.WeakKeyDictionary()
 
 
 def resolve(model: HookedModel, name: str, *, target: bool = False) -> Site:
@@ -47,12 +51,17 @@ def resolve(model: HookedModel, name: str, *, target: bool = False) -> Site:
             f"Use blocks.{layer}.hook_attn_out to add the same vector, or a hook_resid_pre or "
             "hook_resid_post."
         )
-    return Site(name, layer, kind, _width(model, kind))
+    return Site(name, layer, kind, _width(model, name, kind))
 
 
-def _width(model: HookedModel, kind: str) -> int:
-    cfg = model.cfg
-    return int(cfg.n_heads * cfg.d_head if kind == "attn.hook_z" else cfg.d_model)
+def _width(model: HookedModel, name: str, kind: str) -> int:
+    if kind != "attn.hook_z":
+        return int(model.cfg.d_model)
+    # Configs do not tell: DeepSeek's values are not as wide as its queries, and blocks may differ.
+    known = _z_widths.setdefault(model, {})
+    if name not in known:
+        known[name] = width_of(model, name)
+    return known[name]
 
 
 def _place(points: Mapping[str, Any], name: str) -> tuple[int, str]:
