@@ -98,5 +98,6 @@ def _safe_power(x: Tensor, exponent: float) -> Tensor:
     infinite)."""
     if exponent == 1:
         return x
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1.0).pow(exponent), 0.0)
+    # Asked in this way NaN stays NaN; `x > 0` would turn what cannot be measured into "no effect".
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x).pow(exponent))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_steer.errors import NotFiniteError, TooLargeError
+from tl_steer.errors import NotFiniteError, SettingError, TooLargeError
 from tl_steer.models.segment import Segment
 from tl_steer.objectives.divergence import Divergence, mean_response
 from tl_steer.perturbations.perturbation import Perturbation
@@ -124,6 +124,7 @@ class Objective:
 
     Raises:
         NotFiniteError: on NaN or infinity, naming the step and the vector.
+        SettingError: there is no gradient to climb.
         TooLargeError: memory runs out with a single edit per pass.
     """
 
@@ -160,13 +161,39 @@ class Objective:
         with torch.set_grad_enabled(gradient):
             steered = self.segment.run(part)
             value = self.divergence(steered, self.segment.clean, self.measured)
-            # Edits do not see each other, so the gradient of the sum holds each one's own.
-            gradients = (
-                torch.autograd.grad(value.sum(), list(part.parameters())) if gradient else ()
-            )
+            gradients = gradients_of(value, part, self.segment) if gradient else ()
         with torch.no_grad():
             response = mean_response(steered.detach(), self.segment.clean, self.measured)
         return Evaluation(value.detach(), response, tuple(gradients))
+
+
+def gradients_of(value: Tensor, part: Perturbation, segment: Segment) -> tuple[Tensor, ...]:
+    """What `value`, one or more numbers per edit, gains with each parameter.
+
+    Raises:
+        SettingError: nothing, because no parameter reaches it.
+    """
+    parameters = list(part.parameters())
+    # Edits do not see each other, so the gradient of the sum holds each one's own.
+    found = (
+        torch.autograd.grad(value.sum(), parameters, allow_unused=True)
+        if value.requires_grad
+        else (None,) * len(parameters)
+    )
+    if all(gradient is None for gradient in found):
+        raise no_gradient(segment)
+    return tuple(
+        torch.zeros_like(parameter) if gradient is None else gradient
+        for parameter, gradient in zip(parameters, found, strict=True)
+    )
+
+
+def no_gradient(segment: Segment) -> SettingError:
+    return SettingError(
+        f"No gradient leads from {segment.target} back to {segment.source}: the one does not "
+        "depend on the other, or the model or the divergence breaks the gradient (detach, argmax, "
+        "rounding). Choose other hook points, or another divergence."
+    )
 
 
 def refuse_nonfinite(parts: Sequence[Tensor], *, first: int = 0, step: int | None = None) -> None:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
-from tl_steer.errors import SettingError
 from tl_steer.objectives.divergence import (
     Clean,
     Measured,
@@ -27,7 +26,13 @@ from tl_steer.objectives.divergence import (
     at_least_float32,
     mean_response,
 )
-from tl_steer.objectives.objective import Objective, in_parts, refuse_nonfinite
+from tl_steer.objectives.objective import (
+    Objective,
+    gradients_of,
+    in_parts,
+    no_gradient,
+    refuse_nonfinite,
+)
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -69,13 +74,14 @@ class ResponseMap:
 
         Raises:
             NotFiniteError: NaN or infinity, with the step and the vector.
+            SettingError: no gradient leads back to the edits.
         """
 
         def pull_back(rows: slice) -> tuple[Tensor, ...]:
             part = perturbation.select(rows)
             response = self.response(part)
             along = normalize(response.detach(), dim=1) if cotangents is None else cotangents[rows]
-            found = torch.autograd.grad((response * along).sum(), list(part.parameters()))
+            found = gradients_of(response * along, part, self.segment)
             refuse_nonfinite((response.detach(), *found), first=rows.start, step=step)
             return response.detach(), *found
 
@@ -110,12 +116,14 @@ class Derivative:
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             self._theta = origin.vectors
             self._pooled = responses.response(origin)
+            if not self._pooled.requires_grad:
+                raise no_gradient(segment)
             self._u = torch.zeros_like(self._pooled, requires_grad=True)
             (self._pulled,) = torch.autograd.grad(
                 self._pooled, self._theta, self._u, create_graph=True, materialize_grads=True
             )
         if not self._pulled.requires_grad:
-            raise SettingError(f"{segment.target} does not depend on {segment.source}.")
+            raise no_gradient(segment)
         self.k = self._pooled.shape[1]
 
     def push(self, vectors: Float[Tensor, "vec width"]) -> Float[Tensor, "vec k"]:

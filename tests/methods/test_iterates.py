@@ -1,0 +1,505 @@
+"""What every method says on its way: how far it is, what it is worth, and when it ends."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from curved import ENDS, CurvedHost, final
+
+import tl_steer as ts
+from tl_steer.errors import BankFileError, NotFiniteError, SettingError
+from tl_steer.methods import Dct, Jacobian, Melbo, Power, Quadratic, Sogi
+from tl_steer.methods.parameters import as_state, from_state
+from tl_steer.methods.protocol import moved
+from tl_steer.models.state import frozen
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Evaluation, Objective
+from tl_steer.objectives.response import ResponseMap, mean_response
+from tl_steer.perturbations.sphere import orthonormal_rows, random_on_sphere
+
+D = 6
+F64 = torch.float64
+METHODS = [
+    Power(steps=4, tolerance=0),
+    Melbo(steps=4, lr=0.05),
+    Melbo(steps=4, lr=0.05, orthogonal=True),
+    Dct(steps=4),
+    Sogi(steps=4),
+    Quadratic(steps=4),
+    Jacobian(passes=4, block=1, signs=(1,)),
+]
+NAMES = [f"{type(m).__name__}{i}" for i, m in enumerate(METHODS)]
+
+
+def problem(n, function=lambda x: x + x.square() @ torch.eye(D, dtype=F64).roll(1, 0), radius=1.5):
+    host = CurvedHost(function, D, dtype=F64)
+    tokens = ts.tokenize(host, ["1 2 3"])
+    segment = ts.Segment(host, tokens, *ENDS)
+    objective = Objective(segment, Displacement(), tokens.mask)
+    generator = torch.Generator().manual_seed(3)
+    rows = random_on_sphere(n, D, radius=radius, generator=generator).double()
+    return objective, ts.Additive(segment.source, rows, radius=radius)
+
+
+def all_of(method, objective, start, **knobs):
+    with frozen(objective.segment.model):
+        return list(method(objective, start, **knobs))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_iterates_count_the_steps_and_hold_a_number_for_every_vector(method):
+    objective, start = problem(3)
+    way = all_of(method, objective, start)
+    assert [(it.step, it.steps) for it in way] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for it in way:
+        assert it.value.shape == (3,)
+        assert all(score.shape == (3,) for score in it.scores.values())
+        assert len(it.perturbation) == 3
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_one_step_is_enough_to_ask_for_and_none_is_too_few(method):
+    name = "passes" if isinstance(method, Jacobian) else "steps"
+    objective, start = problem(2)
+    one = dataclasses.replace(method, **{name: 1})
+    assert [(it.step, it.steps) for it in all_of(one, objective, start)] == [(1, 1)]
+    with pytest.raises(SettingError, match=f"expected {name} >= 1"):
+        dataclasses.replace(method, **{name: 0})
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_a_method_leaves_its_start_as_it_was(method):
+    objective, start = problem(3)
+    before = start.vectors.detach().clone()
+    all_of(method, objective, start)
+    assert torch.equal(start.vectors.detach(), before)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_every_iterate_is_on_the_sphere(method):
+    objective, start = problem(3)
+    for it in all_of(method, objective, start):
+        norms = it.perturbation.vectors.detach().norm(dim=1)
+        torch.testing.assert_close(norms, torch.full((3,), 1.5, dtype=F64))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+@pytest.mark.parametrize("after", [0, 2])
+def test_going_on_counts_on(method, after):
+    objective, start = problem(3)
+    whole = all_of(method, objective, start)
+    rest = all_of(method, objective, start, resume=whole[after].state)
+    assert [it.step for it in rest] == [it.step for it in whole[after + 1 :]]
+    for mine, theirs in zip(rest, whole[after + 1 :], strict=True):
+        assert torch.equal(mine.perturbation.vectors, theirs.perturbation.vectors)
+        assert torch.equal(mine.value, theirs.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (Melbo, {"lr": math.inf}),
+        (Melbo, {"lr": -1e-3}),
+        (Melbo, {"lr": math.nan}),
+        (Power, {"spread": -0.1}),
+        (Power, {"spread": 1.001}),
+        (Power, {"tolerance": -1e-9}),
+        (Power, {"tolerance": math.nan}),
+        (Sogi, {"temperature": 0}),
+        (Sogi, {"temperature": math.nan}),
+        (Jacobian, {"signs": ()}),
+        (Jacobian, {"signs": (1, 2)}),
+        (Jacobian, {"signs": (0,)}),
+    ],
+)
+def test_settings_beyond_their_range_are_refused(method, settings):
+    with pytest.raises(SettingError, match=f"{method.__name__}.*expected"):
+        method(**settings)
+
+
+def test_settings_at_the_ends_of_their_range_are_taken():
+    objective, start = problem(2)
+    for method in (
+        Power(steps=2, spread=0, tolerance=0),
+        Power(steps=2, spread=1),
+        Melbo(steps=2, lr=1.5),
+        Sogi(steps=2, temperature=0.5),
+        Jacobian(passes=1, signs=(-1,)),
+    ):
+        assert len(final(method, objective, start).perturbation) == 2
+
+
+@pytest.mark.parametrize(
+    "method", [Power(steps=2, spread=1), Melbo(steps=2, orthogonal=True), Dct(2), Quadratic(2)]
+)
+def test_as_many_orthogonal_vectors_as_dimensions_fit(method):
+    objective, start = problem(D)
+    found = final(method, objective, start).perturbation.vectors.detach()
+    assert len(found) == D
+    objective, start = problem(D + 1)
+    with pytest.raises(SettingError, match=f"{D + 1} orthogonal vectors do not fit into {D}"):
+        final(method, objective, start)
+
+
+def test_defaults_are_those_of_the_sources():
+    """MELBO trains at a rate of 1e-3; DCT and CPE iterate ten times, CPE at T = 1."""
+    assert Melbo().lr == 1e-3
+    assert (Dct().steps, Quadratic().steps, Sogi().steps, Sogi().temperature) == (10, 10, 10, 1)
+    assert all(method.init is None for method in (Dct(), Sogi()))
+    assert not Melbo().orthogonal
+    assert Power().spread == 0.7  # docs/methods.md says why
+
+
+@pytest.mark.parametrize(
+    "method", [Power(steps=9, tolerance=0), Melbo(steps=9), Dct(steps=9), Sogi(steps=9)]
+)
+def test_an_overflow_on_the_way_names_the_step_and_the_vector(method, monkeypatch):
+    objective, start = problem(3)
+    objective.vec_batch = 1
+    passes, run = [], objective.segment.run
+
+    def breaks(part):
+        passes.append(1)
+        # Three passes a step: the fifth is the second vector's, in the second step.
+        return run(part) * (math.nan if len(passes) == 5 else 1.0)
+
+    monkeypatch.setattr(objective.segment, "run", breaks)
+    with pytest.raises(NotFiniteError, match="at step 2 for vector 1:"):
+        all_of(method, objective, start)
+
+
+# --- melbo
+
+
+def adamw_slowly(objective, start, steps, lr):
+    """AdamW with amsgrad on the tangent, and back to the sphere, number by number."""
+    theta, m, v, most = start.vectors.detach().clone(), 0.0, 0.0, 0.0
+    values = []
+    for step in range(1, steps + 1):
+        at = objective(ts.Additive(start.site, theta, radius=1.5))
+        values.append(at.value)
+        unit = theta / theta.norm(dim=1, keepdim=True)
+        g = -(at.gradients[0] - (at.gradients[0] * unit).sum(dim=1, keepdim=True) * unit)
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        most = torch.maximum(v, torch.as_tensor(most))
+        theta = theta - lr * (m / (1 - 0.9**step)) / ((most / (1 - 0.98**step)).sqrt() + 1e-8)
+        theta = 1.5 * theta / theta.norm(dim=1, keepdim=True)
+    return theta, values
+
+
+def test_melbo_is_adamw_on_the_sphere_restated_slowly():
+    objective, start = problem(3)
+    with frozen(objective.segment.model):
+        expected, values = adamw_slowly(objective, start, 25, 0.05)
+    way = all_of(Melbo(steps=25, lr=0.05), objective, start)
+    torch.testing.assert_close(way[-1].perturbation.vectors.detach(), expected)
+    for it, value in zip(way, values, strict=True):
+        torch.testing.assert_close(it.value, value)
+
+
+def test_orthogonal_melbo_starts_from_what_is_left_of_each_vector_behind_those_before_it():
+    objective, start = problem(3)
+    first = all_of(Melbo(steps=2, lr=0.05, orthogonal=True), objective, start)[0]
+    apart = 1.5 * orthonormal_rows(start.vectors.detach())
+    at = objective(ts.Additive(start.site, apart, radius=1.5), gradient=False)
+    torch.testing.assert_close(first.value, at.value)
+
+
+def test_orthogonal_melbo_pulls_each_vector_off_those_before_it_and_not_behind_it():
+    """The first vector moves as if it were alone; the second within what the first leaves."""
+    objective, start = problem(3)
+    method = Melbo(steps=12, lr=0.05, orthogonal=True)
+    together = final(method, objective, start).perturbation.vectors.detach()
+    alone = final(method, objective, start.select([0])).perturbation.vectors.detach()
+    torch.testing.assert_close(together[:1], alone)
+    two = final(method, objective, start.select([0, 1])).perturbation.vectors.detach()
+    torch.testing.assert_close(together[:2], two)
+    assert float((together[1:] - start.vectors.detach()[1:]).norm(dim=1).min()) > 0.1
+
+
+# --- power
+
+
+class Told(Objective):
+    """An objective whose totals are given; its gradients turn the vectors, so that steps differ."""
+
+    def __init__(self, totals):
+        self.totals, self.seen = list(totals), []
+
+    def __call__(self, here, *, step):
+        self.seen.append(here.vectors.detach().clone())
+        share = torch.full((len(here),), self.totals[step - 1] / len(here), dtype=F64)
+        gradient = here.vectors.detach().roll(1, 1)
+        return Evaluation(share, torch.zeros(len(here), D, dtype=F64), (gradient,))
+
+
+@pytest.mark.parametrize(
+    ("totals", "steps", "best"),
+    [
+        ([10.0, 12, 14, 16, 18], 5, 5),
+        ([10.0, 10, 10, 12, 14], 3, 1),
+        ([10.0, 10, 12, 12, 14], 5, 5),
+        ([10.0, 10.9, 11.9, 13], 3, 3),  # rises of less than a tenth are no progress
+        ([10.0, 12, 11, 9, 20], 4, 2),
+        ([10.0, 11.5, 11.6, 13, 13.1, 13.2, 99], 6, 6),
+    ],
+)
+def test_power_ends_after_two_steps_in_a_row_without_a_rise_and_keeps_its_best(totals, steps, best):
+    _, start = problem(2)
+    told = Told(totals)
+    way = list(Power(steps=len(totals), tolerance=0.1, spread=0)(told, start))
+    assert len(way) == steps
+    assert torch.equal(way[-1].perturbation.vectors, told.seen[best - 1])
+    assert float(way[-1].value.sum()) == pytest.approx(totals[best - 1])
+
+
+def test_power_goes_where_the_gradient_points():
+    objective, start = problem(3)
+    way = all_of(Power(steps=3, tolerance=0, spread=0), objective, start)
+    with frozen(objective.segment.model):
+        (gradient,) = objective(start).gradients
+    step = 1.5 * torch.nn.functional.normalize(gradient, dim=1)
+    torch.testing.assert_close(way[0].state["here.vectors"], step)
+    torch.testing.assert_close(way[0].value, objective(start, gradient=False).value)
+    # Nothing is worth less than what came before on a convex objective, so the second is the best.
+    torch.testing.assert_close(way[1].perturbation.vectors.detach(), step)
+
+
+def test_a_vector_without_a_gradient_stays_where_it_is_and_the_others_move():
+    """Only the first component reaches the target, so a vector without it can gain nothing."""
+    objective, _ = problem(1, function=lambda x: x * torch.eye(D, dtype=F64)[0])
+    rows = torch.zeros(2, D, dtype=F64)
+    rows[0, :2], rows[1, 3] = torch.tensor([0.9, 1.2]), 1.5
+    start = ts.Additive(objective.segment.source, rows, radius=1.5)
+    for method in (Power(steps=2, spread=0.5, tolerance=0), Dct(steps=2)):
+        found = final(method, objective, start).perturbation.vectors.detach()
+        torch.testing.assert_close(found[1].abs(), rows[1].abs())
+        torch.testing.assert_close(found[0].abs(), 1.5 * torch.eye(D, dtype=F64)[0])
+
+
+def test_moving_leaves_rows_of_zeros_and_the_radius_alone():
+    _, start = problem(3)
+    rows = torch.zeros(3, D, dtype=F64)
+    rows[1, 4] = -0.01
+    there = moved(start, [rows]).vectors.detach()
+    torch.testing.assert_close(there[[0, 2]], start.vectors.detach()[[0, 2]])
+    torch.testing.assert_close(there[1], -1.5 * torch.eye(D, dtype=F64)[4])
+
+
+# --- jacobian
+
+
+def krylov(matrix, block, passes):
+    """The blocks of the Krylov space, one below the other."""
+    blocks = [block]
+    for _ in range(passes - 1):
+        blocks.append(blocks[-1] @ matrix.T @ matrix)
+    return torch.cat(blocks)
+
+
+def spans_the_same(a, b):
+    """Whether two bases (rows) have one span."""
+    qa, qb = orthonormal_rows(a), orthonormal_rows(b)
+    return len(a) == len(b) and float(torch.linalg.svdvals(qa @ qb.T).min()) > 1 - 1e-6
+
+
+def test_the_jacobian_walks_the_krylov_space_of_the_start():
+    matrix = torch.randn(D, D, generator=torch.Generator().manual_seed(1), dtype=F64)
+    objective, start = problem(2, function=lambda x: x @ matrix.T)
+    way = all_of(Jacobian(passes=3, block=2, signs=(1,)), objective, start)
+    rows = start.vectors.detach()
+    for passes, it in enumerate(way, start=1):
+        basis = it.state["basis"]
+        assert spans_the_same(basis, krylov(matrix, rows, passes))
+        # The best that this span has to offer: singular values of J restricted to it.
+        within = torch.linalg.svdvals(matrix @ orthonormal_rows(basis).T)[:2]
+        torch.testing.assert_close(it.scores["singular value"], within)
+        torch.testing.assert_close(it.value, 1.5 * within)
+
+
+@pytest.mark.parametrize(
+    ("n", "signs", "block", "width"),
+    [
+        (2, (1,), None, 4),
+        (2, (1, -1), None, 2),
+        (3, (1, -1), None, 4),
+        (5, (1,), None, D),
+        (2, (1,), 3, 3),
+        (4, (1,), 1, 1),
+        (2, (1,), 9, D),
+    ],
+)
+def test_a_pass_has_twice_the_singular_vectors_asked_for_or_what_is_said(n, signs, block, width):
+    objective, start = problem(n)
+    way = all_of(Jacobian(passes=2, block=block, signs=signs), objective, start)
+    assert len(way[0].state["basis"]) == width
+    # Where the space is spanned there is nothing left to do.
+    assert len(way) == (1 if width == D else 2)
+
+
+def test_the_jacobian_starts_where_it_is_told_and_adds_directions_of_its_own():
+    objective, start = problem(2)
+    basis = all_of(Jacobian(passes=1, block=4, signs=(1,)), objective, start)[0].state["basis"]
+    assert spans_the_same(basis[:2], start.vectors.detach())
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4, dtype=F64), atol=1e-12, rtol=0)
+    again = all_of(Jacobian(passes=1, block=4, signs=(1,)), objective, start)[0].state["basis"]
+    assert torch.equal(again, basis)
+
+
+def test_vectors_beyond_the_first_passes_span_stay_at_their_start():
+    objective, start = problem(5)
+    first = all_of(Jacobian(passes=3, block=2, signs=(1,)), objective, start)[0]
+    assert torch.equal(first.scores["singular value"][2:], torch.zeros(3, dtype=F64))
+    assert float(first.scores["singular value"][:2].min()) > 0.1
+    torch.testing.assert_close(first.perturbation.vectors.detach()[2:], start.vectors.detach()[2:])
+
+
+def test_as_many_singular_vectors_as_dimensions_fit_on_both_sides():
+    matrix = torch.diag(torch.arange(D, 0, -1, dtype=F64))
+    objective, start = problem(2 * D, function=lambda x: x @ matrix)
+    found = final(Jacobian(), objective, start)
+    expected = torch.arange(D, 0, -1, dtype=F64).repeat_interleave(2)
+    torch.testing.assert_close(found.scores["singular value"], expected)
+    rows = found.perturbation.vectors.detach() / 1.5
+    torch.testing.assert_close(rows[::2].abs(), torch.eye(D, dtype=F64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(rows[1::2], -rows[::2])
+
+
+def test_an_odd_number_of_vectors_ends_with_one_side():
+    matrix = torch.diag(torch.arange(D, 0, -1, dtype=F64))
+    objective, start = problem(3, function=lambda x: x @ matrix)
+    found = final(Jacobian(), objective, start)
+    torch.testing.assert_close(found.scores["singular value"], torch.tensor([6.0, 6, 5], dtype=F64))
+
+
+# --- DCT and its kin
+
+
+def test_dct_reports_the_response_where_it_stands():
+    objective, start = problem(3)
+    way = all_of(Dct(steps=3), objective, start)
+    responses = ResponseMap(objective)
+    here = start
+    for it in way[:-1]:
+        apart = ts.Additive(start.site, 1.5 * orthonormal_rows(here.vectors.detach()), radius=1.5)
+        torch.testing.assert_close(it.value, responses(apart).norm(dim=1))
+        assert it.scores == {}
+        here = it.perturbation
+    at_end = responses(way[-1].perturbation)
+    torch.testing.assert_close(way[-1].value, at_end.norm(dim=1))
+    assert list(way[-1].scores) == ["alpha"]
+
+
+def test_a_start_that_a_method_finds_is_where_that_method_ends():
+    """Two methods in a row are the one started from where the other ended."""
+    objective, start = problem(3)
+    first = final(Jacobian(passes=2, pool=mean_response, signs=(1,)), objective, start)
+    apart = all_of(Dct(steps=2), objective, first.perturbation)[-1]
+    together = all_of(
+        Dct(steps=2, init=Jacobian(passes=2, pool=mean_response, signs=(1,))), objective, start
+    )[-1]
+    assert torch.equal(together.perturbation.vectors, apart.perturbation.vectors)
+
+
+def test_quadratic_dct_is_the_published_iteration_restated_slowly():
+    tensor = torch.randn(D, D, D, generator=torch.Generator().manual_seed(2), dtype=F64)
+    tensor = tensor + tensor.transpose(1, 2)  # D²Δ(0) of <T, x, x> / 2
+    objective, start = problem(
+        3, function=lambda x: torch.einsum("kij,...i,...j->...k", tensor, x, x) / 2
+    )
+    way = all_of(Quadratic(steps=3), objective, start)
+    rows = start.vectors.detach()
+    for it in way:
+        unit = orthonormal_rows(rows)
+        second = torch.einsum("kij,li,lj->lk", tensor, unit, unit)
+        u = second / second.norm(dim=1, keepdim=True)
+        rows = torch.einsum("kij,lk,li->lj", tensor, u, unit)
+        expected = 1.5 * rows / rows.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(it.perturbation.vectors.detach(), expected)
+        torch.testing.assert_close(it.scores["curvature"], second.norm(dim=1))
+
+
+def test_sogi_is_the_published_iteration_restated_slowly():
+    function = lambda x: x + x.square() @ torch.eye(D, dtype=F64).roll(1, 0)  # noqa: E731
+    objective, start = problem(4, function)
+    way = all_of(Sogi(steps=3, temperature=0.5), objective, start)
+    rows, weights = start.vectors.detach() / 1.5, torch.ones(4, dtype=F64)
+    for it in way:
+        pushed = []
+        for j in range(4):
+            others = [i for i in range(4) if i != j]
+            share = torch.stack([weights[i] * (rows[i] @ rows[j] / 0.5).exp() for i in others])
+            pushed.append(rows[j] - (share / share.sum()) @ rows[others])
+        at = torch.stack(pushed)
+        at = (1.5 * at / at.norm(dim=1, keepdim=True)).requires_grad_()
+        response = function(at)
+        along = (response / response.norm(dim=1, keepdim=True)).detach()
+        (gradient,) = torch.autograd.grad((response * along).sum(), at)
+        weights = gradient.norm(dim=1)
+        rows = gradient / weights[:, None]
+        torch.testing.assert_close(it.perturbation.vectors.detach(), 1.5 * rows)
+
+
+def test_the_value_of_a_quadratic_factor_is_half_its_curvature_at_the_radius():
+    objective, start = problem(2)
+    for it in all_of(Quadratic(steps=3), objective, start):
+        torch.testing.assert_close(it.value, it.scores["curvature"] * 1.5**2 / 2)
+
+
+def test_a_quarter_of_a_pass_fits_three_derivatives(monkeypatch):
+    objective, start = problem(5)
+    objective.vec_batch = 8
+    sizes, run = [], objective.segment.run
+    monkeypatch.setattr(
+        objective.segment, "run", lambda part: (sizes.append(len(part)), run(part))[1]
+    )
+    all_of(Quadratic(steps=1), objective, start)
+    assert sizes == [2, 2, 1]
+    objective.vec_batch = 3
+    sizes.clear()
+    all_of(Quadratic(steps=1), objective, start)
+    assert sizes == [1, 1, 1, 1, 1]
+
+
+def test_soft_separation_depends_on_the_temperature():
+    objective, start = problem(4)
+    warm, cold = (
+        final(Sogi(steps=2, temperature=t), objective, start).perturbation.vectors.detach()
+        for t in (1.0, 0.1)
+    )
+    assert float((warm - cold).abs().max()) > 1e-2
+
+
+# --- states
+
+
+def test_parameters_go_into_a_state_and_come_back():
+    _, start = problem(3)
+    state = as_state("here", start)
+    back = from_state("here", problem(3)[1], state)
+    assert torch.equal(back.vectors, start.vectors)
+    assert back.vectors.data_ptr() != state["here.vectors"].data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("here.vectors"), r"no 'here\.vectors'.*It has step\."),
+        (lambda s: s.update({"here.vectors": torch.zeros(3, D + 1)}), r"shape \(3, 7\).*\(3, 6\)"),
+        (lambda s: s.clear(), "It has nothing"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(change, message):
+    _, start = problem(3)
+    state = {**as_state("here", start), "step": torch.tensor(1)}
+    change(state)
+    with pytest.raises(BankFileError, match=message):
+        from_state("here", start, state)
+
+
+def test_a_melbo_state_of_another_method_is_refused():
+    objective, start = problem(2)
+    power = all_of(Power(steps=2), objective, start)[0].state
+    with pytest.raises(BankFileError, match=r"adamw\.vectors\.step.*another method"):
+        all_of(Melbo(steps=2), objective, start, resume=power)
