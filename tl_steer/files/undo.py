@@ -12,6 +12,7 @@ a clean-up, whose rest is then skipped, or between a change and the `try` that w
 Ctrl-C is held back in the main thread only, where Python raises it.
 """
 
+import _thread
 import functools
 import inspect
 import signal
@@ -28,28 +29,62 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _TIMES = 3
-_CLEANING = ExitStack.__exit__.__code__
+_CLEANING = (ExitStack.__exit__.__code__, ExitStack.close.__code__)
 _held: list[int] = []
 _previous: list[Any] = [signal.default_int_handler]
-_thread = threading.local()
+_here = threading.local()
 _Reference: TypeAlias = "weakref.ref[Scope]"
 _Scopes: TypeAlias = dict[int, "weakref.ref[Scope]"]
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    at = frame
+    while at is not None:
+        if at.f_code in _CLEANING and isinstance(at.f_locals.get("self"), Scope):
+            _held.append(number)
+            # For those that no scope's end raises, as in one that is deleted.
+            threading.Timer(0.02, _ask_again).start()
+            return
+        at = at.f_back
+    _held.clear()
+    _previous[0](number, frame)
+
+
+def _ask_again() -> None:
+    if _held:
+        _held.clear()
+        _thread.interrupt_main()
+
+
+def _raise_held() -> None:
+    if _held:
+        _held.clear()
+        _previous[0](signal.SIGINT, None)
+
+
+def _give_back() -> None:
+    if not _alive(_open_here()) and signal.getsignal(signal.SIGINT) is _on_interrupt:
+        signal.signal(signal.SIGINT, _previous[0])
+
+
+def _nothing() -> None:
+    pass
 
 
 class Scope(ExitStack):
     """An `ExitStack` whose clean-ups survive interrupts."""
 
+    _exit_callbacks: Any = ()  # until `__init__` came that far
+    _inner: _Scopes | None
+    _parent: "_Reference | None"
+
     def __enter__(self) -> Any:
-        self._inner: _Scopes | None = None
-        around, parent = _open(), innermost()
-        self._parent = None if parent is None else weakref.ref(parent)
-        self.undo(_raise_held)
-        if threading.current_thread() is threading.main_thread():
-            self._hold()
-        self._kept_in(around)
-        if parent is not None:
-            self._kept_in(parent._children())
-        return self
+        try:
+            self._open()
+            return self
+        except BaseException:
+            self.close()
+            raise
 
     def undo(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` at the end, in reverse order; register it before the change that
@@ -59,13 +94,25 @@ class Scope(ExitStack):
         for _ in range(_TIMES):
             self.callback(once)
 
+    def _open(self) -> None:
+        self._inner = None
+        around, parent = _open_here(), innermost()
+        self._parent = None if parent is None else weakref.ref(parent)
+        if threading.current_thread() is threading.main_thread():
+            self._hold()
+        self._kept_in(around)
+        if parent is not None:
+            self._kept_in(parent._children())
+
     def _hold(self) -> None:
+        """What is registered here comes last of all."""
+        for _ in range(_TIMES):
+            self.callback(self._last)
+        self.undo(_give_back)
         now = signal.getsignal(signal.SIGINT)
-        if now is _on_interrupt or not callable(now):  # ours already, or none of Python's
-            return
-        _previous[0] = now
-        self.undo(_give_back, now)
-        signal.signal(signal.SIGINT, _on_interrupt)
+        if now is not _on_interrupt and callable(now):  # else it is ours already, or ignored
+            _previous[0] = now
+            signal.signal(signal.SIGINT, _on_interrupt)
 
     def _kept_in(self, scopes: _Scopes) -> None:
         self.undo(scopes.pop, id(self), None)
@@ -73,34 +120,50 @@ class Scope(ExitStack):
 
     def _children(self) -> _Scopes:
         """Scopes opened since the last undoing was registered."""
-        if self._inner is None:
-            self._inner = {}
+        found = self._inner
+        if found is None:
+            found = self._inner = {}
             for _ in range(_TIMES):
-                self.push(functools.partial(self._left_open, self._inner, self._parent))
-        return self._inner
+                self.push(functools.partial(self._left_open, found))
+        return found
 
     @staticmethod
-    def _left_open(scopes: _Scopes, parent: "_Reference | None", *error: Any) -> None:
+    def _left_open(scopes: _Scopes, *_error: object) -> None:
         for scope in _alive(scopes):
             scope.__exit__(GeneratorExit, GeneratorExit(), None)
 
-    def __del__(self) -> None:
-        # Nobody can close it any more: what is left of an interrupt while it was being opened.
-        self.close()
+    _last = staticmethod(_raise_held)
+
+    # Nobody can close it any more: what is left of an interrupt while it was being opened. No line
+    # of ours, since an exception out of here is lost.
+    __del__ = ExitStack.close
 
 
 class _Opening(Scope):
     """A scope around setting another up: what an error leaves of that one is put back, and without
     an error it stays open."""
 
-    @staticmethod
-    def _left_open(scopes: _Scopes, parent: "_Reference | None", *error: Any) -> None:
-        around = None if parent is None else parent()
-        if error[0] is not None:
-            Scope._left_open(scopes, parent, *error)
-        elif around is not None:
+    # No error may come at the end any more.
+    _last = staticmethod(_nothing)
+
+    def _children(self) -> _Scopes:
+        new = self._inner is None
+        scopes = super()._children()
+        for _ in range(_TIMES if new else 0):
+            self.push(functools.partial(self._hand_over, scopes))
+        return scopes
+
+    def _hand_over(self, scopes: _Scopes, *error: object) -> None:
+        _raise_held()
+        around = None if self._parent is None else self._parent()
+        if error[0] is None and around is not None:
             for scope in _alive(scopes):
                 scope._kept_in(around._children())
+
+    @staticmethod
+    def _left_open(scopes: _Scopes, *error: object) -> None:
+        if error[0] is not None:
+            Scope._left_open(scopes)
 
 
 class _Opened(Scope):
@@ -119,10 +182,9 @@ class _Opened(Scope):
 class _Call(Scope):
     """A scope around a whole call, which puts the gradient mode back, too."""
 
-    def __enter__(self) -> Any:
-        super().__enter__()
+    def _open(self) -> None:
+        super()._open()
         self.undo(torch.set_grad_enabled, torch.is_grad_enabled())
-        return self
 
 
 class _Around(ContextDecorator):
@@ -178,11 +240,11 @@ class _Once:
 
 def innermost() -> Scope | None:
     """The scope of this thread that was opened last."""
-    return next(iter(_alive(_open())), None)
+    return next(iter(_alive(_open_here())), None)
 
 
-def _open() -> _Scopes:
-    found: _Scopes = _thread.__dict__.setdefault("open", {})
+def _open_here() -> _Scopes:
+    found: _Scopes = _here.__dict__.setdefault("open", {})
     return found
 
 
@@ -194,24 +256,3 @@ def _alive(scopes: _Scopes) -> list[Scope]:
 
 def _used(_: Scope) -> Any:
     raise RuntimeError("This context manager was used before; make another.")
-
-
-def _on_interrupt(number: int, frame: FrameType | None) -> None:
-    at = frame
-    while at is not None:
-        if at.f_code is _CLEANING and isinstance(at.f_locals.get("self"), Scope):
-            _held.append(number)
-            return
-        at = at.f_back
-    _previous[0](number, frame)
-
-
-def _raise_held() -> None:
-    if _held:
-        _held.clear()
-        _previous[0](signal.SIGINT, None)
-
-
-def _give_back(handler: Any) -> None:
-    if signal.getsignal(signal.SIGINT) is _on_interrupt:
-        signal.signal(signal.SIGINT, handler)
