@@ -10,8 +10,8 @@ renamed), so whenever the process dies, the last complete checkpoint is there.
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,21 +119,28 @@ class Checkpoint:
         self._last: float | None = None
         self.resumed = resumed
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The file as this run's own, for as long as the block lasts.
+    def held(self) -> AbstractContextManager[None]:
+        """The file as this run's own, for as long as a `with` block lasts.
 
         Raises:
-            SettingError: another run writes to it; or it holds an unfinished run or no bank at all,
-                and was not resumed.
+            SettingError: another run writes to it.
             WriteError: nothing can be written there.
         """
-        target = Path(os.path.realpath(self.path))
-        with locked(beside(target, "lock"), str(self.path), SettingError):
-            if not self.resumed:
-                _refuse_to_replace(self.path)
-            tidy(target.parent, target.name)  # what a killed process was writing
-            yield
+        return locked(beside(self._target, "lock"), str(self.path), SettingError)
+
+    def begin(self) -> None:
+        """Look at what is there, once the file is held.
+
+        Raises:
+            SettingError: it holds an unfinished run or no bank at all, and was not resumed.
+        """
+        if not self.resumed:
+            _refuse_to_replace(self.path)
+        tidy(self._target.parent, self._target.name)  # what a killed process was writing
+
+    @property
+    def _target(self) -> Path:
+        return Path(os.path.realpath(self.path))
 
     def due(self) -> bool:
         """Whether it is time to write: after the first step, then every so many minutes."""

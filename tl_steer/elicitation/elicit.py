@@ -107,6 +107,8 @@ def elicit(
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
     with nullcontext() if file is None else file.held(), frozen(model):
+        if file is not None:
+            file.begin()
         tokens = tokenize(model, prompts)
         segment = Segment(model, tokens, *_ends(model, tokens, source, target, saved, seed))
         chosen = positions_to_measure(segment, measured)

@@ -4,17 +4,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from tl_steer.errors import SteerError, WriteError
+from tl_steer.files.undo import Scope, scoped
 from tl_steer.files.write import held
 
 
-@contextmanager
-def locked(path: Path, what: str, error: type[SteerError]) -> Iterator[None]:
+@scoped
+def locked(scope: Scope, path: Path, what: str, error: type[SteerError]) -> None:
     """Hold a lock file for as long as the block lasts.
 
     The system frees the lock when the process ends, however that happens, so one that a killed
@@ -28,33 +28,30 @@ def locked(path: Path, what: str, error: type[SteerError]) -> Iterator[None]:
     Raises:
         WriteError: the lock file cannot be made.
     """
-    file = _taken(path, what, error)
-    try:
-        yield
-    finally:
-        try:
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-        finally:
-            file.close()
-
-
-def _taken(path: Path, what: str, error: type[SteerError]) -> IO[str]:
+    opened: list[IO[str]] = []
+    scope.undo(_release, path, opened)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
+        while not opened:
             file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (held until released)
             if not held(file.fileno(), wait=False):
                 raise error(_refusal(file, what))
-            if _is_still(path, file):
+            if _is_still(path, file):  # the one before may have removed it in between
+                opened.append(file)
                 _sign(file)
-                return file
-            file.close()  # the one before removed it between our opening and our lock
+    except SteerError:
+        raise
     except (OSError, ValueError) as cause:
-        if isinstance(cause, SteerError):
-            raise
         reason = getattr(cause, "strerror", None) or str(cause)
         raise WriteError(f"{path} cannot be written: {reason}.") from cause
+
+
+def _release(path: Path, opened: list[IO[str]]) -> None:
+    if opened:
+        with suppress(OSError, ValueError):
+            if _is_still(path, opened[0]):
+                os.unlink(path)
+        opened[0].close()
 
 
 def _is_still(path: Path, file: IO[str]) -> bool:

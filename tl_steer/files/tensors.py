@@ -115,7 +115,9 @@ class TensorFile:
         except Exception as error:
             # The readers of safetensors and torch have no error of their own for all that can be
             # wrong: unknown dtypes, sizes that overflow, names that are no text.
-            raise self.error(f"{path} is damaged or not a safetensors file: {error}") from error
+            raise self.error(
+                f"{path} is damaged or not a safetensors file, so it cannot be read: {error}"
+            ) from error
         if not unchanged:
             raise self.error(f"{path} was changed after it was saved: its checksum does not match.")
         return meta, tensors

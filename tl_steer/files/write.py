@@ -12,10 +12,11 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tl_steer.errors import WriteError
+from tl_steer.files.undo import Scope, scoped
 
 if sys.platform != "win32":
     import fcntl
@@ -85,42 +86,38 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
 
 
 def _replace(target: Path, payload: bytes, old: os.stat_result | None) -> None:
-    with _draft(target, private=old is not None) as (descriptor, draft):
-        rest = memoryview(payload)
-        while rest:
-            rest = rest[os.write(descriptor, rest[: 1 << 30]) :]
+    with _draft(target, 0o666 if old is None else 0o600) as (file, draft):
+        file.write(payload)
+        file.flush()
         if old is not None:
-            _become(descriptor, old)
-        os.fsync(descriptor)
+            _become(file.fileno(), old)
+        os.fsync(file.fileno())
         os.replace(draft, target)
 
 
-@contextlib.contextmanager
-def _draft(target: Path, *, private: bool) -> Iterator[tuple[int, Path]]:
+@scoped
+def _draft(scope: Scope, target: Path, mode: int) -> tuple[IO[bytes], Path]:
     """A new file beside, open and locked, which is gone afterwards unless it was renamed."""
+    # The name is nobody else's, so it may go whether or not the file was made.
     draft = target.with_name(f"{_tag(target.name)}{secrets.token_hex(8)}.part")
-    descriptor = -1
-    try:
-        while descriptor < 0 or os.fstat(descriptor).st_nlink == 0:
-            # Again, where `tidy` took it for a dead one's before it was locked.
-            _close(descriptor)
-            descriptor = os.open(draft, _NEW, 0o600 if private else 0o666)
-            held(descriptor, wait=True)
-        yield descriptor, draft
-    finally:
-        # The name is nobody else's, so it may go whether or not the file was made.
-        try:
-            draft.unlink(missing_ok=True)
-        finally:
-            _close(descriptor)
+    opened: list[IO[bytes]] = []
+    scope.undo(_close, opened)
+    scope.undo(lambda: draft.unlink(missing_ok=True))
+    while True:
+        # A file and no descriptor, since it is closed when it is forgotten.
+        file = open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
+        opened.append(file)
+        held(file.fileno(), wait=True)
+        if sys.platform == "win32" or os.fstat(file.fileno()).st_nlink:
+            return file, draft
+        # `tidy` took it for a dead one's before it was locked.
 
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-
-
-def _close(descriptor: int) -> None:
-    if descriptor >= 0:
-        os.close(descriptor)
+def _close(files: list[IO[bytes]]) -> None:
+    for file in files:
+        # What could not be flushed has been told already.
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def _become(descriptor: int, old: os.stat_result) -> None:

@@ -2,31 +2,46 @@
 
     part-000000.parquet ...    the cells; any tool that reads Parquet folders reads them
     _sweep.json                what was asked for
-    _state.safetensors         how many parts there are, and sums that no cell holds
+    _state.safetensors         how many parts there are, sums that no cell holds, and checksums: of
+                               what was asked for, of every part, and of itself
 
 A part is written beside and renamed, then the state; a part that the state does not count yet is
-written again. So whenever the process dies, no row is lost or doubled.
+written again. So whenever the process dies, no row is lost or doubled. Checksums find damage; they
+are no signature.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import safe_open
 from torch import Tensor
 
-from tl_steer.errors import SweepFileError
-from tl_steer.files.write import write_beside
+from tl_steer.errors import SettingError, SweepFileError
+from tl_steer.files.jsons import fields, from_text, text, whole
+from tl_steer.files.lock import locked
+from tl_steer.files.tensors import TensorFile
+from tl_steer.files.write import beside, tidy, write_beside
+from tl_steer.sweeps.asked import refuse_asked, refuse_part
 from tl_steer.sweeps.secrets import without_secrets
 
 VERSION = 1
+STATE_FILE = TensorFile("sweep's state", "tl_steer_sweep", SweepFileError)
 _ASKED, _STATE = "_sweep.json", "_state.safetensors"
+_MOST_ASKED = 1 << 25
+_RECORD = ("parts", "prompts", "digest", "finished")
+
+
+def _no_sums() -> Tensor:
+    return torch.zeros(0, 32, dtype=torch.uint8, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +55,7 @@ class State:
         parts, prompts: how many are done.
         digest: of the prompts that are done.
         finished: whether there are no more.
+        checks: SHA-256 of every part's file, as bytes. None in folders of version 0.1.0.
     """
 
     sums: Float[Tensor, "group vec d_target"]
@@ -48,11 +64,7 @@ class State:
     prompts: int = 0
     digest: str = ""
     finished: bool = False
-
-    def to_bytes(self) -> bytes:
-        names = ("parts", "prompts", "digest", "finished")
-        record = json.dumps({name: getattr(self, name) for name in names})
-        return save({"sums": self.sums, "counts": self.counts}, {"state": record})
+    checks: UInt8[Tensor, "part 32"] = field(default_factory=_no_sums)
 
 
 class Folder:
@@ -64,79 +76,140 @@ class Folder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._known: dict[str, tuple[int, ...]] = {}
 
     @property
     def asked(self) -> dict[str, Any]:
         """What was asked for, as JSON has it.
 
         Raises:
-            SweepFileError: there is no sweep in the folder.
+            SweepFileError: there is no sweep in the folder, or it is damaged.
         """
+        path = self.path / _ASKED
         try:
-            found = json.loads((self.path / _ASKED).read_text(encoding="utf-8"))
+            found = from_text(_content(path, _MOST_ASKED).decode("utf-8"))
+            if not isinstance(found, dict) or found.get("version") != VERSION:
+                raise SweepFileError(f"{self.path} holds no sweep that this version can read.")
+            refuse_asked(found)
         except FileNotFoundError:
             raise SweepFileError(f"There is no sweep in {self.path} (no {_ASKED}).") from None
-        except (OSError, ValueError) as error:
-            raise SweepFileError(f"{self.path / _ASKED} cannot be read: {error}") from error
-        if not isinstance(found, dict) or found.get("version") != VERSION:
-            raise SweepFileError(f"{self.path} holds no sweep that this version can read.")
+        except (OSError, ValueError, KeyError) as error:
+            raise SweepFileError(f"{path} cannot be read: {error}.") from error
         return found
 
     @property
     def exists(self) -> bool:
         return (self.path / _ASKED).exists()
 
+    def held(self) -> AbstractContextManager[None]:
+        """The folder as this process's own, for as long as a `with` block lasts.
+
+        Raises:
+            SweepFileError: another process writes to it.
+            WriteError: nothing can be written there.
+        """
+        return locked(beside(self.path / _STATE, "lock"), str(self.path), SweepFileError)
+
     def state(self) -> State | None:
         """How far it has come; `None` before the first part.
 
         Raises:
-            SweepFileError: damaged, or parts that it counts are missing.
+            SweepFileError: damaged, of another sweep than what was asked for, or parts that it
+                counts are missing or damaged.
         """
         if not (self.path / _STATE).exists():
             return None
+        path, asked = self.path / _STATE, self.asked
         try:
-            with safe_open(self.path / _STATE, framework="pt") as file:
-                record = json.loads(file.metadata()["state"])
-                found = State(file.get_tensor("sums"), file.get_tensor("counts"), **record)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise SweepFileError(f"{self.path / _STATE} cannot be read: {error}") from error
-        missing = [path.name for path in self._paths(found.parts) if not path.is_file()]
-        if missing:
+            found, of = (_old_state(path), None) if _is_old(path) else _state(path)
+            _refuse_state(found, asked)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SweepFileError(f"{path} cannot be read: {error}") from error
+        if of is not None and of != _digest_of(asked):
             raise SweepFileError(
-                f"{self.path} is incomplete: {missing[0]} is gone. Put it back, or start anew in "
-                "another folder."
+                f"{self.path / _ASKED} was changed after it was written, or {_STATE} is of another "
+                "sweep: their checksums do not match."
             )
+        for i, part in enumerate(self._paths(found.parts)):
+            self._refuse_part(part, found.checks[i] if len(found.checks) else None)
         return found
 
     def begin(self, asked: Mapping[str, Any]) -> None:
-        """Write what is asked for, into a folder that holds no sweep."""
-        self._write(self.path / _ASKED, json.dumps(dict(asked), indent=1).encode())
+        """Write what is asked for, into a folder that holds no sweep.
+
+        Raises:
+            SettingError: it is too long to be read again.
+        """
+        content = json.dumps(dict(asked), indent=1).encode()
+        if len(content) > _MOST_ASKED:
+            raise SettingError(
+                f"What this sweep asks for takes {len(content)} bytes (its labels, mostly), and "
+                f"{_MOST_ASKED} can be kept: shorten the bank's labels."
+            )
+        self._write(self.path / _ASKED, content)
 
     def tidy(self, parts: int) -> None:
-        """Remove what a killed process left behind the parts that count."""
+        """Remove what a killed process left behind the parts that count; the folder must be held.
+
+        Raises:
+            WriteError: it cannot be removed.
+        """
         counted = {path.name for path in self._paths(parts)}
         for path in self.path.glob("part-*.parquet"):
             if path.name not in counted:
-                path.unlink()
-        for draft in self.path.glob(".*.part"):
-            draft.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+        tidy(self.path)
 
-    def add(self, cells: pa.Table, state: State) -> None:
+    def add(self, cells: pa.Table, state: State) -> State:
         """Write one part and then the state, which counts it.
+
+        Returns:
+            The state with the part's checksum.
 
         Raises:
             SweepFileError: the disk is full, or cannot be written for another reason. What was
                 written before stays as it is.
         """
         sink = pa.BufferOutputStream()
-        pq.write_table(cells, sink, compression="zstd")
+        pq.write_table(cells, sink, compression="zstd", write_page_checksum=True)
+        content = sink.getvalue().to_pybytes()
         path = self._paths(state.parts)[-1]
-        self._write(path, sink.getvalue().to_pybytes())
+        self._write(path, content)
+        if len(state.checks) == state.parts - 1:  # not where 0.1.0 began
+            own = torch.tensor([*hashlib.sha256(content).digest()], dtype=torch.uint8, device="cpu")
+            state = replace(state, checks=torch.cat([state.checks, own[None]]))
         self.keep(state)
+        return state
 
     def keep(self, state: State) -> None:
         """Replace the state."""
-        self._write(self.path / _STATE, state.to_bytes())
+        meta: dict[str, Any] = {name: getattr(state, name) for name in _RECORD}
+        meta["asked"] = _digest_of(self.asked)
+        tensors = {"sums": state.sums, "counts": state.counts, "checks": state.checks}
+        self._write(self.path / _STATE, STATE_FILE.payload(meta, tensors))
+
+    def refuse_rows(self) -> None:
+        """Compare who steered in every row, and on which prompt, with what was asked for.
+
+        Raises:
+            SweepFileError: they differ, or a part cannot be read.
+        """
+        state, asked = self.state(), self.asked
+        found = self.cells(["prompt", "kind", "vector", "dose"])
+        n = len(asked["who"])
+        who = [[*found[name].to_pylist()] for name in ("kind", "vector", "dose")]
+        rows = list(map(list, zip(*who, strict=True)))
+        prompts = found["prompt"].to_pylist()
+        whole = state is not None and len(prompts) == n * state.prompts
+        if (
+            not whole
+            or prompts != [i // n for i in range(len(prompts))]
+            or any(rows[i : i + n] != asked["who"] for i in range(0, len(rows), n))
+        ):
+            raise SweepFileError(
+                f"{self.path} holds cells that are not those of this sweep's vectors and prompts, "
+                "in their order."
+            )
 
     def cells(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The cells of every part that counts.
@@ -144,17 +217,43 @@ class Folder:
         Raises:
             SweepFileError: a part cannot be read.
         """
-        state = self.state()
+        state, asked = self.state(), self.asked
         tables = []
-        for path in self._paths(state.parts if state else 0):
+        for path in self._paths(0 if state is None else state.parts):
             try:
                 # Not by name: the reader would look for partitions in the folder's.
-                tables.append(pq.ParquetFile(path).read(columns))
-            except (OSError, pa.ArrowException) as error:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                    refuse_part(file, asked)
+                    tables.append(file.read(None if columns is None else list(columns)))
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise SweepFileError(f"{path} cannot be read: {error}") from error
-        if not tables:
+        if not tables or state is None:
             raise SweepFileError(f"{self.path} holds no cells yet.")
-        return pa.concat_tables(tables)
+        try:
+            return pa.concat_tables(tables)
+        except pa.ArrowException as error:
+            raise SweepFileError(f"{self.path} has parts that do not fit: {error}") from error
+
+    def _refuse_part(self, path: Path, check: Tensor | None) -> None:
+        """Compare a part with its checksum, once for as long as the file is the same."""
+        try:
+            at = path.stat()
+            now = (at.st_ino, at.st_size, at.st_mtime_ns)
+            if check is None or self._known.get(path.name) == now:
+                return
+            with open(path, "rb") as file:
+                own = _sha256(file)
+        except OSError as error:
+            raise SweepFileError(
+                f"{self.path} is incomplete: {path.name} is gone or cannot be read ({error}). Put "
+                "it back, or start anew in another folder."
+            ) from error
+        if own != bytes(check.tolist()):
+            raise SweepFileError(
+                f"{path} was changed after it was written: its checksum does not match. Put the "
+                "right one back, or start anew in another folder."
+            )
+        self._known[path.name] = now
 
     def _paths(self, parts: int) -> list[Path]:
         return [self.path / f"part-{i:06d}.parquet" for i in range(parts)]
@@ -164,9 +263,70 @@ class Folder:
             write_beside(path, payload)
         except OSError as error:
             raise SweepFileError(
-                f"{path} cannot be written: {error}. What was written before is whole. Make room "
-                f"and go on with resume={str(self.path)!r}."
+                f"{error} Make room and go on with resume={str(self.path)!r}."
             ) from error
+
+
+def _state(path: Path) -> tuple[State, str]:
+    """The state, and the checksum of what it was asked for."""
+    meta, tensors = STATE_FILE.read(path)
+    record = fields(meta, {*_RECORD, "asked", "format"})
+    made = State(**fields(tensors, {"sums", "counts", "checks"}), **{n: record[n] for n in _RECORD})
+    return made, text(record["asked"])
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.metadata() or {}) == {"state"}
+    except Exception:
+        return False  # whoever reads it says why
+
+
+def _old_state(path: Path) -> State:
+    """As version 0.1.0 wrote it, without checksums."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = fields(from_text(file.metadata()["state"]), {*_RECORD})
+            return State(file.get_tensor("sums"), file.get_tensor("counts"), **record)
+    except Exception as error:  # the reader has no error of its own for all that can be wrong
+        raise ValueError(str(error)) from error
+
+
+def _refuse_state(state: State, asked: Mapping[str, Any]) -> None:
+    parts, prompts = whole(state.parts, least=1), whole(state.prompts, least=1)
+    text(state.digest)
+    if type(state.finished) is not bool or not parts <= prompts <= parts * asked["part"]:
+        raise ValueError(f"{parts} parts of {asked['part']} prompts are not {prompts}")
+    sums, counts, checks = state.sums, state.counts, state.checks
+    if sums.dtype != torch.float32 or counts.dtype != torch.float32 or sums.ndim != 3:
+        raise ValueError("its sums are not those of a sweep")
+    if counts.shape != sums.shape[:2] or sums.shape[1] != len(asked["who"]) or 0 in sums.shape:
+        raise ValueError("its sums are not those of this sweep's vectors")
+    if not bool(sums.isfinite().all()) or not bool(((counts >= 0) & (counts <= prompts)).all()):
+        raise ValueError("its sums are not those of so many prompts")
+    kept = checks.dtype == torch.uint8 and checks.shape in ((0, 32), (parts, 32))
+    if not kept:
+        raise ValueError("it does not hold a checksum for every part")
+
+
+def _sha256(file: IO[bytes]) -> bytes:
+    sha = hashlib.sha256()
+    while block := file.read(1 << 20):
+        sha.update(block)
+    return sha.digest()
+
+
+def _content(path: Path, most: int) -> bytes:
+    with open(path, "rb") as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"it is longer than {most} bytes")
+    return found
+
+
+def _digest_of(asked: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(dict(asked), sort_keys=True).encode()).hexdigest()
 
 
 def refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tl_steer.hook_points.positions import Positions
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import tokenize, whole_row
 from tl_steer.sweeps.cells import Cells, Read
-from tl_steer.sweeps.folder import Folder, State, counted
+from tl_steer.sweeps.folder import Folder, State, counted, refuse_other
 from tl_steer.sweeps.prompts import Asked
 from tl_steer.sweeps.result import SweepResult
 
@@ -83,7 +84,15 @@ class Job:
     empty: State
 
     def run(self, prompts: Iterator[Read], advance: Callable[[int], None]) -> SweepResult:
-        """To the end, or to Ctrl-C if something is done by then."""
+        """To the end, or to Ctrl-C if something is done by then.
+
+        Raises:
+            SweepFileError: another process writes to the folder, or it is of another sweep.
+        """
+        with nullcontext() if self.folder is None else self.folder.held():
+            return self._run(prompts, advance)
+
+    def _run(self, prompts: Iterator[Read], advance: Callable[[int], None]) -> SweepResult:
         state, tables = self._begin(), []
         try:
             digest = self._skip(prompts, state, advance)
@@ -110,6 +119,7 @@ class Job:
             return self.empty
         if not self.folder.exists:
             self.folder.begin(self.asked)
+        refuse_other(self.folder.path, self.folder.asked, self.asked)
         state = self.folder.state() or self.empty
         self.folder.tidy(state.parts)
         return state
@@ -140,7 +150,7 @@ class Job:
         )
         state = counted(state, groups=groups, directions=directions, digest=digest)
         if self.folder is not None:
-            self.folder.add(table, state)
+            state = self.folder.add(table, state)
         return table, state
 
     @property

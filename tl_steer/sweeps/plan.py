@@ -12,12 +12,10 @@ from tl_steer.banks.control import random_bank
 from tl_steer.errors import SettingError
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Packable
+from tl_steer.sweeps.asked import BANK, RANDOM, TYPES, UNSTEERED
 from tl_steer.sweeps.metric import METRICS, NEED_TEXT, OF_TEXT, Metric
-from tl_steer.sweeps.result import BANK, RANDOM, UNSTEERED, Who
+from tl_steer.sweeps.result import Who
 from tl_steer.sweeps.scorer import Scorer
-
-# Names that cells have beside the metrics'.
-COLUMNS = ("prompt", "id", "kind", "vector", "dose", "error", "prompt_text", "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
         else:
             passes[name] = METRICS[one] if isinstance(one, str) else one
     names = [_name(one) for one in metrics]
-    clash = sorted({n for n in names if names.count(n) > 1 or n in COLUMNS})
+    clash = sorted({n for n in names if names.count(n) > 1 or n in TYPES})
     if clash or not names:
         raise SettingError(
             f"Metrics need names of their own; {', '.join(clash)} cannot be used here."
@@ -106,7 +104,7 @@ def edits_of(
     for size in dict.fromkeys(map(abs, factors)):
         rows.append(random * size)
         who += [Who(RANDOM, v, size) for v in range(n_random)]
-    vectors = torch.cat([*rows, torch.zeros_like(bank.vectors[:1])])
+    vectors = torch.cat([*rows, bank.neutral()])
     who.append(Who(UNSTEERED, 0, 0.0))
     return bank.holding(vectors), tuple(who)
 

@@ -3,14 +3,13 @@
 A source yields `Asked`: where the row stands (for messages), its id and the prompt itself.
 """
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tl_steer.errors import PromptError
+from tl_steer.sweeps.prompt_files import READERS, rows_of_file
 
 Rows: TypeAlias = Iterable[tuple[str, Any]]
 # Where a row has several fields and none is asked for: the first of these that it has.
@@ -66,11 +65,24 @@ class PromptSource:
             return str(number)
         if not isinstance(row, Mapping) or row.get(self.ids) is None:
             raise PromptError(f"{where} has no {self.ids!r} to be known by.")
-        return str(row[self.ids])
+        name = str(row[self.ids])
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise PromptError(f"{where} has the id {name!r}, which is half a character.")
+        return name
 
     def _prompt(self, where: str, row: Any) -> Any:
+        if self.column is not None and not isinstance(row, Mapping):
+            raise PromptError(
+                f"{where} is a {type(row).__name__}, which has no column {self.column!r}: leave "
+                "column= out, or give rows with fields."
+            )
         prompt = self._field(where, row) if isinstance(row, Mapping) else row
-        empty = prompt is None or (isinstance(prompt, str) and not prompt.strip())
+        # A table's missing cell is NaN.
+        empty = (
+            prompt is None
+            or (isinstance(prompt, float) and prompt != prompt)
+            or (isinstance(prompt, str) and not prompt.strip())
+        )
         if empty or (isinstance(prompt, Sequence) and len(prompt) == 0):
             raise PromptError(f"{where} has no text. Drop it, or put a prompt there.")
         return self.wrap(prompt) if self.wrap is not None and isinstance(prompt, str) else prompt
@@ -96,75 +108,49 @@ def source_of(
     """Prompts as a source.
 
     Args:
-        prompts: a list (strings, conversations, token tensors, or rows with fields), a Hugging Face
-            dataset (streaming or not), or the path of a text file (one prompt a line), `.jsonl`,
-            `.csv` or `.parquet`.
+        prompts: a list (strings, conversations, token tensors, or rows with fields), a data frame,
+            a Hugging Face dataset (streaming or not), or the path of a file: `.txt` (one prompt a
+            line), `.jsonl`, `.json` (one list), `.csv`, `.tsv` or `.parquet`.
         column, ids, wrap: as for `PromptSource`.
 
     Raises:
         PromptError: nothing that prompts can be read from.
     """
     if isinstance(prompts, (str, Path)):
-        path = Path(prompts)
-        if not path.is_file():
-            raise PromptError(
-                f"There is no file {str(prompts)[:80]!r}. Prompts come as a list, a dataset or the "
-                "path of a file; a single prompt as [prompt]."
-            )
-        read = _READERS.get(path.suffix.lower(), _lines)
-        return PromptSource(lambda: read(path), column, ids, wrap)
-    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        return PromptSource(rows_of_file(Path(prompts)), column, ids, wrap)
+    prompts = _table_rows(prompts)
+    if isinstance(prompts, (Mapping, bytes, bytearray)) or not isinstance(prompts, Iterable):
         raise PromptError(
             f"Prompts came as a {type(prompts).__name__}; expected a list, a dataset (one split of "
-            "it) or the path of a file."
+            f"it), a data frame, or the path of a file ({', '.join(filter(None, READERS))})."
         )
-    rows = lambda: ((f"Row {i}", row) for i, row in enumerate(prompts))  # noqa: E731
+    rows = lambda: ((f"Row {i}", _fields(row)) for i, row in enumerate(prompts))  # noqa: E731
     return PromptSource(rows, column, ids, wrap, again=hasattr(prompts, "__len__"))
 
 
-def _lines(path: Path) -> Rows:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            yield f"Line {number} of {path.name}", line.rstrip("\r\n")
+def _table_rows(prompts: Any) -> Any:
+    """The rows of a data frame, which itself iterates over its columns."""
+    if hasattr(prompts, "to_pylist"):  # Arrow
+        return prompts.to_pylist()
+    columns = getattr(prompts, "columns", None)
+    if columns is None or isinstance(prompts, Mapping):
+        return prompts
+    names = [str(name) for name in columns]
+    if len(set(names)) < len(names):
+        raise PromptError(f"The data frame has two columns of one name among {names[:20]}.")
+    if hasattr(prompts, "to_dicts"):  # polars
+        return prompts.to_dicts()
+    if hasattr(prompts, "to_dict"):  # pandas
+        return prompts.to_dict("records")
+    if hasattr(prompts, "iterrows"):
+        return [row for _, row in prompts.iterrows()]
+    raise PromptError(
+        f"Prompts came as a {type(prompts).__name__}, whose rows cannot be read one by one. Give "
+        "a list of its rows."
+    )
 
 
-def _jsonl(path: Path) -> Rows:
-    for where, line in _lines(path):
-        try:
-            yield where, json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
-            raise PromptError(f"{where} is not JSON: {error}.") from error
-
-
-def _csv(path: Path) -> Rows:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
-        try:
-            for number, row in enumerate(rows, start=1):
-                yield f"Row {number} of {path.name}", row
-        except csv.Error as error:
-            raise PromptError(
-                f"{path.name} cannot be read at line {rows.line_num}: {error}."
-            ) from (error)
-
-
-def _parquet(path: Path) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise PromptError(f"{path.name} is not a Parquet file: {error}.") from error
-    with file:
-        rows = (row for batch in file.iter_batches(batch_size=256) for row in batch.to_pylist())
-        for number, row in enumerate(rows):
-            yield f"Row {number} of {path.name}", row
-
-
-_READERS: dict[str, Callable[[Path], Rows]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
+def _fields(row: Any) -> Any:
+    """A row of a data frame as a mapping."""
+    own = getattr(row, "to_dict", None)
+    return row if own is None or isinstance(row, Mapping) else own()

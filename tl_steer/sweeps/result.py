@@ -14,14 +14,13 @@ from jaxtyping import Float
 
 from tl_steer.errors import SettingError, SweepFileError
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
+from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
 from tl_steer.sweeps.folder import Folder, State
 from tl_steer.sweeps.interval import Interval
 from tl_steer.sweeps.systematic import Directions, Evidence, evidence, of_random
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BANK, RANDOM, UNSTEERED = "bank", "random", "unsteered"
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,20 @@ class SweepResult(Tabled):
         """What steered, in the order of the rows of one prompt."""
         return tuple(Who(str(k), int(v), float(d)) for k, v, d in self.asked["who"])
 
+    @cached_property
+    def _on_disk(self) -> Folder | None:
+        """One for all readings: it remembers which parts have been compared with their
+        checksums."""
+        return None if self.folder is None else Folder(self.folder)
+
     def cells(self, columns: Sequence[str] | None = None) -> pa.Table:
         """One row per vector and prompt, prompts in order; only some columns, if asked.
 
         Raises:
             SweepFileError: the folder is gone or damaged.
         """
-        if self.folder is not None:
-            return Folder(self.folder).cells(columns)
+        if self._on_disk is not None:
+            return self._on_disk.cells(columns)
         whole = pa.concat_tables(self.parts)
         return whole if columns is None else whole.select(list(columns))
 
@@ -243,12 +248,14 @@ def load_sweep(path: str | Path) -> SweepResult:
     """Read a sweep, finished or not; no model is needed.
 
     Raises:
-        SweepFileError: there is none, or it is damaged.
+        SweepFileError: there is none, or it is damaged (it says which part). Folders of version
+            0.1.0 have no checksums, so in those a changed number may go unseen.
     """
     folder = Folder(path)
     asked, state = folder.asked, folder.state()
     if state is None:
         raise SweepFileError(f"The sweep in {path} has not finished its first part yet.")
+    folder.refuse_rows()
     return SweepResult(asked, state, Path(path))
 
 
