@@ -10,13 +10,14 @@ from curved import ENDS, CurvedHost, final
 import tl_steer as ts
 from tl_steer.errors import BankFileError, NotFiniteError, SettingError
 from tl_steer.methods import Dct, Jacobian, Melbo, Power, Quadratic, Sogi
+from tl_steer.methods.dct import alphas
 from tl_steer.methods.parameters import as_state, from_state
 from tl_steer.methods.protocol import moved
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Evaluation, Objective
 from tl_steer.objectives.response import ResponseMap, mean_response
-from tl_steer.perturbations.sphere import orthonormal_rows, random_on_sphere
+from tl_steer.perturbations.sphere import orthonormal_rows, random_on_sphere, softly_apart
 
 D = 6
 F64 = torch.float64
@@ -172,38 +173,43 @@ def test_an_overflow_on_the_way_names_the_step_and_the_vector(method, monkeypatc
 # --- melbo
 
 
-def adamw_slowly(objective, start, steps, lr):
-    """AdamW with amsgrad on the tangent, and back to the sphere, number by number."""
-    theta, m, v, most = start.vectors.detach().clone(), 0.0, 0.0, 0.0
+def adamw_slowly(objective, start, steps, lr, *, orthogonal):
+    """AdamW with amsgrad on the tangent, and back to the sphere, number by number; with
+    orthogonality each vector within what those before it leave."""
+
+    def apart(rows):
+        kept = []
+        for row in rows:
+            for other in kept if orthogonal else []:
+                row = row - (row @ other) * other / 1.5**2
+            kept.append(1.5 * row / row.norm())
+        return torch.stack(kept)
+
+    theta, m, v, most = apart(start.vectors.detach()), 0.0, 0.0, 0.0
     values = []
     for step in range(1, steps + 1):
         at = objective(ts.Additive(start.site, theta, radius=1.5))
         values.append(at.value)
-        unit = theta / theta.norm(dim=1, keepdim=True)
-        g = -(at.gradients[0] - (at.gradients[0] * unit).sum(dim=1, keepdim=True) * unit)
+        g = -at.gradients[0]
+        for k in range(len(g)):
+            for before in [*(theta[:k] if orthogonal else []), theta[k]]:
+                g[k] = g[k] - (g[k] @ before) * before / 1.5**2
         m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
         most = torch.maximum(v, torch.as_tensor(most))
         theta = theta - lr * (m / (1 - 0.9**step)) / ((most / (1 - 0.98**step)).sqrt() + 1e-8)
-        theta = 1.5 * theta / theta.norm(dim=1, keepdim=True)
+        theta = apart(theta)
     return theta, values
 
 
-def test_melbo_is_adamw_on_the_sphere_restated_slowly():
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_melbo_is_adamw_on_the_sphere_restated_slowly(orthogonal):
     objective, start = problem(3)
     with frozen(objective.segment.model):
-        expected, values = adamw_slowly(objective, start, 25, 0.05)
-    way = all_of(Melbo(steps=25, lr=0.05), objective, start)
+        expected, values = adamw_slowly(objective, start, 25, 0.05, orthogonal=orthogonal)
+    way = all_of(Melbo(steps=25, lr=0.05, orthogonal=orthogonal), objective, start)
     torch.testing.assert_close(way[-1].perturbation.vectors.detach(), expected)
     for it, value in zip(way, values, strict=True):
         torch.testing.assert_close(it.value, value)
-
-
-def test_orthogonal_melbo_starts_from_what_is_left_of_each_vector_behind_those_before_it():
-    objective, start = problem(3)
-    first = all_of(Melbo(steps=2, lr=0.05, orthogonal=True), objective, start)[0]
-    apart = 1.5 * orthonormal_rows(start.vectors.detach())
-    at = objective(ts.Additive(start.site, apart, radius=1.5), gradient=False)
-    torch.testing.assert_close(first.value, at.value)
 
 
 def test_orthogonal_melbo_pulls_each_vector_off_those_before_it_and_not_behind_it():
@@ -503,3 +509,62 @@ def test_a_melbo_state_of_another_method_is_refused():
     power = all_of(Power(steps=2), objective, start)[0].state
     with pytest.raises(BankFileError, match=r"adamw\.vectors\.step.*another method"):
         all_of(Melbo(steps=2), objective, start, resume=power)
+
+
+# --- edits of several parameters
+
+
+class Halves(ts.Perturbation):
+    """A vector in two halves, each on a sphere of its own."""
+
+    def __init__(self, site, left, right):
+        super().__init__(site)
+        self.left, self.right = torch.nn.Parameter(left), torch.nn.Parameter(right)
+
+    def forward(self, activation, rows):
+        return activation + torch.cat([self.left, self.right], dim=1)[rows][:, None]
+
+    @torch.no_grad()
+    def project_(self):
+        for half in (self.left, self.right):
+            half.copy_(torch.nn.functional.normalize(half, dim=1))
+
+
+def halves(n):
+    objective, start = problem(n)
+    rows = start.vectors.detach()
+    made = Halves(start.site, rows[:, :3].clone(), rows[:, 3:].clone())
+    made.project_()
+    return objective, made
+
+
+@pytest.mark.parametrize("method", [Power(steps=3), Dct(steps=3), Sogi(steps=3), Melbo(steps=3)])
+def test_an_edit_of_several_parameters_has_one_value_and_all_of_its_constraints(method):
+    objective, start = halves(2)
+    way = all_of(method, objective, start)
+    for it in way:
+        assert it.value.shape == (2,)
+        for half in it.perturbation.parameters():
+            torch.testing.assert_close(half.detach().norm(dim=1), torch.ones(2, dtype=F64))
+    rest = all_of(method, objective, start, resume=way[0].state)
+    assert torch.equal(rest[-1].perturbation.right, way[-1].perturbation.right)
+
+
+def test_the_weight_of_an_edit_is_the_norm_of_its_whole_gradient():
+    objective, start = halves(3)
+    with frozen(objective.segment.model):
+        (it,) = Sogi(steps=1)(objective, start)
+        apart = Halves(
+            start.site,
+            *(softly_apart(half.detach(), torch.ones(3)) for half in (start.left, start.right)),
+        )
+        _, gradients = ResponseMap(objective).pull(apart)
+    torch.testing.assert_close(it.state["weights"], torch.cat(gradients, dim=1).norm(dim=1))
+
+
+def test_factors_in_halves_weigh_what_they_weigh_whole():
+    objective, start = problem(3)
+    rows = start.vectors.detach()
+    response = ResponseMap(objective)(start)
+    apart = Halves(start.site, rows[:, :3].clone(), rows[:, 3:].clone())
+    torch.testing.assert_close(alphas(apart, response), alphas(start, response))

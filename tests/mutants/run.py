@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -68,12 +69,13 @@ def main() -> None:
         tree = copy(Path(folder) / "tree")
         results = []
         for wing in given.wings:
-            results += of_wing(wing, tree, given)
-            if given.out:
-                given.out.write_text(json.dumps(results, indent=1))
+            for result in of_wing(wing, tree, given):
+                results.append(result)
+                if given.out:
+                    given.out.write_text(json.dumps(results, indent=1))
 
 
-def of_wing(wing: str, tree: Path, given: argparse.Namespace) -> list[dict]:
+def of_wing(wing: str, tree: Path, given: argparse.Namespace) -> Iterator[dict]:
     paths = [str(p.relative_to(tree)) for p in sorted((tree / "tl_steer" / wing).rglob("*.py"))]
     if given.again:
         mutants = found_again(tree, paths, json.loads(given.again.read_text()), given.alive)
@@ -82,12 +84,8 @@ def of_wing(wing: str, tree: Path, given: argparse.Namespace) -> list[dict]:
     start = time.monotonic()
     seen = watch(tree, TESTS[wing], [f"tl_steer/{wing}"])
     print(f"{wing}: {len(mutants)} faults, tests {time.monotonic() - start:.0f} s", flush=True)
-    results = [meet(m, wing, tree, seen) for m in mutants]
-    killed = sum(r["end"] != "alive" for r in results)
-    print(
-        f"{wing}: {killed} of {len(results)} killed, {time.monotonic() - start:.0f} s", flush=True
-    )
-    return results
+    for fault in mutants:
+        yield meet(fault, wing, tree, seen)
 
 
 def meet(fault: Mutant, wing: str, tree: Path, seen: Seen) -> dict:
