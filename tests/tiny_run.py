@@ -28,6 +28,7 @@ class Curved(LinearHost):
 
 
 def run(**knobs):
+    given = {"method": ts.methods.Melbo(steps=20, lr=0.02), "progress": False} | knobs
     return ts.elicit(
         Curved(),
         PROMPTS,
@@ -35,9 +36,7 @@ def run(**knobs):
         target="blocks.2.hook_resid_post",
         n=5,
         radius=2.0,
-        method=ts.methods.Melbo(steps=20, lr=0.02),
-        progress=False,
-        **knobs,
+        **given,
     )
 
 

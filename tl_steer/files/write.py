@@ -27,7 +27,7 @@ def write_beside(path: Path, payload: bytes) -> None:
 
     A symbolic link stays one, and the file that it leads to is replaced. The new file has the mode
     (and where possible the owner) of the old one. Another hard link to the old file keeps the old
-    content.
+    content. Drafts that killed processes left of this file go.
 
     Raises:
         WriteError: the disk is full, the folder cannot be made or written, or the path is a folder,
@@ -37,6 +37,7 @@ def write_beside(path: Path, payload: bytes) -> None:
         target, old = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         _replace(target, payload, old)
+        tidy(target.parent, target.name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _named(path, error) from error
 
