@@ -62,7 +62,7 @@ class Recording:
     source: Float[Tensor, "run pos width"]
     attention: dict[int, Float[Tensor, "run d_model"]]
     mlp: dict[int, Float[Tensor, "run d_model"]]
-    z: dict[int, Float[Tensor, "run width"]]
+    z: dict[int, Float[Tensor, "run _"]]
 
 
 def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads: int) -> Recording:
