@@ -33,6 +33,10 @@ class ShapeError(SteerError, TypeError):
     """An argument of a public call has the wrong type or tensor shape."""
 
 
+class RowError(SteerError, IndexError):
+    """A vector that a bank does not hold."""
+
+
 class HookPointError(SteerError, KeyError):
     """A hook point that is unknown, unusable here, or that never fired."""
 

@@ -6,9 +6,10 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, TARGET, make
+from conftest import PROMPTS, SOURCE, TARGET, bank_of, make
 from hypothesis import given, settings, strategies as st
 from linear import LinearHost
 from torch.nn.functional import normalize
@@ -17,7 +18,7 @@ import tl_steer as ts
 from tl_steer.banks.bank import largest
 from tl_steer.banks.fingerprint import Fingerprint, fingerprint
 from tl_steer.banks.provenance import Provenance
-from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, SettingError
+from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, RowError, SettingError
 
 
 def bank(n=5, *, seed=0, model="tiny", labels=()):
@@ -281,3 +282,64 @@ def test_models_of_one_kind_share_a_fingerprint_across_modes():
     for raw, compatible in pairs:
         a, b = fingerprint(make(raw)).signature, fingerprint(make(compatible)).signature
         torch.testing.assert_close(torch.tensor(a), torch.tensor(b), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (1, [1]), (-1, [3]), (np.int64(2), [2]), (np.uint8(0), [0]), (torch.tensor(3), [3]),
+        (np.array(1), [1]), (slice(None, None, -2), [3, 1]), (slice(1, None), [1, 2, 3]),
+        (torch.tensor([1, 0], dtype=torch.uint8), [1, 0]), (np.array([True, False, True, True]),
+        [0, 2, 3]), ([], []), ((2, -1), [2, 3]), (range(2), [0, 1]),
+    ],
+)  # fmt: skip
+def test_vectors_are_chosen_by_any_whole_numbers(one, rows, expected):
+    bank = bank_of(one)
+    assert torch.equal(bank[rows].vectors, bank.vectors[expected])
+
+
+@pytest.mark.parametrize(
+    "rows", [4, -5, [0, 4], 1.5, "a", None, [0.5], [[0, 1]], [True], slice("a"), slice(0, 4, 0)]
+)
+def test_vectors_that_are_not_there_are_refused(one, rows):
+    with pytest.raises(RowError, match=r"the bank holds 4 vectors|axes"):
+        bank_of(one)[rows]
+    assert issubclass(RowError, IndexError)
+
+
+def long_bank(one, n):
+    generator = torch.Generator().manual_seed(0)
+    few = torch.randn(n // 3, 24, generator=generator)
+    near = few[torch.randint(len(few), (n,), generator=generator)]
+    noise = torch.randn(n, 24, generator=generator)
+    responses = near + 0.1 * noise
+    responses[5] = 0.0
+    return dataclasses.replace(
+        ts.random_bank(bank_of(one), n=n), responses=responses, objective=torch.zeros(n)
+    )
+
+
+def test_the_nearest_and_the_distinct_of_a_long_bank_are_those_of_all_pairs(one):
+    bank = long_bank(one, 2500)
+    unit = torch.nn.functional.normalize(bank.responses.double(), dim=1)
+    similar = (unit @ unit.T).abs()
+    kept = []
+    for row in range(len(bank)):
+        if all(similar[row, kept] < 0.9):
+            kept.append(row)
+    assert torch.equal(bank.distinct().vectors, bank.vectors[kept])
+    best = similar.fill_diagonal_(0.0).max(dim=1)
+    near = bank.nearest()
+    assert [i for i, _ in near] == best.indices.tolist()
+    assert [round(c, 9) for _, c in near] == [round(c, 9) for c in best.values.tolist()]
+
+
+def test_a_table_of_a_long_bank_compares_the_shown_rows_alone(one, monkeypatch):
+    bank = long_bank(one, 2500)
+    sizes = []
+    times = torch.Tensor.__matmul__
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: sizes.append(len(a)) or times(a, b)
+    )
+    assert len(bank.table().rows) == 20
+    assert sizes == [20]

@@ -259,3 +259,29 @@ def test_heads_first_and_prompts_second_in_one_axis_is_refused():
         ts.Segment(
             model, ts.tokenize(model, rows), "blocks.0.hook_resid_post", "blocks.2.hook_resid_post"
         )
+
+
+@needs_bridge
+def test_the_width_of_heads_is_the_model_s_where_the_config_says_another():
+    import transformers as hf
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = hf.DeepseekV3Config(
+        vocab_size=VOCAB, hidden_size=D, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=4, intermediate_size=32, moe_intermediate_size=16, kv_lora_rank=8,
+        q_lora_rank=12, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=6, n_routed_experts=4,
+        num_experts_per_tok=2, n_group=1, topk_group=1, first_k_dense_replace=LAYERS,
+        max_position_embeddings=64, initializer_range=0.15,
+        architectures=["DeepseekV3ForCausalLM"],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TransformerBridge.boot_transformers(
+        "tiny-deepseek", hf_model=hf.DeepseekV3ForCausalLM(config), tokenizer=conftest.tokenizer()
+    ).eval()
+    source = "blocks.1.attn.hook_z"
+    assert ts.models.resolve(model, source).width == 24
+    bank = ts.elicit(
+        model, WORDS[:1], source=source, target=TARGET, n=2, radius=3.0, progress=False
+    )
+    assert bank.vectors.shape == (2, 24)
+    assert_replayed(model, WORDS[:2], source)

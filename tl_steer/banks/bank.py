@@ -19,8 +19,9 @@ from torch import Tensor
 
 from tl_steer.banks.fingerprint import same_model
 from tl_steer.banks.provenance import Provenance, check_fits
-from tl_steer.errors import BankFileError, SettingError
+from tl_steer.errors import BankFileError, RowError, SettingError
 from tl_steer.files.jsons import plain_json, text, texts, to_text, whole
+from tl_steer.files.signatures import refuses
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.files.tensors import TensorFile
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
@@ -29,9 +30,10 @@ from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import KINDS
 from tl_steer.perturbations.perturbation import Hooks, Packable
-from tl_steer.perturbations.sphere import cosines, distinct_rows
+from tl_steer.perturbations.sphere import distinct_rows
 
 BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
+_ROWS = 1024  # whose nearest are looked for at once
 TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
 
 
@@ -89,15 +91,15 @@ class Bank(Tabled):
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @refuses
     def __getitem__(self, rows: int | slice | Sequence[int] | Tensor) -> "Bank":
-        """A bank of some of the vectors; `bank[4]` is a bank of one."""
-        index = torch.arange(len(self), device="cpu")
-        if isinstance(rows, int):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"bank[{rows}]: the bank holds {len(self)} vectors")
-            chosen = index[rows : rows + 1] if rows != -1 else index[-1:]
-        else:
-            chosen = index[rows if isinstance(rows, slice) else torch.as_tensor(rows, device="cpu")]
+        """A bank of some of the vectors; `bank[4]` is a bank of one. Numbers may be numpy's or
+        torch's, alone or in one axis.
+
+        Raises:
+            RowError: a vector that is not in the bank, or what is no choice of vectors.
+        """
+        chosen = chosen_rows(rows, len(self))
         return dataclasses.replace(
             self,
             vectors=self.vectors[chosen],
@@ -178,11 +180,20 @@ class Bank(Tabled):
     def nearest(self) -> list[tuple[int, float]]:
         """For each vector the other one whose response is most like its own, and their |cosine|;
         (-1, 0) where there is no other, and NaN where nothing was measured."""
+        return self._nearest(len(self))
+
+    def _nearest(self, most: int) -> list[tuple[int, float]]:
+        """`nearest` for the first so many, without the cosines of all with all."""
         if len(self) < 2:
-            return [(-1, 0.0)] * len(self)
-        similar = cosines(self.responses.double()).abs().fill_diagonal_(0.0)
-        found = similar.max(dim=1)
-        return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+            return [(-1, 0.0)] * min(most, len(self))
+        unit = torch.nn.functional.normalize(self.responses.double(), dim=1)
+        found: list[tuple[int, float]] = []
+        for rows in torch.arange(min(most, len(self)), device="cpu").split(_ROWS):
+            similar = (unit[rows] @ unit.T).abs()
+            similar[torch.arange(len(rows), device="cpu"), rows] = 0.0
+            best = similar.max(dim=1)
+            found += zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return found
 
     def label(self, row: int, text: str) -> "Bank":
         """A bank with a note on one vector."""
@@ -272,7 +283,7 @@ class Bank(Tabled):
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
         """One row per vector: objective, size of the response, nearest other response, label."""
         rows = []
-        for i, (near, similar) in enumerate(self.nearest()[:most]):
+        for i, (near, similar) in enumerate(self._nearest(most)):
             known = near >= 0 and not math.isnan(similar)
             nearest = f"{similar:.2f} (#{near})" if known else ""
             size = float(self.responses[i].norm())
@@ -381,6 +392,30 @@ def refuse_unpackable(start: Packable) -> None:
             raise ValueError("other numbers come back")
     except Exception as error:
         raise SettingError(f"A bank cannot hold a {name}: packing fails ({error}).") from error
+
+
+def chosen_rows(rows: Any, n: int) -> Tensor:
+    """The numbers of the rows that an index chooses of `n`.
+
+    Raises:
+        RowError: there are no such rows.
+    """
+    index = torch.arange(n, device="cpu")
+    try:
+        # Through `range`, because torch knows no step backwards.
+        wanted = list(range(n)[rows]) if isinstance(rows, slice) else rows
+        wanted = torch.as_tensor(wanted, device="cpu")
+        # Bytes would be taken for truth values, and an empty list is of floats.
+        whole = wanted.dtype not in (torch.bool, torch.long) and not wanted.is_floating_point()
+        found: Tensor = index[wanted.long() if whole or wanted.numel() == 0 else wanted]
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        raise RowError(
+            f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a "
+            f"slice, or {n} truth values."
+        ) from None
+    if found.ndim > 1:
+        raise RowError(f"bank[...] with {found.ndim} axes; expected one number, or one axis.")
+    return found.reshape(-1)
 
 
 def largest(bank: Bank, n: int) -> list[int]:

@@ -4,34 +4,155 @@ Public functions carry `@checked`: jaxtyping and beartype look at the arguments 
 wrong shape becomes one short `ShapeError` instead of a stack from inside a matrix product. In the
 tests the whole package is checked instead (`--jaxtyping-packages=tl_steer,beartype.beartype`).
 What such a call changes in a model is put back, whatever interrupts it (`files/undo.py`).
+
+Beartype draws which item of a list it looks at: the draw is taken back, so that nobody's seed moves
+on, and all items are looked at here.
 """
 
+import difflib
 import functools
+import inspect
+import random
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
+import numpy as np
 from beartype import beartype
+from beartype.door import is_bearable
 from jaxtyping import TypeCheckError, jaxtyped
+from torch import Tensor
 
 from tl_steer.errors import ShapeError
 from tl_steer.files.undo import whole
 
 F = TypeVar("F", bound=Callable[..., Any])
+_NUMBERS = (int, float, bool)
 
 
 def checked(function: F) -> F:
-    """Check argument types and shapes of `function`; raise `ShapeError` with the offending one."""
-    inner = jaxtyped(typechecker=beartype)(function)
+    """Check argument types and shapes of `function`; raise `ShapeError` with the offending one.
+
+    Numbers of numpy and torch pass as Python's. A type with `why_not(value)` says itself what is
+    wrong with a value, by raising.
+    """
+    inner = jaxtyped(typechecker=_unmoved)(function)
+    signature, name = inspect.signature(function), function.__name__
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return inner(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ShapeError(_misnamed(name, signature, kwargs, str(error))) from None
+        for parameter, value in bound.arguments.items():
+            kinds = _kinds(signature.parameters[parameter].annotation)
+            bound.arguments[parameter] = value = _plain_numbers(value, kinds)
+            _refuse(name, parameter, value, kinds)
+        try:
+            return inner(*bound.args, **bound.kwargs)
         except TypeCheckError as error:
-            raise ShapeError(_short(function.__name__, str(error))) from None
+            raise ShapeError(_short(name, str(error))) from None
 
     return cast(F, whole(call))
+
+
+def refuses(function: F) -> F:
+    """Marks a function that refuses wrong types itself, with advice: they are let through to it
+    where the whole package is checked."""
+    function.__no_type_check__ = True  # type: ignore[attr-defined]
+    return function
+
+
+def refuse_class(name: str, value: object) -> None:
+    """Refuse a class where an object is wanted: `Melbo` for `Melbo()`.
+
+    Raises:
+        ShapeError: it is a class.
+    """
+    if isinstance(value, type):
+        raise ShapeError(
+            f"{name} is the class {value.__name__}; expected an object: {value.__name__}(...)."
+        )
+
+
+def _unmoved(function: F) -> F:
+    """Beartype's check of a function, after which Python's random numbers go on as before."""
+    check = beartype(function)
+
+    @functools.wraps(function)
+    def quietly(*args: Any, **kwargs: Any) -> Any:
+        state = random.getstate()
+        try:
+            return check(*args, **kwargs)
+        finally:
+            random.setstate(state)
+
+    return cast(F, quietly)
+
+
+def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> None:
+    refuse_class(f"{name}(): argument '{parameter}'", value)
+    for kind in kinds:
+        if hasattr(kind, "why_not") and not isinstance(value, kind):
+            kind.why_not(value)
+    wanted = _items(kinds)
+    if wanted is None or not isinstance(value, (list, tuple)):
+        return
+    for i, item in enumerate(value):
+        place = f"{name}(): argument '{parameter}'[{i}]"
+        refuse_class(place, item)
+        if not _holds(item, wanted):
+            raise ShapeError(f"{place} is {repr(item)[:200]}; expected {_plain(str(wanted))}")
+
+
+def _holds(item: object, wanted: Any) -> bool:
+    state = random.getstate()
+    try:
+        return bool(is_bearable(item, wanted))
+    finally:
+        random.setstate(state)
+
+
+def _plain_numbers(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """A number of numpy's or torch's as Python has it, alone and in lists of numbers."""
+    number = isinstance(value, (np.generic, np.ndarray, Tensor))
+    if number and value.ndim == 0 and set(_NUMBERS) & set(kinds):
+        return value.item()
+    items = _kinds(_items(kinds))
+    if not set(_NUMBERS) & set(items):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 1:
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)([_plain_numbers(item, items) for item in value])
+    return value
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _items(kinds: tuple[Any, ...]) -> Any:
+    """What a sequence among these holds; `None` if there is none, or if it may hold anything."""
+    held = [get_args(kind)[0] for kind in kinds if get_origin(kind) is Sequence and get_args(kind)]
+    return held[0] if held and held[0] is not Any else None
+
+
+def _misnamed(name: str, signature: inspect.Signature, given: dict[str, Any], message: str) -> str:
+    """What was given too much, by the wrong name or not at all, and how it is given."""
+    parameters = signature.parameters.values()
+    first = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    unknown = [key for key in given if key not in signature.parameters]
+    near = difflib.get_close_matches(unknown[0], [*first, *named], n=1) if unknown else []
+    hint = f" Did you mean {near[0]}=?" if near else ""
+    return (
+        f"{name}(): {message}.{hint} Expected {', '.join(first)} by position, and by name only "
+        f"{', '.join(f'{n}=' for n in named)}."
+    )
 
 
 def _short(name: str, message: str) -> str:

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tl_steer.errors import SettingError
-from tl_steer.methods.protocol import Iterate, moved
+from tl_steer.files.signatures import refuses
+from tl_steer.methods.protocol import Iterate, moved, refuse_other_kinds
 from tl_steer.objectives.objective import Objective
 from tl_steer.objectives.response import Pool, ResponseMap, stacked_response
 from tl_steer.perturbations.additive import Additive
@@ -57,9 +58,11 @@ class Jacobian:
         if self.passes < 1 or not self.signs or not set(self.signs) <= {1, -1}:
             raise SettingError(f"{self}: expected passes >= 1 and signs out of 1 and -1.")
 
+    @refuses
     def __call__(
         self, objective: Objective, start: Additive, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
+        refuse_other_kinds(self, start)
         wanted = -(-len(start) // len(self.signs))
         width = start.site.width
         if wanted > width:

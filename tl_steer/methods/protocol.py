@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Perturbation
 
 
@@ -60,6 +61,19 @@ def refuse_crowding(perturbation: Perturbation, rows: Callable[[Tensor], Tensor]
                 f"{len(values)} orthogonal vectors do not fit into {width} dimensions ({name} at "
                 f"{perturbation.site}). Ask for at most {width}, or drop orthogonality."
             )
+
+
+def refuse_other_kinds(method: object, start: Perturbation) -> None:
+    """Refuse what is not steering vectors.
+
+    Raises:
+        SettingError: it is another kind.
+    """
+    if not isinstance(start, Additive):
+        raise SettingError(
+            f"{type(method).__name__} is for steering vectors, and this starts from "
+            f"{type(start).__name__}s. Use Power, Melbo, Dct or Sogi for them."
+        )
 
 
 def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:

@@ -28,7 +28,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding, restored, state_of
+from tl_steer.files.signatures import refuses
+from tl_steer.methods.protocol import (
+    Iterate,
+    flat,
+    moved,
+    refuse_crowding,
+    refuse_other_kinds,
+    restored,
+    state_of,
+)
 from tl_steer.objectives.objective import Objective, in_parts
 from tl_steer.objectives.response import ResponseMap
 from tl_steer.perturbations.additive import Additive
@@ -49,9 +58,11 @@ class Quadratic:
         if self.steps < 1:
             raise SettingError(f"{self}: expected steps >= 1.")
 
+    @refuses
     def __call__(
         self, objective: Objective, start: Additive, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
+        refuse_other_kinds(self, start)
         refuse_crowding(start)
         here, done = restored(start, resume) if resume else (start, 0)
         responses, pass_size = ResponseMap(objective), _Pass(max(1, objective.vec_batch // 4))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import refuse_class
 from tl_steer.methods.dct import transcode
 from tl_steer.methods.protocol import Iterate, Method
 from tl_steer.objectives.objective import Objective
@@ -35,6 +36,7 @@ class Sogi:
     init: Method | None = None
 
     def __post_init__(self) -> None:
+        refuse_class(f"{type(self).__name__}: init", self.init)
         if self.steps < 1 or not self.temperature > 0:
             raise SettingError(f"{self}: expected steps >= 1 and temperature > 0.")
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ShapeError
+from tl_steer.files.signatures import refuses
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
@@ -53,6 +54,7 @@ def _unlist(point: Any, number: list[int]) -> None:
 
 
 @scoped
+@refuses
 def perturbing(
     scope: Scope,
     model: HookedModel,
@@ -75,6 +77,8 @@ def perturbing(
             removed it (`model.reset_hooks()` does).
         SettingError: several vectors but no rows.
     """
+    if isinstance(perturbation, type) or not isinstance(perturbation, Steering):
+        raise ShapeError(_no_steering(perturbation))
     perturbation = perturbation.for_model(model)
     site = perturbation.site
     if resolve(model, site.name).width != site.width:
@@ -95,6 +99,20 @@ def perturbing(
     scope.enter_context(installed(model, hooks))
     _watch_firing(scope, model, hooks)
     return model
+
+
+def _no_steering(given: object) -> str:
+    if isinstance(given, Tensor):
+        advice = (
+            "a tensor does not say where it is added: Additive(resolve(model, "
+            "'blocks.3.hook_resid_post'), vector[None])"
+        )
+    elif isinstance(given, (list, tuple)):
+        advice = "for several at once nest perturbing(...), or choose rows of a bank: bank[[0, 2]]"
+    else:
+        advice = "expected bank[4], or a Perturbation such as Additive(site, vectors)"
+    kind = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+    return f"perturbing() got {kind}, which steers nothing; {advice}."
 
 
 def _watch_firing(scope: Scope, model: HookedModel, hooks: Hooks) -> None:

@@ -3,9 +3,11 @@
 import difflib
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from tl_steer.errors import HookPointError
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.site import RESIDUAL_STREAM, STAGES, Site
 from tl_steer.models.linear_map import width_of
 from tl_steer.models.model import HookedModel
@@ -24,6 +26,7 @@ _GATES = {
 _z_widths: "weakref.WeakKeyDictionary[Any, dict[str, int]]" = weakref.WeakKeyDictionary()
 
 
+@refuses
 def resolve(model: HookedModel, name: str, *, target: bool = False) -> Site:
     """Find a hook point by name, and refuse what cannot be steered (or, with `target`, measured).
 
@@ -34,6 +37,10 @@ def resolve(model: HookedModel, name: str, *, target: bool = False) -> Site:
         HookPointError: unknown (with the nearest names), gated off, not a supported kind, or
             `hook_resid_mid` where it is only a view of another hook point.
     """
+    if not isinstance(name, str):
+        raise HookPointError(
+            f"A hook point is named by a string such as 'blocks.3.hook_resid_post'; got {name!r}."
+        )
     points = model.hook_dict
     if name not in points:
         raise HookPointError(_unknown(points, name))
@@ -58,7 +65,9 @@ def _width(model: HookedModel, name: str, kind: str) -> int:
     if kind != "attn.hook_z":
         return int(model.cfg.d_model)
     # Configs do not tell: DeepSeek's values are not as wide as its queries, and blocks may differ.
-    known = _z_widths.setdefault(model, {})
+    known: dict[str, int] = {}
+    with suppress(TypeError):  # a model that cannot be a key is asked every time
+        known = _z_widths.setdefault(model, {})
     if name not in known:
         known[name] = width_of(model, name)
     return known[name]

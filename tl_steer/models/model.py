@@ -12,6 +12,8 @@ from typing import Any, Protocol, _ProtocolMeta, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from tl_steer.errors import ModelError
+
 
 class _ByAttribute(_ProtocolMeta):
     """Asks an object for what it needs. Protocols do that before Python 3.12 only: since then they
@@ -25,6 +27,28 @@ class _ByAttribute(_ProtocolMeta):
         return callable(instance) and all(
             hasattr(own, name) or hasattr(instance, name) for name in _NEEDED
         )
+
+    def why_not(cls, instance: Any) -> None:
+        """Raises what `instance` lacks, and what to do."""
+        own = type(instance)
+        if isinstance(instance, str):
+            raise ModelError(f"The model is a string; load it: load_model({instance[:60]!r}).")
+        missing = [n for n in _NEEDED if not (hasattr(own, n) or hasattr(instance, n))]
+        config = getattr(getattr(instance, "original_model", instance), "config", None)
+        if getattr(config, "is_encoder_decoder", False):
+            advice = (
+                "it is an encoder-decoder, which keeps its blocks in two stacks. tl_steer steers "
+                "models with one stack of blocks: use a decoder-only model."
+            )
+        elif config is not None and "hook_dict" in missing:
+            advice = (
+                "it is a transformers model: wrap it with "
+                "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)."
+            )
+        else:
+            advice = "load one by load_model(...), or see HookedModel for what yours needs."
+        what = ", ".join(missing) or "__call__"
+        raise ModelError(f"{own.__name__} cannot be steered: it has no {what}; {advice}")
 
 
 _NEEDED = ("cfg", "hook_dict", "blocks", "to_tokens", "parameters")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import refuse_class
 from tl_steer.objectives.divergence import Clean, Divergence, Measured, PerVector, Steered
 
 
@@ -27,6 +28,8 @@ class Weighted:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple((w, f) for w, f in self.parts))
+        for _, divergence in self.parts:
+            refuse_class("Weighted: a divergence", divergence)
         weights = [w for w, _ in self.parts]
         if not weights or not all(-float("inf") < w < float("inf") for w in weights):
             raise SettingError(f"Weighted: expected at least one finite weight, got {weights}.")

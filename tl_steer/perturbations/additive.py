@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_steer.errors import ShapeError
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.perturbation import Packable
@@ -26,6 +27,7 @@ class Additive(Packable):
 
     kind = "additive"
 
+    @refuses
     def __init__(
         self,
         site: Site,
@@ -35,6 +37,7 @@ class Additive(Packable):
         positions: Positions = EVERYWHERE,
     ) -> None:
         super().__init__(site, positions=positions)
+        _refuse_vectors(vectors)
         if vectors.shape[1] != site.width:
             raise ShapeError(
                 f"Vectors of width {vectors.shape[1]} do not fit {site}, {site.width} wide."
@@ -82,3 +85,14 @@ class Additive(Packable):
     @torch.no_grad()
     def project_(self) -> None:
         self.vectors.copy_(to_sphere(self.vectors, self.radius))
+
+
+def _refuse_vectors(vectors: object) -> None:
+    if not isinstance(vectors, Tensor):
+        raise ShapeError(f"Additive: vectors is a {type(vectors).__name__}; expected a tensor.")
+    if vectors.ndim != 2 or not vectors.is_floating_point():
+        hint = "; one vector is vector[None]" if vectors.ndim == 1 else ""
+        raise ShapeError(
+            f"Additive: vectors of shape {tuple(vectors.shape)} ({vectors.dtype}); expected "
+            f"floating point, one row per edit{hint}."
+        )

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tl_steer.errors import SettingError, ShapeError
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 
@@ -31,8 +32,14 @@ class Perturbation(nn.Module):
         positions: the tokens that are edited.
     """
 
+    @refuses
     def __init__(self, site: Site, *, positions: Positions = EVERYWHERE) -> None:
         super().__init__()
+        if not isinstance(site, Site):
+            raise ShapeError(
+                f"{type(self).__name__}: its site is {repr(site)[:80]}; expected a Site, as "
+                "resolve(model, 'blocks.3.hook_resid_post') gives it."
+            )
         self.site = site
         self.positions = positions
 

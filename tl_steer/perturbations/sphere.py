@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_CHUNK = 1024  # rows that are compared with all others at once
+
 
 def to_sphere(vectors: Float[Tensor, "vec d"], radius: float | int) -> Float[Tensor, "vec d"]:
     """Scale every row to norm `radius`. A zero row stays zero."""
@@ -90,9 +92,16 @@ def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
 def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float | int) -> list[int]:
     """Greedily, in order: the rows whose |cosine| with every row kept so far is below
     `threshold`."""
-    similar = cosines(vectors.double()).abs()
-    kept: list[int] = []
-    for row in range(len(vectors)):
-        if not kept or float(similar[row, kept].max()) < threshold:
-            kept.append(row)
-    return kept
+    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
+    kept = unit[:0]
+    rows: list[int] = []
+    for first in range(0, len(unit), _CHUNK):
+        chunk = unit[first : first + _CHUNK]
+        # Against what was kept before the chunk all at once; within it, row by row. NaN is near.
+        free = ((chunk @ kept.T).abs() < threshold).all(dim=1)
+        near = ~((chunk @ chunk.T).abs() < threshold).tril(-1)
+        for row in free.nonzero().flatten().tolist():
+            free[row] = not bool((near[row, :row] & free[:row]).any())
+        kept = torch.cat([kept, chunk[free]])
+        rows += (free.nonzero().flatten() + first).tolist()
+    return rows
