@@ -82,6 +82,7 @@ def _unmoved(function: F) -> F:
     check = beartype(function)
 
     @functools.wraps(function)
+    @refuses  # so that axes keep their names across it
     def quietly(*args: Any, **kwargs: Any) -> Any:
         state = random.getstate()
         try:
