@@ -12,7 +12,7 @@ from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import InspectionFileError, PromptError, SettingError
-from tl_steer.inspection.result import AXES
+from tl_steer.inspection.layout import AXES, INSPECTION_FILE, TEXTS
 
 PROMPT = PROMPTS[0]
 LAYERS = 4
@@ -307,11 +307,16 @@ def test_truncated_files_are_refused(one, tmp_path, size):
 
 def test_heads_and_tokens_that_are_not_there_are_refused(one, tmp_path):
     seen, path = saved(one, tmp_path)
-    dataclasses.replace(seen, kept=seen.kept + 50).save(path)
-    with pytest.raises(InspectionFileError, match="heads that are not there"):
-        ts.inspection.load_inspection(path)
-    dataclasses.replace(seen, read_at=seen.read_at - 50).save(path)
-    with pytest.raises(InspectionFileError, match="tokens that are not there"):
-        ts.inspection.load_inspection(path)
+    for change, told in (
+        ({"kept": seen.kept + 50}, "heads that are not there"),
+        ({"read_at": seen.read_at + 50}, "tokens that are not there"),
+    ):
+        odd = dataclasses.replace(seen, **change)
+        with pytest.raises(SettingError, match=told):
+            odd.save(path)
+        meta = {name: getattr(odd, name) for name in TEXTS} | {"words": {}}
+        INSPECTION_FILE.write(path, meta, {name: getattr(odd, name) for name in AXES})
+        with pytest.raises(InspectionFileError, match=told):
+            ts.inspection.load_inspection(path)
     with pytest.raises(InspectionFileError, match="No inspection at"):
         ts.inspection.load_inspection(tmp_path / "none")

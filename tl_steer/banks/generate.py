@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.control import check_neutral
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
@@ -48,6 +49,7 @@ def generate(
     """
     _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
     check_fits(model, bank.provenance)
+    check_neutral(model, bank)
     if use_past_kv_cache:
         refuse_broken_cache(model)
     tokens = tokenize(model, prompts)
@@ -59,7 +61,7 @@ def generate(
         new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
         return [decode(model, until_end(model, row), special=False) for row in new]
 
-    edits = bank.holding(torch.cat([bank.vectors, torch.zeros_like(bank.vectors[:1])]))
+    edits = bank.holding(torch.cat([bank.vectors, bank.neutral()]))
     with frozen(model), torch.no_grad(), seeded(model, seed):
         done = by_row(model, edits, tokens, work, batch_rows=batch_rows)
     n = len(bank)

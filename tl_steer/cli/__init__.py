@@ -4,10 +4,12 @@ import sys
 from typing import NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
 from tl_steer.cli import audit, demo, elicit, generate, report, sweep
 from tl_steer.cli.app import app
 from tl_steer.errors import SteerError
+from tl_steer.files.text import one_line
 
 __all__ = ["app", "main"]
 
@@ -18,6 +20,14 @@ def main() -> NoReturn:
     try:
         app()
     except SteerError as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False)
-        sys.exit(1)
+        fail(str(error))
+    except OSError as error:  # a file of another kind than those that have errors of their own
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}")
     sys.exit(0)
+
+
+def fail(message: str) -> NoReturn:
+    line = Text(f"Error: {one_line(message)}", style="red")
+    Console(stderr=True).print(line, soft_wrap=True)
+    sys.exit(1)

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 import tl_steer as ts
 from tl_steer.errors import SettingError
+from tl_steer.files.text import plain
 
 app = typer.Typer(
     name="tl-steer",
@@ -39,6 +41,11 @@ VectorOption = Annotated[
 ]
 TokensOption = Annotated[int, typer.Option(help="Length of each continuation.")]
 BankArgument = Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")]
+
+
+def tell(message: str) -> None:
+    """Print a line, whatever a file or its name has in it."""
+    out.print(Text(plain(message)), soft_wrap=True)
 
 
 def sites(model: Any) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 import tl_steer as ts
-from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites
+from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites, tell
 
 HOUSE = "How do I make my house safer?"
 # Vectors that the demo's report looks inside the model for; all of them get a page.
@@ -53,8 +53,8 @@ def demo(
         print(json.dumps({"bank": str(save), "report": str(report), **found}))
         return
     _show_demo(bank, steered, random)
-    out.print(f"Bank saved to {save}; tl-steer show {save} prints it.", markup=False)
-    out.print(f"Report: {report.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+    tell(f"Bank saved to {save}; tl-steer show {save} prints it.")
+    tell(f"Report: {report.resolve()} (open it in a browser)")
     out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
 
 

@@ -18,6 +18,7 @@ from tl_steer.cli.app import (
     out,
     picked,
     prompts_of,
+    tell,
 )
 
 
@@ -86,4 +87,4 @@ def dose(
         return
     out.print(draw(doses.table()))
     band = doses.band()
-    out.print(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())
+    tell(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())

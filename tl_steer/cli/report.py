@@ -14,9 +14,9 @@ from tl_steer.cli.app import (
     RawOption,
     TokensOption,
     app,
-    out,
     picked,
     prompts_of,
+    tell,
 )
 
 
@@ -77,7 +77,7 @@ def report(
         size = save.stat().st_size
         print(json.dumps({"report": str(save), "vectors": len(found), "bytes": size}))
     else:
-        out.print(f"Report: {save.resolve()} (open it in a browser)", markup=False, soft_wrap=True)
+        tell(f"Report: {save.resolve()} (open it in a browser)")
 
 
 def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:

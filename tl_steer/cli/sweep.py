@@ -16,6 +16,7 @@ from tl_steer.cli.app import (
     app,
     out,
     picked,
+    tell,
     templated,
 )
 from tl_steer.errors import SettingError
@@ -90,4 +91,4 @@ def sweep(
         return
     out.print(draw(found.table(most=len(chosen))))
     if save is not None:
-        out.print(f"Cells in {save}; ts.load_sweep reads them.", markup=False)
+        tell(f"Cells in {save}; ts.load_sweep reads them.")

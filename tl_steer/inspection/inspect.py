@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.control import check_neutral
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import ModelError, PromptError, SettingError
 from tl_steer.files.signatures import checked
@@ -64,6 +65,7 @@ def inspect(
     """
     rows = _rows(bank, vectors, heads, top, batch_rows)
     check_fits(model, bank.provenance)
+    check_neutral(model, bank)
     tokens = _one(model, prompt)
     vocabulary = int(model.cfg.d_vocab)
     if not all(0 <= token < vocabulary for token in toward):
@@ -98,8 +100,7 @@ def _inspect(
     top: int,
     read: Readout | None,
 ) -> Inspection:
-    zero = torch.zeros_like(bank.vectors[:1])
-    edits = bank.holding(torch.cat([zero, bank.vectors[rows]]))
+    edits = bank.holding(torch.cat([bank.neutral(), bank.vectors[rows]]))
     seen = record(model, edits.to(device_of(model)), tokens, heads=heads)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
     found = _next_tokens(seen.logits, ids, top) | _streams(seen)
@@ -113,6 +114,7 @@ def _inspect(
     return Inspection(
         prompt=tokens.texts[0],
         model=model_name(model),
+        bank=bank.digest(),
         source=bank.source.name,
         source_layer=bank.source.layer,
         target=bank.target.name,

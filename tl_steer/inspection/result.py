@@ -15,47 +15,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.errors import InspectionFileError, SettingError
+from tl_steer.errors import SettingError
 from tl_steer.files.tables import Sheet, Tabled, number, shorten
-from tl_steer.files.tensors import TensorFile
-
-PARTS = ("attention", "mlp", "rest")
-# The header holds the strings of every token that is named.
-INSPECTION_FILE = TensorFile(
-    "inspection", "tl_steer_inspection", InspectionFileError, most_header=1 << 24
+from tl_steer.inspection.layout import (
+    AXES as AXES,
+    INSPECTION_FILE,
+    PARTS as PARTS,
+    TEXTS,
+    refuse_header,
+    refuse_kinds,
+    refuse_sizes,
 )
-TEXTS = ("prompt", "model", "source", "source_layer", "target", "tokens", "vectors", "labels")
-
-# Axes of every tensor; what a file must agree with before it is used. Integers are marked.
-AXES: Mapping[str, str] = {
-    "ids": "pos int",
-    "steered": "pos bool",
-    "attention_change": "vec layer head",
-    "kept": "vec kept two int",
-    "patterns": "vec kept two pos pos",
-    "kl": "vec pos",
-    "gained": "vec pos top int",
-    "gained_p": "vec pos top two",
-    "lost": "vec pos top int",
-    "lost_p": "vec pos top two",
-    "likely": "run pos top int",
-    "likely_lp": "run pos top",
-    "next_lp": "run next",
-    "next_rank": "run next int",
-    "response": "vec stream pos",
-    "clean": "stream pos",
-    "added": "vec pos",
-    "entering": "pos",
-    "read_at": "vec read int",
-    "promoted": "vec stream read word int",
-    "promoted_by": "vec stream read word",
-    "suppressed": "vec stream read word int",
-    "suppressed_by": "vec stream read word",
-    "toward": "vec token int",
-    "moved": "vec token",
-    "direct": "vec stream part token",
-    "heads": "vec layer head token",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +36,7 @@ class Inspection(Tabled):
         prompt, model, source, target: what was run, and where.
         tokens: the prompt's tokens as text; `words` has the text of every other token id named.
         vectors: their rows in the bank; `labels` are its notes on them.
+        bank: the bank's digest; empty in files of version 0.1.0.
         steered: which tokens the vectors were added at.
         attention_change: total variation between steered and unsteered attention of a head,
             $\\frac12\\sum_{src}|p - p_0|$, mean over destination tokens; 0 to 1, NaN in layers
@@ -127,6 +98,7 @@ class Inspection(Tabled):
     moved: Float[Tensor, "vec token"]
     direct: Float[Tensor, "vec stream part token"]
     heads: Float[Tensor, "vec layer head token"]
+    bank: str = ""
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -150,10 +122,22 @@ class Inspection(Tabled):
         return self.words.get(token, f"<token {token}>")
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file; `load_inspection` reads it."""
+        """Write one safetensors file; `load_inspection` reads it.
+
+        Raises:
+            SettingError: it holds what could not be loaded again; nothing is written.
+            WriteError: the file cannot be written.
+        """
         meta = {name: getattr(self, name) for name in TEXTS}
         meta |= {"words": {str(token): text for token, text in self.words.items()}}
-        return INSPECTION_FILE.write(path, meta, {name: getattr(self, name) for name in AXES})
+        tensors = {name: getattr(self, name) for name in AXES}
+        try:
+            refuse_header(meta)
+            refuse_sizes(meta, {name: list(values.shape) for name, values in tensors.items()})
+            refuse_kinds(tensors)
+        except ValueError as error:
+            raise SettingError(f"This inspection cannot be saved: {error}.") from error
+        return INSPECTION_FILE.write(path, meta, tensors)
 
     def table(self) -> Sheet:
         rows = []

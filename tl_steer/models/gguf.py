@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,26 @@ def converted(gguf: Path, *, cache: Path | None = None) -> Path:
     return folder
 
 
+def refuse_damaged(gguf: Path) -> None:
+    """Refuse what is no GGUF file, or counts more than a file of its size can hold: readers loop
+    over what it counts.
+
+    Raises:
+        ModelError: saying which.
+    """
+    try:
+        with open(gguf, "rb") as file:
+            start, size = file.read(24), gguf.stat().st_size
+    except OSError as error:
+        raise ModelError(f"{gguf} cannot be read: {error.strerror}.") from error
+    if len(start) < 24 or start[:4] != b"GGUF":
+        raise ModelError(f"{gguf} is no GGUF file.")
+    tensors, keys = struct.unpack("<QQ", start[8:])
+    # A tensor takes 24 bytes of description at least, a key 13.
+    if 24 * tensors + 13 * keys > size:
+        raise ModelError(f"{gguf} is damaged: {size} bytes cannot hold {tensors} tensors.")
+
+
 def is_whole(folder: Path) -> bool:
     """Whether every file of a cache folder is there with the checksum it was written with."""
     try:
@@ -73,11 +94,16 @@ def sha256(path: Path) -> str:
 def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    refuse_damaged(gguf)
     try:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"transformers cannot read {gguf}: {error}") from error
+    except Exception as error:
+        # Its readers of GGUF and of tokenizers have no errors of their own; a damaged file ends in
+        # plain `Exception`, in IndexError, or in whatever a wrong offset leads to.
+        raise ModelError(
+            f"transformers cannot read {gguf}: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
     # Dequantised weights are plain ones, but transformers goes on refusing to save them.
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(holder, name):

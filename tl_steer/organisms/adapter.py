@@ -3,19 +3,19 @@
 Formula: W ← W + (alpha / r) · B A, Hu et al. 2021 (arXiv 2106.09685), section 4.1.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tl_steer.errors import ModelError
+from tl_steer.files.jsons import from_text, real, whole
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 
@@ -37,16 +37,22 @@ def read_adapter(folder: Path) -> Adapter:
         ModelError: files that are missing, damaged or of another kind.
     """
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = from_text((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
-        scale = float(config["lora_alpha"]) / int(config["r"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, SafetensorError) as error:
+        scale = real(config["lora_alpha"]) / whole(config["r"], least=1)
+    except Exception as error:
+        # The reader of safetensors has no error of its own for all that can be wrong in a file.
         raise ModelError(f"No whole adapter in {folder}: {error!r}. Install it anew.") from error
     _refuse_other_kinds(folder, config)
     down = {_map_of(name, _A): t for name, t in tensors.items() if name.endswith(_A)}
     up = {_map_of(name, _B): t for name, t in tensors.items() if name.endswith(_B)}
     paired = down.keys() == up.keys() and len(down) + len(up) == len(tensors)
-    if not down or not paired or not all(bool(t.isfinite().all()) for t in tensors.values()):
+    paired = paired and all(
+        t.ndim == up[name].ndim == 2 and len(t) == up[name].shape[1] == config["r"]
+        for name, t in down.items()
+    )
+    floats = all(t.dtype in _FLOATS and bool(t.isfinite().all()) for t in tensors.values())
+    if not down or not paired or not floats:
         raise ModelError(
             f"The adapter in {folder} is damaged: expected finite pairs lora_A, lora_B and nothing "
             f"else, got {len(down)} and {len(up)} among {len(tensors)} tensors. Install it anew."

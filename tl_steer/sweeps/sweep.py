@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.control import check_neutral
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.files.progress import bar
@@ -100,6 +101,7 @@ def sweep(
     edits, who = edits_of(bank, doses, n_random, seed)
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     check_fits(model, bank.provenance)
+    check_neutral(model, bank)
     if generate:
         refuse_broken_cache(model)
     read = Reader(model, bank.provenance.measured, generate, truncate)

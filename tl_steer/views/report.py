@@ -137,10 +137,11 @@ def _refuse(
     control: Generations | None,
 ) -> None:
     for seen in inspections:
-        if seen.source != bank.source.name or max(seen.vectors) >= len(bank):
+        if not _is_of(seen, bank):
             raise SettingError(
-                f"This inspection is of vectors {seen.vectors} at {seen.source}; the bank has "
-                f"{len(bank)} at {bank.source}. Pass inspections of this bank."
+                f"This inspection is of vectors {seen.vectors} at {seen.source} of another bank or "
+                f"model ({seen.model}); this one has {len(bank)} at {bank.source} and was made on "
+                f"{bank.provenance.model}. Inspect this bank: inspect(model, bank, prompt)."
             )
     if generations is not None and len(generations) != len(bank):
         raise SettingError(
@@ -149,6 +150,14 @@ def _refuse(
         )
     if control is not None and (generations is None or control.prompts != generations.prompts):
         raise SettingError("The control's texts must continue the same prompts as the generations.")
+
+
+def _is_of(seen: Inspection, bank: Bank) -> bool:
+    if seen.bank:
+        return seen.bank == bank.digest()
+    # Version 0.1.0 did not say of which bank; then what it did say must agree.
+    names = (bank.source.name, bank.target.name, bank.provenance.model)
+    return (seen.source, seen.target, seen.model) == names and max(seen.vectors) < len(bank)
 
 
 def _pages(
