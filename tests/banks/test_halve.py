@@ -131,6 +131,96 @@ def test_winners_are_a_subset_and_none_is_beaten_by_a_loser(one, spoken, values,
         assert set(later.kept) <= set(earlier.kept)
 
 
+def test_prompts_come_in_an_order_that_the_seed_fixes(one, spoken):
+    def first_met(seed):
+        spoken.clear()
+        halve(one, numbered(one, range(8)), worth, VALIDATION, held_out=HELD_OUT, seed=seed)
+        return spoken[0][1]
+
+    orders = [first_met(seed) for seed in (0, 0, 1, 2, 3)]
+    assert orders[0] == orders[1]
+    assert len(set(orders)) > 2
+    assert all(len(met) == 1 and met[0] in VALIDATION for met in orders)
+
+
+def test_keeping_all_is_one_round_on_all_prompts(one, spoken):
+    found = halve(one, numbered(one, [2, 5, 3]), worth, VALIDATION, held_out=HELD_OUT, keep=3)
+    assert [(r.vectors, r.prompts, r.best) for r in found.rounds] == [(3, 8, 5.0)]
+    assert found.winners == (1, 2, 0)
+    assert found.labels == ("5", "3", "2")
+
+
+def test_ties_keep_the_banks_order(one, spoken):
+    found = halve(one, numbered(one, [1, 4, 4, 1]), worth, VALIDATION, held_out=HELD_OUT, keep=2)
+    assert found.winners == (1, 2)
+
+
+def test_a_selection_says_how_it_was_made(one, monkeypatch):
+    knobs = []
+
+    def fake(model, bank, tokens, **given):
+        knobs.append(given)
+        texts = (("1",) * len(tokens),) * len(bank)
+        return Generations(tokens.texts, ("0",) * len(tokens), texts, bank.labels, {})
+
+    monkeypatch.setattr(sys.modules["tl_steer.banks.halve"], "generate", fake)
+    found = halve(
+        one,
+        bank_of(one),
+        worth,
+        VALIDATION,
+        held_out=HELD_OUT,
+        keep=2,
+        max_new_tokens=7,
+        batch_rows=3,
+        seed=5,
+    )
+    assert all(given == {"max_new_tokens": 7, "batch_rows": 3} for given in knobs)
+    assert found.settings == {
+        "keep": 2,
+        "max_new_tokens": 7,
+        "seed": 5,
+        "vectors": 8,
+        "validation": 8,
+        "held_out": 2,
+    }
+
+
+def test_the_bare_model_is_judged_on_the_validation_prompts_too(one, monkeypatch):
+    """Its mean is over all of them, though they are met in rounds."""
+    asked = {text: float(i) for i, text in enumerate(VALIDATION + HELD_OUT)}
+
+    def fake(model, bank, tokens, **knobs):
+        said = tuple(str(asked[text]) for text in tokens.texts)
+        return Generations(tokens.texts, said, (said,) * len(bank), bank.labels, {})
+
+    monkeypatch.setattr(sys.modules["tl_steer.banks.halve"], "generate", fake)
+    found = halve(one, bank_of(one), worth, VALIDATION, held_out=HELD_OUT)
+    assert found.unsteered_validation == sum(range(8)) / 8
+    assert found.unsteered_held_out == 8.5
+    assert (found.validation, found.held_out) == ((3.5,), (8.5,))
+    assert (found.random_validation, found.random_held_out) == ((3.5,), (8.5,))
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf")])
+def test_a_metric_without_bounds_is_refused(one, spoken, value):
+    with pytest.raises(NotFiniteError, match="inf"):
+        halve(
+            one,
+            numbered(one, range(4)),
+            lambda p, t: [value] * len(t),
+            VALIDATION,
+            held_out=HELD_OUT,
+        )
+
+
+@pytest.mark.parametrize("knobs", [{"max_new_tokens": 0}, {"batch_rows": 0}, {"keep": 9}])
+def test_numbers_below_one_are_refused_before_any_work(one, spoken, knobs):
+    with pytest.raises(SettingError, match="at least 1 of each"):
+        halve(one, numbered(one, range(8)), worth, VALIDATION, held_out=HELD_OUT, **knobs)
+    assert spoken == []
+
+
 def test_it_saves_and_shows(one, spoken, tmp_path):
     found = halve(one, numbered(one, range(4)), worth, VALIDATION, held_out=HELD_OUT)
     assert '"held_out": [3.0]' in found.save(tmp_path / "s.json").read_text()

@@ -1,6 +1,7 @@
 """Scores: numbers per vector, against closed forms and plain TransformerLens."""
 
 import dataclasses
+import math
 import sys
 
 import pytest
@@ -21,6 +22,7 @@ from tl_steer.banks.rank import (
     single_token,
 )
 from tl_steer.errors import ForeignModelError, NotFiniteError, SettingError
+from tl_steer.objectives.output_kl import divergence_from
 
 LINEAR = {"source": "blocks.0.hook_resid_post", "target": "blocks.1.hook_resid_post"}
 
@@ -142,3 +144,71 @@ def test_toward_takes_single_tokens_only(one):
         Toward("t5", "t5")(one, bank_of(one), ts.tokenize(one, PROMPTS))
     with pytest.raises(SettingError, match="no tokenizer"):
         single_token(linear(torch.randn(1, 6))[0], "a")
+
+
+def test_a_token_is_any_id_of_the_vocabulary_or_one_word(one):
+    assert (single_token(one, 0), single_token(one, 100)) == (0, 100)
+    assert single_token(one, "t9") == one.tokenizer.convert_tokens_to_ids("t9")
+    with pytest.raises(SettingError, match="Token -1 is outside the vocabulary of 101"):
+        single_token(one, -1)
+
+
+@pytest.mark.parametrize(
+    "factors", [(), (1.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, float("inf")), (1.0, float("nan"))]
+)
+def test_growth_needs_two_different_lengths(factors):
+    with pytest.raises(SettingError, match="at least two different numbers above 0"):
+        Growth(factors=factors)
+
+
+def test_growth_is_the_slope_that_the_given_radii_have(monkeypatch):
+    """On a response that bends, another stretch of radii has another slope."""
+    host, bank, _ = linear(torch.eye(6)[:2] * 2)
+
+    def bent(segment, bank, vectors):
+        size = vectors.norm(dim=1, keepdim=True)
+        return vectors * (1 + size)
+
+    monkeypatch.setattr(sys.modules["tl_steer.banks.rank"], "_respond", bent)
+    tokens = ts.tokenize(host, ["1 2 3 4"])
+    for factors in ((1.0, 3.0), (0.5, 2.0)):
+        low, high = (2 * f for f in factors)
+        rise = 2 * torch.tensor(high * (1 + high) / (low * (1 + low))).log()
+        expected = rise / torch.tensor(high / low).log()
+        found = Growth(factors=factors)(host, bank, tokens)
+        torch.testing.assert_close(found, expected.expand(2))
+    assert Growth().factors == (0.125, 0.25, 0.5, 1.0)
+
+
+def test_scores_are_measured_where_the_bank_measured():
+    """The mean is over the tokens that the bank's method looked at, prompt by prompt."""
+    vectors = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    host, bank, matrix = linear(vectors)
+    only = dataclasses.replace(
+        bank,
+        positions=ts.Positions(last=1),
+        provenance=dataclasses.replace(bank.provenance, measured=ts.Positions(last=2, bos=False)),
+    )
+    # Added at the last token and measured at the last two: half of it is seen.
+    found = response_norm(host, only, ts.tokenize(host, ["1 2 3 4", "5 6 7"]))
+    torch.testing.assert_close(found, (vectors @ matrix.T).norm(dim=1) / 2)
+
+
+def test_many_rows_are_scored_batch_by_batch(one):
+    """More vectors times prompts than fit into one batch score as few do."""
+    bank = bank_of(one, 4)
+    prompts = [f"t5 t{i}" for i in range(20)]
+    with torch.no_grad(), ts.models.frozen(one):
+        whole = next_token_kl(one, bank, ts.tokenize(one, prompts))
+        each = [next_token_kl(one, bank, ts.tokenize(one, [p])) for p in prompts]
+    torch.testing.assert_close(whole, torch.stack(each).mean(dim=0), atol=1e-5, rtol=1e-4)
+
+
+def test_divergence_is_never_below_zero_and_is_that_of_the_steered_from_the_unsteered():
+    p, q = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    assert float(divergence_from(q, p)) == pytest.approx(expected)
+    rows = torch.randn(50, 30, generator=torch.Generator().manual_seed(0)).log_softmax(dim=-1)
+    assert float(divergence_from(rows, rows).min()) == 0.0
+    assert float(divergence_from(rows, rows + 1e-7).min()) >= 0.0
+    assert divergence_from(rows, rows.roll(1, 0)).shape == (50,)
