@@ -15,7 +15,7 @@ from tl_steer.models.hooks import installed, perturbing
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Cosine, Displacement
 from tl_steer.objectives.objective import Objective
-from tl_steer.objectives.output_kl import OutputKL
+from tl_steer.objectives.output_kl import OutputKL, readout
 from tl_steer.objectives.weighted import Weighted
 
 VEC, BATCH, POS, D = 3, 4, 5, 6
@@ -178,3 +178,68 @@ def test_settings_that_cannot_work_are_refused():
         Weighted(())
     with pytest.raises(SettingError, match="at least one finite weight"):
         Weighted(((math.nan, Displacement()),))
+
+
+class Capped(LinearHost):
+    """Logits are the last residual stream, squeezed into (-cap, cap)."""
+
+    def __init__(self, cap):
+        super().__init__([torch.eye(6), 2 * torch.eye(6)])
+        self.cfg.output_logits_soft_cap = cap
+        self.ln_final, self.unembed = torch.nn.Identity(), torch.nn.Identity()
+
+    def forward(self, ids, attention_mask=None, stop_at_layer=None, return_type=None):
+        logits = super().forward(ids, stop_at_layer=stop_at_layer)
+        cap = self.cfg.output_logits_soft_cap
+        squeezed = cap * torch.tanh(logits / cap) if cap else logits
+        return squeezed if return_type == "logits" else logits
+
+
+@pytest.mark.parametrize("cap", [0.5, 1.0, 30.0, 0.0, None])
+def test_capped_logits_are_read_as_the_model_caps_them(cap):
+    host = Capped(cap)
+    residual = 3 * torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))
+    expected = cap * torch.tanh(residual / cap) if cap else residual
+    torch.testing.assert_close(readout(host)(residual), expected)
+
+
+@pytest.mark.parametrize(
+    ("off", "dtype", "refused"),
+    [
+        (0.004, torch.float32, False),
+        (0.02, torch.float32, True),
+        (0.02, torch.float64, True),
+        (0.2, torch.bfloat16, False),
+        (0.6, torch.bfloat16, True),
+        (math.nan, torch.float32, True),
+    ],
+)
+def test_logits_may_be_off_by_rounding_alone(off, dtype, refused):
+    """By a hundredth of a nat; in half precision by a third."""
+
+    class Shifted(Capped):
+        def forward(self, ids, attention_mask=None, stop_at_layer=None, return_type=None):
+            out = super().forward(ids, stop_at_layer=stop_at_layer, return_type=return_type)
+            if return_type == "logits":
+                # One of two tokens that share all of the probability, by so many nats.
+                out = torch.full_like(out, -1e4)
+                out[..., :2] = 0.0
+                out[..., 0] += 2 * off
+            return out
+
+    host = Shifted(None).to(dtype)
+    host.unembed = _Even()
+    if refused:
+        with pytest.raises(ModelError, match="do not give the logits"):
+            readout(host)
+    else:
+        readout(host)
+
+
+class _Even(torch.nn.Module):
+    """Two tokens, equally probable."""
+
+    def forward(self, residual):
+        out = torch.full_like(residual, -1e4)
+        out[..., :2] = 0.0
+        return out

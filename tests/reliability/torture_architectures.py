@@ -26,10 +26,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
-from architecture_cells import CELLS, Absent, Subject, Wrong  # noqa: E402
-from architecture_table import (  # noqa: E402
+import torch
+import transformers
+from architecture_cells import CELLS, Absent, Subject, Wrong
+from architecture_table import (
     ABSENT,
     CRASH,
     DIFFERS,
@@ -41,13 +41,13 @@ from architecture_table import (  # noqa: E402
     page,
     rows,
 )
-from conftest import HAS_BRIDGE, HAS_HOOKED, tokenizer  # noqa: E402
-from evidence import write  # noqa: E402
-from families import FAMILIES, Family  # noqa: E402
-from plain import named, own_truth, plain_truth, untouched  # noqa: E402
-from state import snapshot  # noqa: E402
+from conftest import HAS_BRIDGE, HAS_HOOKED, tokenizer
+from evidence import write
+from families import FAMILIES, Family
+from plain import named, own_truth, plain_truth, untouched
+from state import snapshot
 
-from tl_steer.errors import SteerError  # noqa: E402
+from tl_steer.errors import SteerError
 
 COMMANDS = ("make architectures",)
 PROMISE = (
