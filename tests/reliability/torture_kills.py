@@ -4,6 +4,7 @@ python tests/reliability/torture_kills.py
 """
 
 import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+TESTS = str(Path(__file__).parents[1])
+sys.path.insert(0, TESTS)
 
 import doomed
 import tiny_run
@@ -178,16 +180,19 @@ def rows(processes: Any, sizes: dict[str, int], seed: int = 0) -> list[Row]:
                 wrong = next(found)
                 failures += [wrong] if wrong else []
         done.append(Row(what, killer.kills, len(failures), "; ".join(failures)[:200]))
+        print(done[-1], flush=True)
     return done
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [TESTS, os.environ.get("PYTHONPATH", "")]
+    )  # before Python 3.13 the server gets no sys.path
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["doomed"])
     found = rows(processes, FULL)
     write("kill -9", PROMISE, found, command="python tests/reliability/torture_kills.py")
-    print(*found, sep="\n")
     sys.exit(any(row.failures for row in found))
 
 
