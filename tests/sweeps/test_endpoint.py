@@ -418,5 +418,14 @@ def test_a_sweep_that_was_begun_with_a_secret_goes_on_and_does_not_show_it():
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_key_that_an_older_version_kept_is_not_shown_and_other_keys_are_settings():
+    old = "Scorer(name='judged', function=_Asks(question='?', key='sk-hunter2', timeout=60))"
+    with pytest.raises(SweepFileError) as caught:
+        refuse_other(Path("s"), {"metrics": old}, {"metrics": old.replace("sk-hunter2", "A_KEY")})
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SweepFileError, match="another sweep"):
+        refuse_other(Path("s"), {"metrics": "Own(key='a')"}, {"metrics": "Own(key='b')"})
+
+
 def test_errors_of_a_judge_can_be_caught_as_those_of_the_house():
     assert issubclass(JudgeError, (SteerError, ConnectionError, ValueError))

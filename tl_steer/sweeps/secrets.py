@@ -16,7 +16,8 @@ _NAMED = re.compile(
     r"(?i)(\b\w*(?:api_?key|secret|passw(?:or)?d|(?:access|auth)_?token|credential)\w*=)"
     r"('[^']*'|\"[^\"]*\")"
 )
-_KEY = re.compile(r"(\bkey=)'(?![A-Z][A-Z0-9_]*')[^']*'")
+# Version 0.1.0 took a judge's key for the name of its variable. Other scorers' `key=` is a setting.
+_KEY = re.compile(r"(?s)(\b_Asks\(.*\bkey=)'(?![A-Z][A-Z0-9_]*')[^']*'")
 
 
 def described(scorer: Any) -> str:
