@@ -1,11 +1,12 @@
 """Do the tests notice? Plants small faults, one at a time, and counts those that a test fails on.
 
-    python tests/mutants/run.py                      # every wing; writes docs/evidence/mutants.md
-    python tests/mutants/run.py --wings banks --size 20 --seed 3
+    python tests/mutants/run.py                                  # `make mutants`: every wing
+    python tests/mutants/run.py --wings banks --size 20 --seed 3 --out banks.json
+    python tests/mutants/run.py --again banks.json --alive       # what survived, with today's tests
 
 A fault is drawn by place: first one of all places where something can be changed, then one of the
-changes possible there. It meets the tests of `TESTS`, its own wing's and some neighbours', those
-first that run its line, and stops at the first failure. Alive is a fault that all of them pass;
+changes possible there. It meets those of the tests in `TESTS`, its own wing's and some neighbours',
+that run its line, and they stop at the first failure. Alive is a fault that all of them pass;
 `equivalent.py` holds those that change nothing which anybody could see, each with its reason.
 """
 
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from equivalent import reason
 from mutations import Mutant, mutant, places, sample
+from page import write
 from warm import Seen, attempt, copy, preload, wait, watch
 
 TESTS = {
@@ -60,19 +62,50 @@ def main() -> None:
     ask.add_argument("--wings", nargs="+", default=list(TESTS), choices=list(TESTS))
     ask.add_argument("--size", type=int, default=100, help="faults in each wing")
     ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--jobs", type=int, default=2, help="wings at a time")
     ask.add_argument("--again", type=Path, help="the faults of an earlier --out, not a new sample")
     ask.add_argument("--alive", action="store_true", help="of --again, those that were alive")
-    ask.add_argument("--out", type=Path, help="where to keep what became of each")
+    ask.add_argument("--out", type=Path, help="keep what became of each fault; no page is written")
     given = ask.parse_args()
     preload()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        tree = copy(Path(folder) / "tree")
+        results = everywhere(Path(folder), given)
+    if given.out:
+        given.out.write_text(json.dumps(results, indent=1))
+    elif not given.again:
+        write(results, seed=given.seed, size=given.size)
+
+
+def everywhere(folder: Path, given: argparse.Namespace) -> list[dict]:
+    """Wings beside each other, each in a process with a tree of its own."""
+    left, running = list(given.wings), {}
+    while left or running:
+        if left and len(running) < given.jobs:
+            wing = left.pop(0)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(_alone(wing, folder, given))
+            running[pid] = wing
+        else:
+            pid, status = os.wait()
+            if status:
+                raise SystemExit(f"{running[pid]}: see above")
+            del running[pid]
+    return [one for wing in given.wings for one in json.loads((folder / wing).read_text())]
+
+
+def _alone(wing: str, folder: Path, given: argparse.Namespace) -> int:
+    try:
         results = []
-        for wing in given.wings:
-            for result in of_wing(wing, tree, given):
-                results.append(result)
-                if given.out:
-                    given.out.write_text(json.dumps(results, indent=1))
+        for result in of_wing(wing, copy(folder / f"{wing}-tree"), given):
+            results.append(result)
+            if given.out:  # a run that is cut off leaves what it has found
+                given.out.with_suffix(f".{wing}").write_text(json.dumps(results, indent=1))
+        (folder / wing).write_text(json.dumps(results))
+    except BaseException as error:
+        print(f"{wing}: {error!r}", flush=True)
+        return 1
+    return 0
 
 
 def of_wing(wing: str, tree: Path, given: argparse.Namespace) -> Iterator[dict]:
