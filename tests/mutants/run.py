@@ -31,8 +31,7 @@ TESTS = {
         "tests/models",
         "tests/banks/test_generate.py",
         "tests/sweeps/test_prompts.py",
-        "tests/elicitation/test_elicit.py",
-        "tests/objectives/test_output_kl.py",
+        "tests/inspection/test_inspect.py",
         "tests/monitoring/test_watch.py",
     ),
     "objectives": (
@@ -52,7 +51,7 @@ TESTS = {
         "tests/elicitation/test_runs.py::test_states_that_somebody_keeps_stay_what_they_were",
         "tests/perturbations/test_adapter.py::test_melbo_climbs_adapters_at_p_4",
     ),
-    "banks": ("tests/banks", "tests/files", "tests/models/test_hooks.py"),
+    "banks": ("tests/banks", "tests/files"),
     "monitoring": ("tests/monitoring", "tests/cli"),
 }
 

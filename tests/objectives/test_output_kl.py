@@ -15,7 +15,7 @@ from tl_steer.models.hooks import installed, perturbing
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Cosine, Displacement
 from tl_steer.objectives.objective import Objective
-from tl_steer.objectives.output_kl import OutputKL, readout
+from tl_steer.objectives.output_kl import OutputKL, next_token, readout
 from tl_steer.objectives.weighted import Weighted
 
 VEC, BATCH, POS, D = 3, 4, 5, 6
@@ -201,6 +201,15 @@ def test_capped_logits_are_read_as_the_model_caps_them(cap):
     residual = 3 * torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))
     expected = cap * torch.tanh(residual / cap) if cap else residual
     torch.testing.assert_close(readout(host)(residual), expected)
+
+
+def test_the_next_token_is_read_from_logits_and_not_from_the_stream():
+    host, ids = Capped(0.5), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    expected = host(ids, return_type="logits")[:, -1].log_softmax(dim=-1)
+    torch.testing.assert_close(next_token(host, ids), expected)
+    half = next_token(Capped(0.5).to(torch.bfloat16), ids)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.exp().sum(dim=1), torch.ones(2))
 
 
 @pytest.mark.parametrize(
