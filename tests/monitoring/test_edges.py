@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,8 @@ from tl_steer.monitoring.evidence import Effects, effects_of, references
 from tl_steer.monitoring.identity import Identity, shared_ends
 from tl_steer.monitoring.monitor import split_of
 from tl_steer.monitoring.statistics.categories import Clusters
+from tl_steer.monitoring.statistics.drift import Drift
+from tl_steer.monitoring.statistics.level import Level
 from tl_steer.monitoring.traffic import Traffic
 
 ALPHA = 0.1
@@ -365,3 +368,107 @@ def test_a_category_has_a_request_and_there_is_one(settings):
     with pytest.raises(SettingError, match="at least one request"):
         Clusters(**settings)
     assert Clusters(smallest=1, most=1).most == 1
+
+
+# --- drift
+
+
+def capital_slowly(ps, jump):
+    """The Simple Jumper's capital after every bet, from the published recursion."""
+    shares, path = {-1: 1 / 3, 0: 1 / 3, 1: 1 / 3}, []
+    for p in ps:
+        whole = sum(shares.values())
+        shares = {
+            e: ((1 - jump) * own + jump * whole / 3) * (1 + e * (p - 0.5))
+            for e, own in shares.items()
+        }
+        path.append(sum(shares.values()))
+    return path
+
+
+@pytest.mark.parametrize("jump", [0.0, 0.01, 0.3, 1.0])
+def test_capital_is_the_published_recursion_and_the_peak_its_maximum(jump):
+    ps = [0.9, 1.0, 0.8, 0.1, 0.0, 0.3, 0.95, 0.99, 1.0, 1.0, 0.2]
+    drift, highest = Drift([0.0], jump=jump), 1.0
+    for p, expected in zip(ps, capital_slowly(ps, jump), strict=True):
+        drift.bet(p)
+        highest = max(highest, expected)
+        assert drift.capital == pytest.approx(expected)
+        assert drift.peak == pytest.approx(highest)
+
+
+@pytest.mark.parametrize("bets", [3, 8, 20])
+def test_the_drift_alarm_goes_off_where_the_capital_reaches_one_over_alpha(bets):
+    """And not at half of it, nor at twice."""
+    peak = capital_slowly([1.0] * bets, 0.01)[-1]
+    for alpha, alarmed in ((0.999 / peak, False), (1.001 / peak, True)):
+        drift = Drift([0.0], alpha=alpha)
+        for _ in range(bets):
+            assert not drift.alarmed
+            drift.bet(1.0)
+        assert drift.alarmed == alarmed
+        drift.bet(0.0)  # once raised it stays, though the capital falls
+        assert drift.alarmed == alarmed
+    exact = Drift([0.0], alpha=0.5)
+    exact.peak = 2.0
+    assert exact.alarmed
+
+
+def test_a_p_value_counts_what_lies_above_and_a_random_share_of_what_ties():
+    for seed in range(5):
+        draw = random.Random(seed)
+        drift = Drift([3.0, 1.0, 2.0, 2.0], seed=seed)
+        # Above 2.0 lies one; itself and two others tie. Then it is one of those before.
+        assert drift.p_value(2.0) == pytest.approx((1 + 3 * draw.random()) / 5)
+        assert drift.p_value(2.0) == pytest.approx((1 + 4 * draw.random()) / 6)
+        assert drift.p_value(9.0) == pytest.approx(draw.random() / 7)
+        assert drift.p_value(0.0) == pytest.approx((7 + draw.random()) / 8)
+
+
+def test_scores_move_the_capital_by_their_p_values():
+    drift, other = Drift([1.0, 2.0, 3.0], seed=4), Drift([1.0, 2.0, 3.0], seed=4)
+    for score in (5.0, 0.0, 7.0):
+        other.bet(other.p_value(score))
+        assert drift(score) == other.alarmed
+        assert drift.capital == other.capital
+
+
+@pytest.mark.parametrize(
+    "settings", [{"alpha": 0.0}, {"alpha": 1.0}, {"alpha": -0.1}, {"jump": -0.01}, {"jump": 1.01}]
+)
+def test_drift_settings_beyond_their_range_are_refused(settings):
+    with pytest.raises(SettingError, match="expected scores, alpha between"):
+        Drift([1.0], **settings)
+    for fine in ({"jump": 0.0}, {"jump": 1.0}, {"alpha": 0.999}):
+        assert Drift([1.0], **fine).capital == 1.0
+
+
+# --- levels
+
+
+@pytest.mark.parametrize("odds", [0.1, 2.0])
+def test_nats_are_those_of_laplaces_tail_on_both_sides(odds):
+    level = Level(1.0, 0.5, odds)
+    for value in (-3.0, 0.0, 0.9, 1.0, 1.1, 4.0):
+        z = (value - 1.0) / 0.5
+        tail = 0.5 * math.exp(-z) if z >= 0 else 1 - 0.5 * math.exp(z)
+        expected = math.log(1 + odds / tail)
+        assert level.nats_of(value) == pytest.approx(expected)
+        assert float(level.nats(torch.tensor(value))) == pytest.approx(expected, rel=1e-5)
+    assert level.nats_of(-math.inf) == 0.0
+
+
+def test_a_level_is_the_median_of_peaks_and_their_mean_excess_over_it():
+    values = torch.tensor([[1.0, 9.0], [2.0, 0.0], [0.0, 3.0], [5.0, 4.0], [100.0, 100.0]])
+    mask = torch.tensor([[True, False], [True, True], [True, True], [True, True], [False, False]])
+    level = Level.of(values, mask, 0.1)  # peaks 1, 2, 3 and 5
+    assert (level.location, level.odds) == (2.5, 0.1)
+    assert level.scale == pytest.approx((0.5 + 2.5) / 2)
+
+
+def test_a_level_of_nothing_or_of_equal_peaks_can_be_divided_by():
+    nothing = torch.zeros(3, 0), torch.zeros(3, 0, dtype=torch.bool)
+    assert Level.of(*nothing, 0.2) == Level(0.0, 1.0, 0.2)
+    equal = Level.of(torch.full((4, 1), 9.0), torch.ones(4, 1, dtype=torch.bool), 0.2)
+    assert equal.location == 9.0
+    assert equal.scale == pytest.approx(1e-5)

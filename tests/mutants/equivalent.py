@@ -3,7 +3,48 @@
 
 def reason(key: tuple[str, str, str]) -> str:
     """Why the mutant (path, line before, line after) does what the original does, or ""."""
-    return next((why for why, keys in EQUIVALENT.items() if key in keys), "")
+    known = (entry for entry in EQUIVALENT if key[0].endswith(entry[0]) and key[1:] == entry[1:3])
+    return next((entry[3] for entry in known), "")
 
 
-EQUIVALENT: dict[str, list[tuple[str, str, str]]] = {}
+# (end of the path, line before, line after, why)
+EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "methods/power.py",
+        "here, best, done, stalled = self._resumed(start, resume) if resume else "
+        "(start, None, 0, 0)",
+        "here, best, done, stalled = self._resumed(start, resume) if resume else "
+        "(start, None, 0, 1)",
+        "the first step always counts as a rise, which sets it to 0",
+    ),
+    (
+        "methods/dct.py",
+        'found: Tensor = torch.linalg.lstsq(kernel, wanted, driver="gelsd").solution',
+        "found: Tensor = torch.linalg.lstsq(kernel, wanted, **{}).solution",
+        "the CPU's default driver, gelsy, gives the least-norm solution too",
+    ),
+    (
+        "methods/melbo.py",
+        "unit = torch.nn.functional.normalize(rows, dim=1)",
+        "unit = torch.nn.functional.normalize(rows, **{})",
+        "1 is the default",
+    ),
+    (
+        "methods/jacobian.py",
+        "left, values, _ = torch.linalg.svd(images.double(), full_matrices=False)",
+        "left, values, _ = torch.linalg.svd(images.double(), **{})",
+        "a basis never has more rows than the target is wide, so both are the same",
+    ),
+    (
+        "methods/quadratic.py",
+        "pulled, sizes = (torch.cat(values) for values in zip(*parts, strict=True))",
+        "pulled, sizes = (torch.cat(values) for values in zip(*parts, **{}))",
+        "every part is a pair",
+    ),
+    (
+        "objectives/response.py",
+        "response, *gradients = (torch.cat(values) for values in zip(*parts, strict=True))",
+        "response, *gradients = (torch.cat(values) for values in zip(*parts, strict=False))",
+        "every part has one response and the same parameters",
+    ),
+)
