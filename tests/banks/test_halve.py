@@ -156,10 +156,11 @@ def test_ties_keep_the_banks_order(one, spoken):
 
 
 def test_a_selection_says_how_it_was_made(one, monkeypatch):
-    knobs = []
+    knobs, met = [], []
 
     def fake(model, bank, tokens, **given):
         knobs.append(given)
+        met.append(bank.vectors)
         texts = (("1",) * len(tokens),) * len(bank)
         return Generations(tokens.texts, ("0",) * len(tokens), texts, bank.labels, {})
 
@@ -176,6 +177,8 @@ def test_a_selection_says_how_it_was_made(one, monkeypatch):
         seed=5,
     )
     assert all(given == {"max_new_tokens": 7, "batch_rows": 3} for given in knobs)
+    control = random_bank(bank_of(one), seed=5).vectors
+    assert sum(vectors.equal(control) for vectors in met) == 1
     assert found.settings == {
         "keep": 2,
         "max_new_tokens": 7,
@@ -200,6 +203,12 @@ def test_the_bare_model_is_judged_on_the_validation_prompts_too(one, monkeypatch
     assert found.unsteered_held_out == 8.5
     assert (found.validation, found.held_out) == ((3.5,), (8.5,))
     assert (found.random_validation, found.random_held_out) == ((3.5,), (8.5,))
+
+
+def test_one_token_and_one_row_at_a_time_are_enough_to_ask_for(one, spoken):
+    knobs = {"max_new_tokens": 1, "batch_rows": 1, "keep": 1}
+    found = halve(one, numbered(one, [1, 2]), worth, VALIDATION, held_out=HELD_OUT, **knobs)
+    assert found.winners == (1,)
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf")])
