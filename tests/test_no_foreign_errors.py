@@ -1,0 +1,292 @@
+"""Whatever is given to a public call, it works or says in a `SteerError` what is wrong."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROMPTS, SOURCE, TARGET, bank_of
+from hypothesis import HealthCheck, given, settings, strategies as st
+from state import snapshot
+from tiny_monitor import monitor_of
+
+import tl_steer as ts
+
+LAST = ts.Positions(last=1, bos=False)
+
+
+def entered(opened: Callable[..., Any]) -> Callable[..., None]:
+    """A context manager, opened and closed."""
+
+    def call(**arguments: Any) -> None:
+        with opened(**arguments):
+            pass
+
+    return call
+
+
+def lengths(texts: Any) -> list[float]:
+    return [float(len(text)) for text in texts]
+
+
+# What is called, and arguments with which it works.
+CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
+    "tokenize": (ts.tokenize, lambda m: {"model": m, "prompts": PROMPTS}),
+    "elicit": (
+        ts.elicit,
+        lambda m: {
+            "model": m,
+            "prompts": PROMPTS,
+            "source": SOURCE,
+            "target": TARGET,
+            "n": 2,
+            "radius": 2.0,
+            "perturbation": ts.elicitation.Vectors(),
+            "method": "power",
+            "divergence": ts.objectives.Displacement(),
+            "measured": LAST,
+            "positions": ts.Positions(),
+            "seed": 0,
+            "vec_batch": 2,
+            "progress": False,
+        },
+    ),
+    "generate": (
+        ts.generate,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompts": PROMPTS,
+            "max_new_tokens": 2,
+            "temperature": None,
+            "top_k": None,
+            "top_p": None,
+            "seed": 0,
+            "batch_rows": 4,
+        },
+    ),
+    "sweep": (
+        ts.sweep,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompts": PROMPTS,
+            "metrics": None,
+            "generate": 0,
+            "n_random": 1,
+            "doses": (1.0,),
+            "truncate": None,
+            "part": 4,
+            "budget_gib": 0.5,
+            "batch_rows": 8,
+            "seed": 0,
+            "progress": False,
+        },
+    ),
+    "inspect": (
+        ts.inspect,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompt": PROMPTS[0],
+            "vectors": [0, 1],
+            "toward": (5,),
+            "heads": 2,
+            "top": 3,
+            "batch_rows": 2,
+        },
+    ),
+    "rank": (
+        ts.rank,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompts": PROMPTS,
+            "by": "next_token_kl",
+            "name": None,
+        },
+    ),
+    "halve": (
+        ts.halve,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "metric": lengths,
+            "validation": PROMPTS,
+            "held_out": ["t4 t5 t6", "t7 t8"],
+            "keep": 1,
+            "max_new_tokens": 2,
+            "seed": 0,
+            "batch_rows": 4,
+        },
+    ),
+    "scan": (
+        ts.scan,
+        lambda m: {
+            "model": m,
+            "prompts": PROMPTS,
+            "pairs": [(SOURCE, TARGET)],
+            "top": 2,
+            "read": None,
+            "measured": LAST,
+            "seed": 0,
+        },
+    ),
+    "dose_response": (
+        ts.dose_response,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m)[:1],
+            "prompts": PROMPTS,
+            "shares": (0.5,),
+            "signs": (1,),
+            "n_random": 1,
+            "max_new_tokens": 2,
+            "seed": 0,
+            "batch_rows": 4,
+        },
+    ),
+    "random_bank": (ts.random_bank, lambda m: {"like": bank_of(m), "n": 2, "seed": 0}),
+    "adopt": (ts.adopt, lambda m: {"bank": bank_of(m), "model": m}),
+    "mark": (ts.mark, lambda m: {"bank": bank_of(m), "row": 0, "verdict": "benign", "note": ""}),
+    "report": (
+        ts.report,
+        lambda m: {
+            "bank": bank_of(m),
+            "inspections": (),
+            "generations": None,
+            "control": None,
+            "doses": None,
+            "selection": None,
+            "sweep": None,
+            "alerts": None,
+            "title": "",
+        },
+    ),
+    "perturbing": (
+        entered(ts.perturbing),
+        lambda m: {"model": m, "perturbation": bank_of(m)[0], "rows": None, "tokens": None},
+    ),
+    "capturing": (entered(ts.capturing), lambda m: {"model": m, "names": [SOURCE]}),
+    "shuffled": (entered(ts.models.shuffled), lambda m: {"model": m, "seed": 0}),
+    "watch": (
+        entered(ts.watch),
+        lambda m: {
+            "model": m,
+            "monitor": monitor_of(m),
+            "alpha": 0.05,
+            "log": None,
+            "drift": 0.001,
+            "on_alert": None,
+            "chunk": 2,
+        },
+    ),
+    "score": (
+        lambda monitor, activations, mask: monitor.score(activations, mask=mask),
+        lambda m: {
+            "monitor": monitor_of(m),
+            "activations": {TARGET: torch.zeros(1, 3, 24)},
+            "mask": torch.ones(1, 3, dtype=torch.bool),
+        },
+    ),
+    "Segment": (
+        ts.Segment,
+        lambda m: {
+            "model": m,
+            "tokens": ts.tokenize(m, PROMPTS),
+            "source": SOURCE,
+            "target": TARGET,
+        },
+    ),
+    "Additive": (
+        ts.Additive,
+        lambda m: {
+            "site": ts.models.resolve(m, SOURCE),
+            "vectors": torch.ones(2, 24),
+            "radius": 1.0,
+            "positions": ts.Positions(),
+        },
+    ),
+    "Positions": (ts.Positions, lambda m: {"last": 2, "bos": True, "generated": True}),
+    "chat": (ts.chat, lambda m: {"text": "t3", "system": None}),
+    "load_bank": (ts.load_bank, lambda m: {"path": "nowhere.safetensors"}),
+    "load_sweep": (ts.load_sweep, lambda m: {"path": "nowhere"}),
+    "bank[...]": (lambda bank, row: bank[row], lambda m: {"bank": bank_of(m), "row": 0}),
+}
+# Whose place is taken by something else is not this call at all.
+OWN = {("score", "monitor"), ("bank[...]", "bank")}
+
+VALUES: dict[str, Any] = {
+    "None": None,
+    "True": True,
+    "0": 0,
+    "-1": -1,
+    "2**80": 2**80,
+    ".5": 0.5,
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "''": "",
+    "'x'": "x",
+    "a NUL": "a\0b",
+    "a lone surrogate": "\ud83d",
+    "bytes": b"t3 t4",
+    "[]": [],
+    "[None]": [None],
+    "[[]]": [[]],
+    "['']": [""],
+    "[-1]": [-1],
+    "[2**40]": [2**40],
+    "[nan]": [float("nan")],
+    "{}": {},
+    "a dict": {"t3": "t4"},
+    "a set": {"t3"},
+    "an object": object(),
+    "a class": ts.Positions,
+    "numpy 1": np.int64(1),
+    "numpy floats": np.ones(3),
+    "numpy words": np.array(["t3", "t4"]),
+    "a number in a tensor": torch.tensor(1),
+    "ids": torch.tensor([3, 4]),
+    "ids in rows": torch.tensor([[3, 4], [5, 6]]),
+    "strange ids": [torch.tensor([-3, 10**6])],
+    "floats": torch.ones(2, 24),
+    "no rows": torch.ones(0, 24),
+    "NaN in rows": torch.full((2, 24), torch.nan),
+    "on meta": torch.ones(2, 24, device="meta"),
+}
+
+
+def attempt(model: Any, name: str, argument: str, value: Any) -> None:
+    call, good = CALLS[name]
+    with contextlib.suppress(ts.SteerError):
+        call(**(good(model) | {argument: value}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_value_that_does_not_belong_there_is_refused_in_a_sentence(one, data):
+    name = data.draw(st.sampled_from(sorted(CALLS)))
+    places = [a for a in CALLS[name][1](one) if (name, a) not in OWN]
+    argument, value = data.draw(st.sampled_from(places)), data.draw(st.sampled_from(sorted(VALUES)))
+    before = snapshot(one)
+    attempt(one, name, argument, VALUES[value])
+    assert snapshot(one) == before
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_the_arguments_that_are_said_to_work_do(name, one):
+    call, good = CALLS[name]
+    missing = {"load_bank": ts.errors.BankFileError, "load_sweep": ts.errors.SweepFileError}
+    expected = pytest.raises(missing[name]) if name in missing else contextlib.nullcontext()
+    with expected:
+        call(**good(one))
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - {"bank[...]", "score"}))
+def test_arguments_that_there_are_not_are_refused_in_a_sentence(name, one):
+    call, good = CALLS[name]
+    with pytest.raises(ts.SteerError, match="nonsense"):
+        call(**good(one), nonsense=1)
