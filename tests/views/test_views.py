@@ -370,7 +370,7 @@ def test_what_fired_follows_from_the_threshold():
 
 def test_a_report_refuses_results_of_something_else(one):
     bank, seen = bank_of(one), inspection(one)
-    with pytest.raises(SettingError, match="Pass inspections of this bank"):
+    with pytest.raises(SettingError, match="Inspect this bank"):
         ts.report(bank[:2], inspections=[seen])
     with pytest.raises(SettingError, match="generations are of 3"):
         ts.report(bank, generations=poisoned_generations(3))

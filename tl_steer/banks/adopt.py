@@ -5,11 +5,13 @@ import dataclasses
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.fingerprint import fingerprint
 from tl_steer.errors import HookPointError
+from tl_steer.files.signatures import typed
 from tl_steer.hook_points.site import Site
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel, model_name
 
 
+@typed
 def adopt(bank: Bank, model: HookedModel) -> Bank:
     """Declare that a bank made on another model is to be used on this one; the bank says so from
     then on. Widths and hook points must still fit.

@@ -196,9 +196,13 @@ class Bank(Tabled):
         return found
 
     def label(self, row: int, text: str) -> "Bank":
-        """A bank with a note on one vector."""
+        """A bank with a note on one vector.
+
+        Raises:
+            RowError: a vector that is not in the bank.
+        """
         labels = list(self.labels)
-        labels[row] = text
+        labels[int(chosen_rows([row], len(self)))] = text
         return dataclasses.replace(self, labels=tuple(labels))
 
     def holding(self, vectors: Float[Tensor, "vec n"]) -> Packable:

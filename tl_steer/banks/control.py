@@ -8,6 +8,7 @@ import torch
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed
 from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.models.bare import bare_pass, fixed_tokens
 from tl_steer.models.hooks import capturing, perturbing
@@ -17,12 +18,20 @@ from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import KINDS
 
 _CONTROL_STREAM = 0x636F6E74
+_MOST = 2**33  # numbers
 
 
+@typed
 def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
     """The control: random vectors at the same site, as long as the bank's row by row (over and over
-    where n is larger). Responses and objectives are NaN."""
+    where n is larger). Responses and objectives are NaN.
+
+    Raises:
+        SettingError: `n` is not positive, or more than memory holds.
+    """
     n = len(like) if n is None else n
+    if not 1 <= n <= _MOST // like.vectors.shape[1]:
+        raise SettingError(f"n={n} random vectors: expected at least 1, and what memory holds.")
     # Not the stream that `elicit` draws its starting points from, whatever the seed.
     generator = torch.Generator().manual_seed(seed + _CONTROL_STREAM)
     drawn = like.holding(

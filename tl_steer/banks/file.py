@@ -16,6 +16,7 @@ from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError
 from tl_steer.files.jsons import fields, real, text, texts, whole
+from tl_steer.files.signatures import typed
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.kinds import KINDS
@@ -30,6 +31,7 @@ def save_checkpoint(bank: Bank, path: str | Path, state: Mapping[str, Tensor]) -
     return BANK_FILE.write(path, meta, tensors | kept)
 
 
+@typed
 def load_bank(path: str | Path) -> Bank:
     """Read a bank that `Bank.save` wrote. No model is needed, and nothing in the file is executed.
 

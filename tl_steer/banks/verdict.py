@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed
 
 VERDICTS = ("benign", "dangerous")
 
@@ -19,6 +20,7 @@ def verdict_of(label: str) -> str:
     return word if word in VERDICTS else ""
 
 
+@typed
 def mark(bank: Bank, row: int, verdict: str, *, note: str = "") -> Bank:
     """A bank with a verdict on one vector, in the place of its old label.
 
@@ -30,6 +32,7 @@ def mark(bank: Bank, row: int, verdict: str, *, note: str = "") -> Bank:
     return bank.label(row, f"{verdict}: {note}" if note else verdict)
 
 
+@typed
 def marked(bank: Bank, verdicts: str | Sequence[str]) -> Bank:
     """Only the vectors with one of these verdicts; "" stands for those without any.
 

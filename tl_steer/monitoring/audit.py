@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import AuditError, SettingError
+from tl_steer.files.signatures import typed
 from tl_steer.files.tables import Sheet, number
 from tl_steer.monitoring.audit_chain import (
     Verified as Verified,
@@ -188,6 +189,7 @@ def _keys(db: sqlite3.Connection, table: str) -> list[Any]:
     return [key for (key,) in db.execute(f"SELECT id FROM {table} ORDER BY rowid")]
 
 
+@typed
 def read_log(
     path: str | Path,
     table: str = "alerts",

@@ -16,6 +16,7 @@ from tl_steer.banks.file import (
 )
 from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import BankFileError, SettingError, SteerError
+from tl_steer.files.signatures import typed
 from tl_steer.files.tensors import TensorFile, digest
 from tl_steer.monitoring.detectors.fitted import FITTED
 from tl_steer.monitoring.identity import Identity
@@ -41,6 +42,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
     return _FILE.write(path, meta, tensors)
 
 
+@typed
 def load_panel(path: str | Path) -> Panel:
     """Read what `save_panel` wrote.
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from tl_steer.errors import SettingError, SweepFileError
+from tl_steer.files.signatures import typed
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
 from tl_steer.sweeps.folder import Folder, State
@@ -244,6 +245,7 @@ class SweepResult(Tabled):
         return Sheet("Sweep", (*columns, "verdict", "label"), tuple(rows), note).without(empty)
 
 
+@typed
 def load_sweep(path: str | Path) -> SweepResult:
     """Read a sweep, finished or not; no model is needed.
 

@@ -8,7 +8,7 @@ from typing import Any
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.monitoring.audit import read_log
-from tl_steer.views.bank import Row, Rows, as_number, table_rows
+from tl_steer.views.bank import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
 
 # The newest; a log of a year would make a page that nobody opens.
@@ -44,11 +44,11 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
     """Of every request the last word, as the audit log has it; other tables as they are."""
     if isinstance(log, (str, Path)):
         found: Iterable[Any] = read_log(log)
-    elif isinstance(log, Iterable) and not hasattr(log, "columns") and not hasattr(log, "keys"):
-        found = (asdict(one.row()) if hasattr(one, "row") else one for one in log)
+    elif isinstance(log, (list, tuple)):
+        found = [asdict(one.row()) if hasattr(one, "row") else one for one in log]
     else:
         return table_rows(log)
-    rows: list[Row] = [dict(row) for row in found]
+    rows = rows_of(found)
     if rows and "trace" not in rows[0]:
         return rows
     last = {(row["request"], row["kind"]): row for row in rows}

@@ -144,12 +144,27 @@ def table_rows(table: Rows) -> list[Row]:
         if len(lengths) > 1:
             raise SettingError(f"Columns of one table have different lengths: {sorted(lengths)}.")
         count = lengths.pop() if lengths else 0
-        rows_of = ({name: values[i] for name, values in columns.items()} for i in range(count))
-        table = list(rows_of)
-    rows: list[Row] = [dict(row) for row in table]
+        table = [{name: values[i] for name, values in columns.items()} for i in range(count)]
+    rows = rows_of(table)
     if not rows:
         raise SettingError("The table has no rows, so there is nothing to show.")
     return rows
+
+
+def rows_of(table: object) -> list[Row]:
+    """A sequence of mappings, one a row.
+
+    Raises:
+        SettingError: something else.
+    """
+    if isinstance(table, Iterable) and not isinstance(table, (str, bytes, Tensor)):
+        rows = list(table)
+        if all(isinstance(row, Mapping) for row in rows):
+            return [dict(row) for row in rows]
+    raise SettingError(
+        f"A table is {repr(table)[:200]}; expected a DataFrame, a mapping of columns, or a "
+        "sequence of mappings, one for each row."
+    )
 
 
 def as_number(value: Any) -> float | None:

@@ -12,6 +12,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.selection import Selection
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed
 from tl_steer.files.tables import number, plain
 from tl_steer.files.write import write_beside
 from tl_steer.inspection.result import Inspection
@@ -72,6 +73,7 @@ class Report:
         return "\n".join(lines)
 
 
+@typed
 def report(
     bank: Bank,
     *,
