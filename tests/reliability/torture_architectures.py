@@ -187,12 +187,14 @@ def _outcome(subject: Subject, cell: str) -> tuple[str, str]:
     return RIGHT, "; ".join(dict.fromkeys(subject.notes))
 
 
-def run(families: Sequence[str], cells: Sequence[str], out: Path) -> list[Cell]:
+def run(
+    families: Sequence[str], classes: Sequence[str], cells: Sequence[str], out: Path
+) -> list[Cell]:
     """Every model in every class; written as it goes, for whoever looks on."""
     found = []
     with out.open("w") as file:
         for name in families:
-            for kind in kinds():
+            for kind in classes:
                 for cell in asked(name, kind, cells):
                     found.append(cell)
                     file.write(json.dumps(asdict(cell)) + "\n")
@@ -205,9 +207,9 @@ def run(families: Sequence[str], cells: Sequence[str], out: Path) -> list[Cell]:
 def main() -> None:
     given = _arguments()
     begun = time.perf_counter()
-    cells = run(given.families, given.cells, given.out)
+    cells = run(given.families, given.classes, given.cells, given.out)
     print(f"{len(cells)} cells, {time.perf_counter() - begun:.0f} s")
-    if given.families != list(FAMILIES) or given.cells != list(CELLS):
+    if (given.families, given.classes, given.cells) != (list(FAMILIES), kinds(), list(CELLS)):
         return  # a part of the matrix is no evidence
     for path in given.merge:
         cells += [Cell(**json.loads(line)) for line in path.read_text().splitlines()]
@@ -224,6 +226,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("architectures.jsonl"))
     parser.add_argument("--merge", type=Path, nargs="*", default=[])
     parser.add_argument("--families", type=listed, default=list(FAMILIES))
+    parser.add_argument("--classes", type=listed, default=kinds())
     parser.add_argument("--cells", type=listed, default=list(CELLS))
     return parser.parse_args()
 
