@@ -5,11 +5,13 @@ import functools
 
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, TARGET
+from conftest import HAS_BRIDGE, KINDS, LLAMAS, PROMPTS, SOURCE, TARGET, bank_of
 from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import PromptError, SettingError
+from tl_steer.models.rows import continued, through_end, until_end
+from tl_steer.monitoring.identity import identity_of
 
 FAST = {"source": SOURCE, "target": TARGET, "n": 3, "radius": 4.0, "progress": False}
 MEASURED = ts.Positions(last=1, bos=False)
@@ -108,3 +110,74 @@ def test_bad_settings_are_refused(one, knobs, message):
     with pytest.raises(PromptError):
         ts.generate(one, steered_bank(one), [])
     assert snapshot(one) == before
+
+
+def third_token(model, prompt, n=3):
+    """The third token of the greedy answer, as one that ends it."""
+    ids = ts.tokenize(model, [prompt]).ids
+    for _ in range(n):
+        with torch.no_grad():
+            ids = torch.cat([ids, model(ids)[:, -1:].argmax(dim=-1)], dim=1)
+    return int(ids[0, -1])
+
+
+def named_by(model, where, ends):
+    """Let a config of the model name the tokens that end an answer."""
+    inside = getattr(model, "original_model", None)
+    holder = {"cfg": model.cfg, "config": getattr(inside, "config", None)}.get(where)
+    holder = holder or getattr(inside, "generation_config", None)
+    if holder is None:
+        pytest.skip("HookedTransformer has one config")
+    holder.eos_token_id = ends
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("where", ["generation_config", "config", "cfg"])
+@pytest.mark.parametrize("kind", LLAMAS)
+def test_an_answer_ends_where_any_config_says(kind, where, several):
+    model = KINDS[kind]()
+    bank = bank_of(model)
+    prompt = PROMPTS[0]
+    end = third_token(model, prompt)
+    whole = ts.generate(model, bank[:1], [prompt], max_new_tokens=8).unsteered[0].split()
+    assert len(whole) == 8
+    named_by(model, where, [1, end] if several else end)
+    cut = ts.generate(model, bank[:1], [prompt], max_new_tokens=8).unsteered[0].split()
+    first = whole.index(model.tokenizer.decode([end]))
+    assert cut == whole[:first]
+    traffic = ts.monitoring.observe(model, [prompt], sites=[TARGET], horizon=6)
+    assert traffic.answers == (" ".join(cut),)
+    assert identity_of(model, ts.tokenize(model, [prompt]), [TARGET]).ends == (1, end)
+    swept = ts.sweep(
+        model, bank[:1], [prompt], metrics=["repetition"], generate=8, n_random=0, progress=False
+    )
+    assert " ".join(cut) in swept.cells()["text"].to_pylist()
+
+
+@pytest.mark.skipif(not HAS_BRIDGE, reason="transformers' own generate is a bridge's")
+def test_an_answer_ends_where_transformers_would_end_it():
+    model = KINDS["bridge-llama"]()
+    end = third_token(model, PROMPTS[0])
+    model.original_model.generation_config.eos_token_id = [1, end]
+    new = continued(model, ts.tokenize(model, PROMPTS[:1]).ids, 8)[0]
+    ids = ts.tokenize(model, PROMPTS[:1]).ids
+    theirs = model.original_model.generate(ids, max_new_tokens=8, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    kept = through_end(model, new)
+    assert kept.tolist() == theirs.tolist()  # the end that was said, and none that fills the row
+    assert until_end(model, new).tolist() == theirs[:-1].tolist()
+
+
+def test_a_generate_that_cannot_be_told_of_ends_is_cut_behind_them(one, monkeypatch):
+    plain = type(one).generate
+
+    def generate(ids, max_new_tokens, **knobs):
+        return plain(one, ids, max_new_tokens=max_new_tokens, **knobs)
+
+    prompt, end = PROMPTS[0], third_token(one, PROMPTS[0])
+    whole = continued(one, ts.tokenize(one, [prompt]).ids, 8)[0].tolist()
+    monkeypatch.setattr(one, "generate", generate)
+    monkeypatch.setattr(one.cfg, "eos_token_id", [end], raising=False)
+    new = continued(one, ts.tokenize(one, [prompt]).ids, 8)[0]
+    assert until_end(one, new).tolist() == whole[: whole.index(end)]

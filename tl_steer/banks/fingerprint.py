@@ -37,7 +37,8 @@ def same_model(a: Fingerprint, b: Fingerprint) -> bool:
 
 
 def fingerprint(model: HookedModel) -> Fingerprint:
-    """What the model makes of seven fixed tokens, at three depths, in 48 numbers.
+    """What the model makes of seven fixed tokens (fewer where its context ends before), at three
+    depths, in 48 numbers.
 
     The residual stream is centred and scaled to unit norm first, so weight folding, centring and
     the model class make no difference, while fine-tuning does. Hooks on the model are set aside.
@@ -45,7 +46,10 @@ def fingerprint(model: HookedModel) -> Fingerprint:
     n_layers = int(model.cfg.n_layers)
     names = [f"blocks.{i}.hook_resid_post" for i in sorted({0, n_layers // 2, n_layers - 1})]
     seen, _ = bare_pass(model, names)
-    signature = [x for name in names for x in _sketch(seen[name][0, 1:].double().cpu())]
+    # The first token's stream is massive in many models; where the context holds no other, it has
+    # to do.
+    behind = [seen[name][0, 1:] if seen[name].shape[1] > 1 else seen[name][0] for name in names]
+    signature = [x for stream in behind for x in _sketch(stream.double().cpu())]
     return Fingerprint(
         signature=tuple(round(x, 7) for x in signature),
         d_model=int(model.cfg.d_model),

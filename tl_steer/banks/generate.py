@@ -11,11 +11,11 @@ from tl_steer.banks.generations import Generations
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
-from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, until_end
 from tl_steer.models.state import frozen, seeded
-from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
+from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
 
 
 @checked
@@ -36,7 +36,8 @@ def generate(
 
     Args:
         prompts: as for `elicit`.
-        max_new_tokens: where to stop; a row also stops at the tokenizer's end-of-text token.
+        max_new_tokens: where to stop; a row also stops at a token that ends an answer: the
+            tokenizer's end of text, and what the model's generation config names.
         temperature: `None` decodes greedily; a number samples.
         top_k, top_p: restrict sampling; only with a temperature.
         seed: for sampling. The global random state is left as it was.
@@ -45,14 +46,16 @@ def generate(
 
     Raises:
         ForeignModelError: the bank was made for another model.
-        PromptError, SettingError: bad arguments, before any work.
+        ModelError: the model cannot generate.
+        PromptError, SettingError: bad arguments, before any work; among them prompts behind which
+            `max_new_tokens` do not fit into the model's context.
     """
     _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
     check_fits(model, bank.provenance)
     check_neutral(model, bank)
-    if use_past_kv_cache:
-        refuse_broken_cache(model)
+    refuse_no_text(model, cached=use_past_kv_cache)
     tokens = tokenize(model, prompts)
+    refuse_beyond_context(model, tokens, max_new_tokens)
     sampling: dict[str, Any] = {"do_sample": temperature is not None}
     if temperature is not None:
         sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}

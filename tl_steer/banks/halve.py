@@ -16,8 +16,9 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.selection import Round, Selection
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.files.signatures import checked
+from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
-from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.models.tokens import Prompts, TokenBatch, refuse_beyond_context, tokenize
 
 Metric = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
@@ -70,6 +71,9 @@ def halve(
     check_fits(model, bank.provenance)
     known, new = tokenize(model, validation), tokenize(model, held_out)
     _refuse_overlap(known, new)
+    refuse_no_text(model)
+    for tokens in (known, new):
+        refuse_beyond_context(model, tokens, max_new_tokens)
     order = torch.randperm(
         len(known), generator=torch.Generator().manual_seed(seed), device="cpu"
     ).tolist()

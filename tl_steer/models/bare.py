@@ -9,13 +9,14 @@ from torch import Tensor
 
 from tl_steer.errors import ModelError
 from tl_steer.files.undo import Scope
-from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.model import HookedModel, context_of, device_of
 from tl_steer.models.state import frozen, listen, without_hooks
 
 
-def fixed_tokens(d_vocab: int) -> Int[Tensor, "1 eight"]:
-    """Eight token ids of that vocabulary, always the same."""
-    return ((torch.arange(1, 9, device="cpu") * 7919 + 13) % d_vocab)[None]
+def fixed_tokens(d_vocab: int, *, most: int | None = None) -> Int[Tensor, "1 eight"]:
+    """Eight token ids of that vocabulary, always the same; the first of them where the context
+    holds `most`."""
+    return ((torch.arange(1, 9, device="cpu") * 7919 + 13) % d_vocab)[None, :most]
 
 
 def bare_pass(
@@ -30,7 +31,7 @@ def bare_pass(
         ModelError: a hook point did not fire.
     """
     seen: dict[str, Tensor] = {}
-    ids = fixed_tokens(int(model.cfg.d_vocab)).to(device_of(model))
+    ids = fixed_tokens(int(model.cfg.d_vocab), most=context_of(model)).to(device_of(model))
     with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
         for name in names:
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tl_steer.errors import HookPointError
 from tl_steer.files.undo import Scope
-from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.bare import fixed_tokens
+from tl_steer.models.model import HookedModel, context_of, device_of
 from tl_steer.models.state import frozen, listen, without_hooks
 
 Pairs = Sequence[tuple[str, str]]
@@ -102,7 +103,7 @@ def _watched(model: HookedModel, inputs: Sequence[str], names: Sequence[str]) ->
         return hook
 
     points = model.hook_dict
-    ids = (torch.arange(1, 5, device="cpu") * 7919 + 13) % int(model.cfg.d_vocab)
+    ids = fixed_tokens(int(model.cfg.d_vocab), most=context_of(model))[0, :4]
     with frozen(model), without_hooks(model), torch.no_grad(), Scope() as scope:
         for name in inputs:
             listen(scope, points[name], replace(name), before=False)

@@ -85,6 +85,12 @@ def dtype_of(model: HookedModel) -> torch.dtype:
     return torch.float32 if first is None else first.dtype
 
 
+def context_of(model: HookedModel) -> int | None:
+    """How many tokens the model reads at most; `None` where its config names no limit."""
+    found = getattr(model.cfg, "n_ctx", None)
+    return int(found) if isinstance(found, int) and found > 0 else None
+
+
 def model_name(model: HookedModel) -> str:
     return str(getattr(model.cfg, "model_name", "") or type(model).__name__)
 

@@ -4,6 +4,7 @@ Left padding changes positions in some versions of TransformerLens and is unmask
 rows are grouped by prompt length, and a row gives what it gives alone.
 """
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_steer.errors import ModelError
+from tl_steer.errors import PromptError
 from tl_steer.models.hooks import perturbing
-from tl_steer.models.model import HookedModel
+from tl_steer.models.model import HookedModel, context_of
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -73,37 +74,77 @@ def continued(
 ) -> Int[Tensor, "batch new"]:
     """TransformerLens's own generation loop, on tokens; returns the new ones only.
 
-    A row that has ended goes on being filled with the end-of-text token: see `until_end`.
+    A row that has ended goes on being filled, with what TransformerLens pads: see `until_end`.
+
+    Raises:
+        PromptError: the model's context ends before.
     """
-    if not hasattr(model, "generate"):
-        raise ModelError(
-            f"{type(model).__name__} has no generate(), so nothing can be continued. Use one of "
-            "TransformerLens's models, or give yours a generate() like theirs."
+    context = context_of(model)
+    if context is not None and ids.shape[1] + n - 1 > context:  # the last one is never read
+        raise PromptError(
+            f"A prompt of {ids.shape[1]} tokens and {n} new ones do not fit into the model's "
+            f"context of {context}."
         )
-    out: Tensor = model.generate(
+    generate: Any = model.generate  # type: ignore[attr-defined]
+    out: Tensor = generate(
         ids,
         max_new_tokens=n,
-        stop_at_eos=end_of_text(model) is not None,
         use_past_kv_cache=cached,
         return_type="tokens",
         verbose=False,
+        **_stops(model, generate),
         **({"do_sample": False} | sampling),
     )
     return out[:, ids.shape[1] :]
 
 
+def _stops(model: HookedModel, generate: Any) -> dict[str, Any]:
+    """When a row has ended, for a `generate` that can be told all of it or knows its tokenizer's
+    token; rows are cut later in any case."""
+    ends = list(ends_of(model))
+    if "eos_token_id" in inspect.signature(generate).parameters and ends:
+        return {"stop_at_eos": True, "eos_token_id": ends if len(ends) > 1 else ends[0]}
+    return {"stop_at_eos": bool(_ids(getattr(model, "tokenizer", None)))}
+
+
+def ends_of(model: HookedModel) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's, and those that only a config names, as the
+    end of a turn is in many chat models. transformers' own generate stops at the latter."""
+    inside = getattr(model, "original_model", None)
+    named = (
+        getattr(model, "tokenizer", None),
+        model.cfg,
+        getattr(inside, "config", None),
+        getattr(inside, "generation_config", None),
+    )
+    vocabulary = int(model.cfg.d_vocab)
+    found = dict.fromkeys(token for each in named for token in _ids(each))
+    return tuple(token for token in found if 0 <= token < vocabulary)
+
+
+def _ids(holder: Any) -> list[int]:
+    found = getattr(holder, "eos_token_id", None)
+    found = found.tolist() if isinstance(found, Tensor) else found
+    several = found if isinstance(found, (list, tuple)) else [found]
+    return [int(token) for token in several if isinstance(token, int)]
+
+
+def before_end(new: Int[Tensor, " new"], ends: Sequence[int]) -> int:
+    """How many tokens stand in front of the first that ends an answer."""
+    stops = (
+        torch.isin(new.cpu(), torch.tensor(ends, dtype=torch.long, device="cpu"))
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
+    return int(stops[0]) if stops else len(new)
+
+
 def until_end(model: HookedModel, new: Int[Tensor, " new"]) -> Int[Tensor, " kept"]:
-    """Cut a row in front of its end-of-text token."""
-    end = end_of_text(model)
-    stops = [] if end is None else (new == end).nonzero().flatten().tolist()
-    return new[: stops[0]] if stops else new
+    """Cut a row in front of the token that ends it."""
+    return new[: before_end(new, ends_of(model))]
 
 
 def through_end(model: HookedModel, new: Int[Tensor, " new"]) -> Int[Tensor, " kept"]:
-    """Cut a row behind its end-of-text token: to end there was the model's choice too."""
-    return new[: len(until_end(model, new)) + 1]
-
-
-def end_of_text(model: HookedModel) -> int | None:
-    found = getattr(getattr(model, "tokenizer", None), "eos_token_id", None)
-    return int(found) if found is not None else None
+    """Cut a row behind the token that ends it: to end there was the model's choice too."""
+    return new[: before_end(new, ends_of(model)) + 1]

@@ -15,11 +15,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError
+from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
-from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.model import HookedModel, context_of, device_of
+from tl_steer.models.prompt_row import chat_row, special_id, text_row, words_of
 
-Conversation: TypeAlias = Sequence[Mapping[str, str]]
-Prompts: TypeAlias = Sequence[Any]  # strings, conversations or 1-D token tensors
+# A sequence of strings, conversations or 1-D token tensors. Not checked by its type: `tokenize`
+# has better words for what is wrong with it.
+Prompts: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +68,22 @@ class TokenBatch:
         return positions.select(self.mask, self.has_bos)
 
 
+@checked
 def chat(text: str, *, system: str | None = None) -> list[dict[str, str]]:
     """A conversation of one user turn, for any place that takes prompts.
 
     It is rendered with the tokenizer's chat template, up to where the assistant's answer begins.
+
+    Raises:
+        ShapeError: no strings.
     """
     turns = [{"role": "system", "content": system}] if system is not None else []
     return [*turns, {"role": "user", "content": text}]
 
 
+@checked
 def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
-    """Tokenize as TransformerLens would, prompt by prompt.
+    """Tokenize as TransformerLens would, prompt by prompt, and nothing cut off.
 
     Args:
         prompts: strings (with BOS as `model.to_tokens` gives it, never twice), conversations (lists
@@ -83,73 +91,161 @@ def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
             they are.
 
     Raises:
-        PromptError: no prompts, an empty one, or a conversation without a chat template.
+        PromptError: no prompts, one that is empty, is longer than the model's context or has ids
+            that are not in its vocabulary; a conversation that the chat template does not take.
     """
     if isinstance(prompts, TokenBatch):
-        return prompts
-    if isinstance(prompts, str):
-        raise PromptError(f"Prompts come as a list: [{prompts[:40]!r}], not a single string.")
-    if len(prompts) == 0:
-        raise PromptError("No prompts were given; expected at least one.")
+        return _fitting(model, prompts)
+    _refuse_container(prompts)
     rows = [_row(model, prompt, i) for i, prompt in enumerate(prompts)]
     return _pad(model, rows, [_readable(model, p, r) for p, r in zip(prompts, rows, strict=True)])
 
 
-def _row(model: HookedModel, prompt: Any, index: int) -> Int[Tensor, " pos"]:
-    if isinstance(prompt, Tensor):
-        row = prompt
-    elif isinstance(prompt, str):
-        row = _text_row(model, prompt, index)
-    elif isinstance(prompt, Sequence) and all(isinstance(turn, Mapping) for turn in prompt):
-        row = _chat_row(model, prompt, index)
-    else:
-        raise PromptError(
-            f"Prompt {index} is a {type(prompt).__name__}; expected a string, a conversation "
-            "(a list of {'role', 'content'}) or a 1-D tensor of token ids."
-        )
-    if row.ndim != 1 or len(row) == 0 or row.is_floating_point():
+def whole(model: HookedModel, prompt: Any) -> TokenBatch:
+    """One prompt's tokens, however many: for those who cut it themselves.
+
+    Raises:
+        PromptError: as `tokenize`, but for the length.
+    """
+    row = whole_row(model, prompt, 0)
+    return _pad(model, [row], [_readable(model, prompt, row)])
+
+
+def whole_row(model: HookedModel, prompt: Any, index: int = 0) -> Int[Tensor, " pos"]:
+    """The ids of `whole`; `index` is the prompt's place, for errors."""
+    try:
+        row = _tokens_of(model, prompt)
+    except PromptError as error:
+        raise PromptError(f"Prompt {index} {error}") from error
+    if row.ndim != 1 or len(row) == 0 or not _whole_numbers(row):
         raise PromptError(
             f"Prompt {index} gives token ids of shape {tuple(row.shape)} ({row.dtype}); "
             "expected one row of at least one integer."
+            + (" Pass the rows of a batch one by one: list(ids)." if row.ndim == 2 else "")
         )
-    return row.long().cpu()
+    row = row.detach().long().cpu()
+    _refuse_ids(model, row, index)
+    return row
 
 
-def whole_row(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
-    """A text's tokens, also those behind the context's end, where TransformerLens cuts it."""
-    return _text_row(model, text, 0, truncate=False)
+def refuse_beyond_context(
+    model: HookedModel, tokens: TokenBatch, new: int, *, knob: str = "max_new_tokens"
+) -> None:
+    """Refuse prompts behind which `new` tokens do not fit into the model's context.
 
-
-def _text_row(model: HookedModel, text: str, index: int, **knobs: bool) -> Int[Tensor, " pos"]:
-    if not text.strip():
-        raise PromptError(f"Prompt {index} is empty; there is nothing to steer or measure.")
-    row: Tensor = model.to_tokens(text, **knobs)[0].cpu()
-    bos = _special(model, "bos_token_id")
-    doubled = len(row) > 1 and bos is not None and int(row[0]) == int(row[1]) == bos
-    # to_tokens puts BOS in front even of a rendered chat template that starts with one.
-    return row[1:] if doubled else row
-
-
-def _chat_row(model: HookedModel, turns: Conversation, index: int) -> Int[Tensor, " pos"]:
-    tokenizer = getattr(model, "tokenizer", None)
-    if not turns or getattr(tokenizer, "chat_template", None) is None:
-        raise PromptError(
-            f"Prompt {index} is a conversation, but "
-            + ("it has no turns." if not turns else "the tokenizer has no chat template: ")
-            + ("" if not turns else "pass plain strings to this model.")
-        )
-    encoded = tokenizer.apply_chat_template(  # type: ignore[union-attr]
-        [dict(turn) for turn in turns], add_generation_prompt=True, tokenize=True, return_dict=True
+    Raises:
+        PromptError: with the place of the first one, and the numbers.
+    """
+    context = context_of(model)
+    lengths = tokens.lengths.tolist()
+    if context is None or max(lengths) + new <= context:
+        return
+    place = next(i for i, length in enumerate(lengths) if length + new > context)
+    room = context - max(lengths)
+    raise PromptError(
+        f"Prompt {place} is {lengths[place]} tokens long, and with {knob}={new} behind it that is "
+        f"more than the model's context of {context}. Shorten the prompt"
+        + (f", or set {knob} to at most {room}." if room > 0 else ".")
     )
-    return torch.tensor(encoded["input_ids"], dtype=torch.long, device="cpu").flatten()
+
+
+def _refuse_container(prompts: Any) -> None:
+    if isinstance(prompts, (str, bytes)):
+        raise PromptError(f"Prompts come as a list: [{prompts[:40]!r}], not a single string.")
+    if isinstance(prompts, Tensor) or not isinstance(prompts, Sequence):
+        what = f"a {type(prompts).__name__}"
+        if isinstance(prompts, Tensor):
+            what = f"a tensor of shape {tuple(prompts.shape)}"
+        raise PromptError(
+            f"Prompts come as a list of strings, conversations or 1-D tensors of token ids, not as "
+            f"{what}: pass {_instead(prompts)}."
+        )
+    if len(prompts) == 0:
+        raise PromptError("No prompts were given; expected at least one.")
+    if isinstance(prompts[0], Mapping) and "role" in prompts[0]:
+        raise PromptError(
+            "Prompt 0 is a dict: this is one conversation, and prompts come as a list of them. "
+            "Pass [conversation]."
+        )
+
+
+def _instead(prompts: Any) -> str:
+    if isinstance(prompts, Mapping):
+        return "[conversation], or a list of the texts in it"
+    if hasattr(prompts, "columns"):
+        return "the list of one column: list(table['prompt'])"
+    if getattr(prompts, "ndim", 1) == 2:
+        return "the list of its rows as tensors, list(ids)"
+    return "list(prompts)" if getattr(prompts, "ndim", 1) == 1 else "[prompt]"
+
+
+def _row(model: HookedModel, prompt: Any, index: int) -> Int[Tensor, " pos"]:
+    row = whole_row(model, prompt, index)
+    context = context_of(model)
+    if context is not None and len(row) > context:
+        raise PromptError(
+            f"Prompt {index} is {len(row)} tokens long, and the model's context (cfg.n_ctx) is "
+            f"{context}. Shorten it: nothing is cut off in silence."
+        )
+    return row
+
+
+def _tokens_of(model: HookedModel, prompt: Any) -> Tensor:
+    if isinstance(prompt, Tensor):
+        return prompt
+    if isinstance(prompt, str):
+        return text_row(model, prompt)
+    if isinstance(prompt, Sequence) and all(isinstance(turn, Mapping) for turn in prompt):
+        return chat_row(model, prompt)
+    raise PromptError(
+        f"is a {type(prompt).__name__}; expected a string, a conversation (a list of "
+        "{'role', 'content'}) or a 1-D tensor of token ids, torch.tensor(ids)."
+    )
+
+
+def _whole_numbers(row: Tensor) -> bool:
+    return not (row.is_floating_point() or row.is_complex() or row.dtype == torch.bool)
+
+
+def _refuse_ids(model: HookedModel, row: Tensor, index: int) -> None:
+    # Here, since on a GPU such an id ends the process.
+    vocabulary = int(model.cfg.d_vocab)
+    wrong = row[(row < 0) | (row >= vocabulary)]
+    if len(wrong):
+        raise PromptError(
+            f"Prompt {index} has the token id {int(wrong[0])}; this model's vocabulary has ids "
+            f"from 0 to {vocabulary - 1}. Was it tokenized for another model?"
+        )
+
+
+def _fitting(model: HookedModel, tokens: TokenBatch) -> TokenBatch:
+    """A batch that was made before, perhaps for another model."""
+    if len(tokens) == 0:
+        raise PromptError("No prompts were given; expected at least one.")
+    at = torch.arange(tokens.ids.shape[1], device=tokens.mask.device)
+    lengths = tokens.lengths
+    if int(lengths.min()) == 0 or not torch.equal(tokens.mask, at < lengths[:, None]):
+        raise PromptError(
+            "This TokenBatch has an empty prompt, or is not padded on the right as tokenize() does."
+        )
+    for index, row in enumerate(tokens.rows()):
+        _row(model, row, index)
+    device = device_of(model)
+    if tokens.ids.device == device:
+        return tokens
+    return TokenBatch(
+        tokens.ids.to(device), tokens.mask.to(device), tokens.has_bos.to(device), tokens.texts
+    )
 
 
 def _pad(model: HookedModel, rows: list[Tensor], texts: list[str]) -> TokenBatch:
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.long, device="cpu")
-    filler = _special(model, "pad_token_id") or 0
+    filler = special_id(model, "pad_token_id") or 0
+    if filler >= int(model.cfg.d_vocab):  # a pad token that was added to the tokenizer alone
+        filler = 0
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=filler)
     mask = torch.arange(ids.shape[1], device="cpu") < lengths[:, None]
-    bos = _special(model, "bos_token_id")
+    bos = special_id(model, "bos_token_id")
     has_bos = (
         ids[:, 0] == bos
         if bos is not None
@@ -162,9 +258,7 @@ def _pad(model: HookedModel, rows: list[Tensor], texts: list[str]) -> TokenBatch
 def _readable(model: HookedModel, prompt: Any, row: Tensor) -> str:
     if isinstance(prompt, str):
         return prompt
-    if not isinstance(prompt, Tensor):
-        return str(prompt[-1].get("content", ""))
-    return decode(model, row)
+    return decode(model, row) if isinstance(prompt, Tensor) else words_of(prompt[-1])
 
 
 def decode(model: HookedModel, row: Int[Tensor, " pos"], *, special: bool = True) -> str:
@@ -173,8 +267,3 @@ def decode(model: HookedModel, row: Int[Tensor, " pos"], *, special: bool = True
     if tokenizer is None:
         return " ".join(str(int(token)) for token in row)
     return str(tokenizer.decode(row.tolist(), skip_special_tokens=not special))
-
-
-def _special(model: HookedModel, name: str) -> int | None:
-    value = getattr(getattr(model, "tokenizer", None), name, None)
-    return int(value) if isinstance(value, int) else None

@@ -137,6 +137,7 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
             **given,
             "prefix": tuple(map(int, given["prefix"])),
             "suffix": tuple(map(int, given["suffix"])),
+            "end": _end(given["end"]),
         },
         fingerprint=fingerprint,
         checked=tensors["checked"],
@@ -179,6 +180,10 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
         settings=dict(meta["settings"]),
     )
+
+
+def _end(found: Any) -> int | tuple[int, ...] | None:
+    return tuple(map(int, found)) if isinstance(found, list) else found
 
 
 def _known(meta: Mapping[str, Any], path: Path) -> int:

@@ -16,8 +16,8 @@ from tl_steer.banks.fingerprint import Fingerprint, fingerprint
 from tl_steer.errors import ForeignModelError, PromptError
 from tl_steer.models.bare import fixed_tokens
 from tl_steer.models.lookup import resolve
-from tl_steer.models.model import HookedModel, model_name
-from tl_steer.models.rows import end_of_text
+from tl_steer.models.model import HookedModel, context_of, model_name
+from tl_steer.models.rows import ends_of
 from tl_steer.models.state import without_hooks
 from tl_steer.models.taps import glance, host_of
 from tl_steer.models.tokens import TokenBatch, chat, tokenize
@@ -33,10 +33,11 @@ class Identity:
 
     Attributes:
         fingerprint: `banks.fingerprint`.
-        checked: raw activations of eight fixed tokens at every site, not centred and not scaled.
+        checked: raw activations of eight fixed tokens at every site (fewer where the context ends
+            before), not centred and not scaled.
         prefix, suffix: tokens that every prompt began and ended with (the chat template's), empty
             where prompts were free text.
-        end: the end-of-text token, behind which nothing is scored.
+        end: the token that ends an answer, or the tokens, behind which nothing is scored.
     """
 
     model: str
@@ -44,7 +45,14 @@ class Identity:
     checked: Float[Tensor, "site eight d"]
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    end: int | None
+    end: int | tuple[int, ...] | None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end an answer."""
+        if isinstance(self.end, tuple):
+            return self.end
+        return () if self.end is None else (self.end,)
 
     def refuse_other_model(
         self, dtype: torch.dtype, run: Callable[[Tensor], Sequence[Tensor]]
@@ -64,7 +72,8 @@ class Identity:
                 f"This monitor was fitted in {self.fingerprint.dtype}, and the model computes in "
                 f"{name}: its thresholds mean nothing there. Fit it anew in {name}."
             )
-        seen = [at.float().cpu() for at in run(fixed_tokens(self.fingerprint.d_vocab))]
+        ids = fixed_tokens(self.fingerprint.d_vocab, most=self.checked.shape[1])
+        seen = [at.float().cpu() for at in run(ids)]
         tolerance = _TOLERANCE.get(name, _HALF_TOLERANCE)
         for i, (here, there) in enumerate(zip(seen, self.checked, strict=True)):
             alike = here[0].shape == there.shape
@@ -109,15 +118,16 @@ def identity_of(model: HookedModel, tokens: TokenBatch, sites: Sequence[str]) ->
     mark = fingerprint(model)
     host = host_of(model, [resolve(model, name, target=True) for name in sites])
     with without_hooks(model):
-        seen = glance(host, fixed_tokens(mark.d_vocab))
+        seen = glance(host, fixed_tokens(mark.d_vocab, most=context_of(model)))
     prefix, suffix = _template(model, tokens)
+    ends = ends_of(model)
     return Identity(
         model=model_name(model),
         fingerprint=mark,
         checked=torch.stack([at[0].float().cpu() for at in seen]),
         prefix=prefix,
         suffix=suffix,
-        end=end_of_text(model),
+        end=ends if len(ends) > 1 else next(iter(ends), None),
     )
 
 

@@ -85,7 +85,7 @@ class Watch:
         self._step += 1
         inside = self._step <= self._monitor.horizon
         for request, token in zip(self._batch, ids.tolist(), strict=True):
-            request.live = request.live and token != self._monitor.identity.end
+            request.live = request.live and token not in self._monitor.identity.ends
             if request.live and inside:
                 request.ids.append(token)
             request.unscored += request.live and not inside

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tl_steer.errors import ModelError, SettingError
 from tl_steer.files.signatures import checked
-from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
-from tl_steer.models.rows import continued, end_of_text
+from tl_steer.models.rows import before_end, continued, ends_of
 from tl_steer.models.state import frozen, seeded
 from tl_steer.models.taps import Host, host_of, listening
-from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
+from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +90,9 @@ def observe(
         )
     host = host_of(model, [resolve(model, name, target=True) for name in sites])
     if horizon:
-        refuse_broken_cache(model)
+        refuse_no_text(model)
     tokens = tokenize(model, prompts)
+    refuse_beyond_context(model, tokens, horizon, knob="horizon")
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for i, length in enumerate(tokens.lengths.tolist()):
         by_length[length].append(i)
@@ -129,7 +130,7 @@ def kept_of(
         else:
             # One more: the last token is generated and never read.
             continued(model, ids, horizon + 1, **(sampling or {}))
-    return keeper.rows(end_of_text(model))
+    return keeper.rows(ends_of(model))
 
 
 @dataclass
@@ -156,7 +157,7 @@ class _Keeper:
     def activation(self, site: int, residual: Tensor) -> None:
         self.seen[-1][site] = residual.float().cpu()
 
-    def rows(self, end: int | None) -> list[Kept]:
+    def rows(self, ends: Sequence[int]) -> list[Kept]:
         if not self.seen or any(len(step) != self.sites for step in self.seen):
             raise ModelError("A hook point did not fire in every forward pass; choose another.")
         ids = torch.stack(self.ids, dim=1)
@@ -164,15 +165,14 @@ class _Keeper:
         return [
             Kept(row[:n], [at[b, :n] for at in by_site])
             for b, row in enumerate(ids)
-            for n in [spoken(row, end)]
+            for n in [spoken(row, ends)]
         ]
 
 
-def spoken(ids: Int[Tensor, " pos"], end: int | None) -> int:
-    """How many tokens of a row count: those before its first end-of-text token, the prompt's end
+def spoken(ids: Int[Tensor, " pos"], ends: Sequence[int]) -> int:
+    """How many tokens of a row count: those before the first that ends an answer, the prompt's end
     always."""
-    stops = [] if end is None else (ids[1:] == end).nonzero().flatten().tolist()
-    return 1 + stops[0] if stops else len(ids)
+    return 1 + before_end(ids[1:], ends)
 
 
 def _together(

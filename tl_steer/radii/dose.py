@@ -19,12 +19,12 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
-from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
-from tl_steer.models.tokens import Prompts, TokenBatch, decode, tokenize
+from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
 from tl_steer.objectives.output_kl import divergence_from, next_token
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import to_sphere
@@ -116,6 +116,10 @@ class Sweep:
     seed: int
     batch_rows: int
 
+    def __post_init__(self) -> None:
+        refuse_no_text(self.model)
+        refuse_beyond_context(self.model, self.tokens, self.max_new_tokens)
+
     def __call__(self, radii: Sequence[float], groups: Sequence[Group]) -> DoseResponse:
         asked = [
             _Asked(unit * (sign * radius), radius, sign, i, group.control)
@@ -124,7 +128,6 @@ class Sweep:
             for sign in group.signs
             for i, unit in enumerate(to_sphere(group.vectors, 1.0))
         ]
-        refuse_broken_cache(self.model)
         with frozen(self.model), torch.no_grad():
             kl, new = self._steer(asked)
             own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]

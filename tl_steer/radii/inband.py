@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_steer.errors import SettingError
+from tl_steer.errors import PromptError, SettingError
 from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.caches import refuse_no_text, why_no_text
 from tl_steer.models.segment import Segment
+from tl_steer.models.tokens import TokenBatch, refuse_beyond_context
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.additive import Additive
@@ -40,7 +42,7 @@ class InBand:
         max_new_tokens: length of the continuations.
         batch_rows: rows per batch.
 
-    Where the model has no `generate`, or there is no band, the anchor or the end nearest to a band
+    Where the model cannot generate, or there is no band, the anchor or the end nearest to a band
     is used, with a warning. It asks for text: on a model or prompts whose text does not matter (a
     toy, a single token's answer), use `Calibrated` or `ShareOfNorm`. It steers at every token, so
     it comes out low for vectors that are added at few.
@@ -68,28 +70,49 @@ class InBand:
             raise SettingError(f"{self}: expected place from 0 to 1, tolerated below 1.")
 
     def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
+        reason = why_no_text(segment.model)
+        if not reason:
+            self._refuse_long(segment)
         radius = self.anchor(segment, measured, seed)
-        if not hasattr(segment.model, "generate"):
+        if reason:
             warnings.warn(
-                f"{type(segment.model).__name__} has no generate(), so its text cannot be judged; "
-                f"using the radius of {self.anchor}, {radius:.3g}.",
+                f"Its text cannot be judged: {reason} Using the radius of {self.anchor}, "
+                f"{radius:.3g}.",
                 stacklevel=2,
             )
             return radius
         band = self.measure(segment, measured, seed, radius).band(tolerated=self.tolerated)
         return self._within(band)
 
+    def _refuse_long(self, segment: Segment) -> None:
+        """Before any work: continuations that do not fit behind the prompts."""
+        try:
+            knob = "InBand(max_new_tokens)"
+            refuse_beyond_context(
+                segment.model, self._read(segment), self.max_new_tokens, knob=knob
+            )
+        except PromptError as error:
+            raise PromptError(
+                f"{error} InBand, which radius='auto' stands for, continues prompts; a number or "
+                "Calibrated() does without."
+            ) from None
+
+    def _read(self, segment: Segment) -> TokenBatch:
+        """The prompts that are continued."""
+        return segment.tokens.take(range(min(self.max_prompts, len(segment.tokens))))
+
     def measure(
         self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int, anchor: float | int
     ) -> DoseResponse:
         """The sweep that the rule looks at."""
+        refuse_no_text(segment.model)
+        self._refuse_long(segment)
         unit = self._directions(segment, measured, seed, float(anchor))
-        tokens = segment.tokens.take(range(min(self.max_prompts, len(segment.tokens))))
         sweep = Sweep(
             segment.model,
             segment.source,
             EVERYWHERE,
-            tokens,
+            self._read(segment),
             segment.source_norm(),
             self.max_new_tokens,
             seed,

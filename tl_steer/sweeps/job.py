@@ -12,8 +12,8 @@ import torch
 
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.hook_points.positions import Positions
-from tl_steer.models.model import HookedModel
-from tl_steer.models.tokens import tokenize, whole_row
+from tl_steer.models.model import HookedModel, context_of
+from tl_steer.models.tokens import whole
 from tl_steer.sweeps.cells import Cells, Read
 from tl_steer.sweeps.folder import Folder, State, counted, refuse_other
 from tl_steer.sweeps.prompts import Asked
@@ -42,16 +42,14 @@ class Reader:
 
     def __call__(self, row: Asked) -> Read:
         try:
-            tokens = tokenize(self.model, [row.prompt])
+            tokens = whole(self.model, row.prompt)
         except PromptError as error:
             raise PromptError(f"{row.where}: {error}") from error
-        ids, context = tokens.ids[0], getattr(self.model.cfg, "n_ctx", None)
-        if isinstance(row.prompt, str) and len(ids) == context:  # cut in silence, perhaps
-            ids = whole_row(self.model, row.prompt).to(ids)
+        ids, context = tokens.ids[0], context_of(self.model)
         if self.truncate is not None and len(ids) > self.truncate:
             kept = int(tokens.has_bos[0]) if self.truncate > 1 else 0
             ids = torch.cat([ids[:kept], ids[len(ids) - self.truncate + kept :]])
-        room = len(ids) if context is None else int(context) - self.generate
+        room = len(ids) if context is None else context - self.generate
         if len(ids) > room:
             raise PromptError(
                 f"{row.where} is {len(ids)} tokens long, and {room} fit into the model's context "

@@ -16,7 +16,7 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
-from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.state import frozen
 from tl_steer.objectives.output_kl import readout
@@ -103,7 +103,7 @@ def sweep(
     check_fits(model, bank.provenance)
     check_neutral(model, bank)
     if generate:
-        refuse_broken_cache(model)
+        refuse_no_text(model)
     read = Reader(model, bank.provenance.measured, generate, truncate)
     total = sum(1 for _ in map(read, source)) if source.again else None
     if total == 0:
