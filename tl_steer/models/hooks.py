@@ -16,6 +16,7 @@ from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
+from tl_steer.models.passes import follow
 from tl_steer.models.state import hook_number, listen
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Hooks, Perturbation
@@ -69,13 +70,16 @@ def perturbing(
         perturbation: one vector of a bank (`bank[4]`), or any `Perturbation`.
         rows: with several vectors, the one for each batch row.
         tokens: the prompts that are run; needed only if the perturbation edits some tokens and
-            not others. Those prompts and no others may then be run inside the block.
+            not others. Those prompts and no others may then be run inside the block, in their
+            order and padded on either side, once or several times, with a continuation or without.
 
     Raises:
         ForeignModelError: the bank was made for another model.
         HookPointError: the block ran the model's layer but the hook never fired, or somebody
             removed it (`model.reset_hooks()` does).
         SettingError: several vectors but no rows.
+        PromptError, ShapeError: from inside the model, where it runs other prompts than `tokens`,
+            or goes on behind padding.
     """
     if isinstance(perturbation, type) or not isinstance(perturbation, Steering):
         raise ShapeError(_no_steering(perturbation))
@@ -86,7 +90,8 @@ def perturbing(
             f"{site} is {resolve(model, site.name).width} wide on this model, but the "
             f"perturbation was made for width {site.width}."
         )
-    prompt = tokens.select(perturbation.positions) if tokens is not None else None
+    some = tokens is not None and not perturbation.positions.everywhere
+    prompt = tokens.select(perturbation.positions) if tokens is not None and some else None
     if rows is not None and int(rows.max()) >= len(perturbation):
         raise ShapeError(
             f"rows= names vector {int(rows.max())}, but there are {len(perturbation)}."
@@ -96,6 +101,8 @@ def perturbing(
         if name not in model.hook_dict:
             resolve(model, name)  # raises, with the nearest names
     refuse_nonlinear(model, perturbation.maps)
+    if tokens is not None:
+        _follow(scope, model, hooks, tokens, shifts=prompt is None)
     scope.enter_context(installed(model, hooks))
     _watch_firing(scope, model, hooks)
     return model
@@ -115,9 +122,26 @@ def _no_steering(given: object) -> str:
     return f"perturbing() got {kind}, which steers nothing; {advice}."
 
 
+def _follow(
+    scope: Scope, model: HookedModel, hooks: Hooks, tokens: TokenBatch, *, shifts: bool
+) -> None:
+    """Let the hooks know which tokens run."""
+    passes = follow(scope, model, tokens, (layer_of(name) for name, _ in hooks))
+    if passes is None:
+        return
+    passes.shifts = shifts or all(hasattr(function, "passes") for _, function in hooks)
+    for _, function in hooks:
+        if hasattr(function, "passes"):
+            function.passes = passes
+
+
+def layer_of(name: str) -> int:
+    return int(name.split(".")[1])
+
+
 def _watch_firing(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
     """On a good exit, insist that every hook fired whenever its block ran."""
-    layers = [int(name.split(".")[1]) for name, _ in hooks]
+    layers = [layer_of(name) for name, _ in hooks]
     runs = dict.fromkeys(layers, 0)
 
     def counter(layer: int) -> Callable[..., None]:

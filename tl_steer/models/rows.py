@@ -44,7 +44,8 @@ def by_row(
     done: dict[Row, Item] = {}
     for rows, ids in _batches(tokens, len(edits), batch_rows):
         which = torch.tensor([row.vector for row in rows], dtype=torch.long, device="cpu")
-        own = tokens.take([row.prompt for row in rows])
+        everywhere = edits.positions.everywhere  # nothing has to be found then
+        own = None if everywhere else tokens.take([row.prompt for row in rows])
         with perturbing(model, edits.to(ids.device), rows=which, tokens=own):
             done.update(zip(rows, work(ids, rows), strict=True))
     return done

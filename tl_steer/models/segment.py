@@ -24,7 +24,7 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
-from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.perturbation import Edit, Perturbation
 
 
 class Segment:
@@ -93,6 +93,9 @@ class Segment:
         hooks = perturbation.hooks(
             rows=rows, prompt=None if perturbation.positions.everywhere else prompt
         )
+        for _, function in hooks:
+            if isinstance(function, Edit):
+                function.aligned = True  # the blocks are called with these very columns
         self._refuse_nonlinear(perturbation)
         points = self.model.hook_dict
         at_source = [

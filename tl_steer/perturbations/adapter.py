@@ -190,6 +190,8 @@ class _Write(Edit):
 class _Read:
     """Reads the map's input for its editor, and leaves it as it is."""
 
+    passes: Any = None  # nothing is chosen here
+
     def __init__(self, editor: _Write) -> None:
         self.editor, self.calls = editor, 0
 

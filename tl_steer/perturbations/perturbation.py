@@ -7,14 +7,14 @@ hooks, being split into rows) is inherited.
 """
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tl_steer.errors import SettingError, ShapeError
+from tl_steer.errors import PromptError, SettingError, ShapeError
 from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
@@ -84,7 +84,9 @@ class Perturbation(nn.Module):
 
         Args:
             rows: the edit for each batch row; may be left out where there is only one.
-            prompt: the prompt tokens to edit; needed unless `positions` are everywhere.
+            prompt: the prompt tokens to edit, as columns of what is run; needed unless `positions`
+                are everywhere. Prompts of different lengths are refused when they run: a hook
+                alone cannot tell on which side they are padded, and `perturbing` can.
 
         Raises:
             SettingError: several edits but no rows, or a choice of tokens but no prompt.
@@ -116,8 +118,25 @@ class Perturbation(nn.Module):
         return ()
 
 
+class Passes(Protocol):
+    """Knows which tokens a model runs."""
+
+    def chosen(
+        self, prompt: Bool[Tensor, "batch pos"], generated: bool, shape: Sequence[int]
+    ) -> Bool[Tensor, "batch run"]:
+        """A choice among the prompts' tokens, as columns of what is run now."""
+
+
 class Edit:
-    """The hook function. Knows how far a cached generation has come, so it is made anew per use."""
+    """The hook function. Knows how far a cached generation has come, so it is made anew per use.
+
+    Attributes:
+        passes: knows which tokens run; without, columns are taken to be those of `prompt`.
+        aligned: whether they are known to be, also where prompts differ in length.
+    """
+
+    passes: Passes | None = None
+    aligned: bool = False
 
     def __init__(
         self, perturbation: Perturbation, rows: Tensor | None, prompt: Tensor | None
@@ -159,19 +178,38 @@ class Edit:
         return self.rows.to(flat.device)
 
     def _chosen(self, flat: Tensor) -> Tensor | None:
-        """Which tokens of this call are edited; `None` for all.
-
-        A call as long as the prompt is the prompt; a call of one token is a generated one, but the
-        first where the prompt is one token long; a longer call is uncached generation.
-        """
+        """Which tokens of this call are edited; `None` for all."""
         if self.prompt is None:
             return None
+        generated = self.perturbation.positions.generated
+        if self.passes is not None:
+            return self.passes.chosen(self.prompt.to(flat.device), generated, flat.shape[:2])
+        if not self.aligned:
+            self._refuse_ragged()
+        return self._by_length(flat, generated)
+
+    def _refuse_ragged(self) -> None:
+        """A hook alone does not see where padding is. What `Positions` chooses of right-padded
+        prompts ends with them, unless it is none of their tokens."""
+        assert self.prompt is not None
+        last = [row.nonzero().flatten().tolist()[-1:] for row in self.prompt]
+        if not self.perturbation.positions.everywhere and any(at != last[0] for at in last):
+            raise PromptError(
+                "These prompts differ in length, and a hook alone does not see on which side they "
+                "are padded: use perturbing(model, ..., tokens=tokenize(...)), which looks at the "
+                "ids that are run, or prompts of one length."
+            )
+
+    def _by_length(self, flat: Tensor, generated: bool) -> Tensor:
+        """A call as long as the prompt is the prompt; a call of one token is a generated one, but
+        the first where the prompt is one token long; a longer call is uncached generation."""
+        assert self.prompt is not None
         batch, pos = flat.shape[:2]
         if len(self.prompt) != batch:
             raise ShapeError(
                 f"The model ran on {batch} rows, but the prompts given are {len(self.prompt)}."
             )
-        prompt, generated = self.prompt.to(flat.device), self.perturbation.positions.generated
+        prompt = self.prompt.to(flat.device)
         length = prompt.shape[1]
         if pos == 1 and (length > 1 or self.calls > 0):
             return torch.full((batch, 1), generated, device=flat.device, dtype=torch.bool)
