@@ -27,6 +27,7 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
+from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import mean_response
 from tl_steer.objectives.objective import edits_per_pass
@@ -179,7 +180,7 @@ def single_token(model: HookedModel, text: str | int) -> int:
         raise SettingError(f"This model has no tokenizer to read {text!r} with: give token ids.")
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
-        pieces = [tokenizer.decode([i]) for i in ids]
+        pieces = list(token_names(tokenizer, ids))
         raise SettingError(
             f"{text!r} is {len(ids)} tokens in this vocabulary ({pieces}), and a logit belongs to "
             "one. Choose a shorter word, one with or without a leading space, or give a token id."

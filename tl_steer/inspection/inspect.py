@@ -20,7 +20,8 @@ from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
 from tl_steer.models.recording import Recording, record
 from tl_steer.models.state import frozen
-from tl_steer.models.tokens import TokenBatch, decode, tokenize
+from tl_steer.models.token_names import token_names
+from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout, readout
 
@@ -111,6 +112,7 @@ def _inspect(
         patterns = patterns.new_zeros(len(rows), 0, 2, len(ids), len(ids))
     named = ("gained", "lost", "likely", "promoted", "suppressed", "toward")
     mentioned = torch.cat([found[name].flatten() for name in named]).unique().tolist()
+    tokenizer = getattr(model, "tokenizer", None)
     return Inspection(
         prompt=tokens.texts[0],
         model=model_name(model),
@@ -118,13 +120,10 @@ def _inspect(
         source=bank.source.name,
         source_layer=bank.source.layer,
         target=bank.target.name,
-        tokens=tuple(decode(model, ids[i : i + 1]) for i in range(len(ids))),
+        tokens=token_names(tokenizer, ids.tolist()),
         vectors=tuple(rows),
         labels=tuple(bank.labels[row] for row in rows),
-        words={
-            token: decode(model, torch.tensor([token], dtype=torch.long, device="cpu"))
-            for token in mentioned
-        },
+        words=dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
         ids=ids,
         steered=tokens.select(bank.positions)[0, : len(ids)].cpu(),
         attention_change=seen.heads.change,

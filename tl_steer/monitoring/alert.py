@@ -15,6 +15,7 @@ from tl_steer.banks.generations import Generations
 from tl_steer.banks.verdict import verdict_of
 from tl_steer.errors import SettingError
 from tl_steer.models.model import HookedModel
+from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import Prompts, TokenBatch
 from tl_steer.monitoring.audit import AlertRow
 from tl_steer.monitoring.panel import Panel, Scores
@@ -171,7 +172,7 @@ def alert_for(
     best = found[0] if found else None
     statistics = scores.tokens[row].tolist()
     fired = [
-        Fired(i, int(ids[i]), "" if tokenizer is None else str(tokenizer.decode([int(ids[i])])), s)
+        Fired(i, int(ids[i]), "" if tokenizer is None else token_names(tokenizer, [ids[i]])[0], s)
         for i, s in enumerate(statistics)
         if s > limit and i < len(ids)
     ]
