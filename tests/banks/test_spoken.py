@@ -9,7 +9,9 @@ from conftest import PROMPTS, bank_of
 from linear import LinearHost
 
 import tl_steer as ts
+from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.generations import Generations
+from tl_steer.banks.provenance import Provenance
 from tl_steer.banks.selection import Round, Selection
 from tl_steer.banks.verdict import VERDICTS, verdict_of
 from tl_steer.errors import ForeignModelError, SettingError
@@ -189,3 +191,31 @@ def test_a_model_of_other_depth_is_foreign():
         ts.rank(host(3), bank, ["1 2"], by="novelty")
     with pytest.raises(ForeignModelError, match="other residual streams"):
         ts.rank(LinearHost([torch.eye(6), 2 * torch.eye(6).roll(1, 0)]), bank, ["1"], by="novelty")
+
+
+# --- records
+
+
+RECORDS = [
+    TOLD,
+    Round(8, 2, 9.0, (1,)),
+    ts.banks.Growth(),
+    ts.banks.Toward("a", 3),
+    Fingerprint((0.0,), 6, 4, 31, "float32"),
+    Provenance("tiny", Fingerprint((0.0,), 6, 4, 31, "float32")),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: type(r).__name__)
+def test_records_are_values_that_compare_and_do_not_change(record):
+    assert dataclasses.replace(record) == record
+    for each in dataclasses.fields(record):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, each.name, None)
+
+
+def test_banks_compare_by_identity_and_do_not_change(one):
+    bank = bank_of(one)
+    assert bank != dataclasses.replace(bank)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        bank.radius = 1.0

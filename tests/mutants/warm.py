@@ -42,7 +42,7 @@ class Seen:
     def order(self, path: str, lines: range) -> dict[str, int]:
         """The tests that run one of these lines, in the order in which to try them: the quick ones
         first, and of one test's parameters one, and then the others. What runs at import belongs to
-        every test; two parameters of each slow one will do."""
+        every test; one parameter of each slow one will do."""
         of = self.lines.get(path, {})
         covering = {test for line in lines for test in of.get(line, ())}
         at_import = covering == {""}
@@ -54,7 +54,7 @@ class Seen:
             if test in covering:
                 function = test.partition("[")[0]
                 turns[function] = turns.get(function, 0) + 1
-                if at_import and turns[function] > 2 and seconds > 0.05:
+                if at_import and turns[function] > 1 and seconds > 0.02:
                     continue
                 keys.append((turns[function] > 1, seconds, test))
         return {key[-1]: i for i, key in enumerate(sorted(keys))}
