@@ -17,6 +17,7 @@ from tl_steer.monitoring.alert import alert_for
 from tl_steer.monitoring.evidence import Effects, effects_of, references
 from tl_steer.monitoring.identity import Identity, shared_ends
 from tl_steer.monitoring.monitor import split_of
+from tl_steer.monitoring.reader import Standard, statistics
 from tl_steer.monitoring.statistics.categories import Clusters
 from tl_steer.monitoring.statistics.drift import Drift
 from tl_steer.monitoring.statistics.level import Level
@@ -472,3 +473,31 @@ def test_a_level_of_nothing_or_of_equal_peaks_can_be_divided_by():
     equal = Level.of(torch.full((4, 1), 9.0), torch.ones(4, 1, dtype=torch.bool), 0.2)
     assert equal.location == 9.0
     assert equal.scale == pytest.approx(1e-5)
+
+
+# --- vectors on one scale
+
+
+def test_vectors_are_brought_to_one_scale_with_twenty_tokens_of_the_median_one():
+    clean = torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
+    clean = clean * torch.tensor([1.0, 5.0, 0.1]) + torch.tensor([0.0, 2.0, -7.0])
+    found = Standard.bare(lambda x: x, 3).on(clean)
+    variance = clean.double().var(dim=0, correction=0)
+    drawn = (30 * variance + 20 * variance.median()) / 50
+    torch.testing.assert_close(found.shift, clean.double().mean(dim=0).float())
+    torch.testing.assert_close(found.inverse, drawn.rsqrt().float())
+    fresh = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found(fresh), (fresh - found.shift) / drawn.sqrt().float())
+
+
+def test_what_cannot_be_scaled_stays_as_it_is():
+    bare = Standard.bare(lambda x: x.log(), 2)
+    assert bare.on(torch.zeros(0, 2)) is bare
+    assert bare.on(torch.tensor([[1.0, 0.0]])) is bare
+    torch.testing.assert_close(bare(torch.ones(1, 2)), torch.zeros(1, 2))
+
+
+def test_the_parts_of_a_statistic_are_largest_on_their_own():
+    nats = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]], [[5.0, 1.0]]])  # part request token
+    whole, known, unknown = statistics(nats)
+    assert (whole.tolist(), known.tolist(), unknown.tolist()) == ([6.0], [3.0], [5.0])
