@@ -159,9 +159,11 @@ def mutant(tree: Path, path: str, operator: str, occurrence: int, line: int) -> 
 
 
 def _mutated(file: Path, operator: str, occurrence: int) -> str | None:
-    made: str | None = mutate_code(
-        file.read_text(encoding="utf-8"), OPERATORS[operator](), occurrence
-    )
+    source = file.read_text(encoding="utf-8")
+    try:
+        made: str | None = mutate_code(source, OPERATORS[operator](), occurrence)
+    except AttributeError:  # cosmic-ray on a handler of `module.Error`
+        return None
     return made
 
 
