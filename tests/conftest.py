@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# TransformerLens installs torchvision, and with it another torch, where a model of images is booted.
+os.environ["PIP_NO_INDEX"] = os.environ["UV_OFFLINE"] = "1"
 
 import pytest
 import torch
