@@ -96,7 +96,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     refuse_damaged(gguf)
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except Exception as error:
         # Its readers of GGUF and of tokenizers have no errors of their own; a damaged file ends in
@@ -104,6 +106,13 @@ def _convert(gguf: Path, folder: Path) -> None:
         raise ModelError(
             f"transformers cannot read {gguf}: {type(error).__name__}: {str(error)[:300]}"
         ) from error
+    # transformers fills gaps with random numbers, and only logs it.
+    missing = sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]]))
+    if missing:
+        raise ModelError(
+            f"{gguf} is not a whole model: {len(missing)} weights are not in it as the model needs "
+            f"them, such as {missing[0]}."
+        )
     # Dequantised weights are plain ones, but transformers goes on refusing to save them.
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer")):
         if hasattr(holder, name):
