@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from equivalent import reason
 from mutations import Mutant, mutant, places, sample
-from page import write
+from told import write
 from warm import Seen, attempt, copy, preload, wait, watch
 
 TESTS = {
