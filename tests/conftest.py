@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# TransformerLens installs torchvision, and with it another torch, where a model of images is booted.
+# TransformerLens installs torchvision, and with it another torch, to boot a model of images.
 os.environ["PIP_NO_INDEX"] = os.environ["UV_OFFLINE"] = "1"
 
 import pytest

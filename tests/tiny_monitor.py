@@ -1,5 +1,6 @@
 """Monitors of tiny models, and of a world without a model."""
 
+import dataclasses
 import functools
 import random
 from typing import Any
@@ -101,12 +102,13 @@ def examples(seed):
     return drawn[:, :, :1], drawn[:, :, 1:]
 
 
-def monitor_without_a_model(n=200, seed=0, *, traffic=None, **how):
+def monitor_without_a_model(n=200, seed=0, *, traffic=None, dtype="float32", **how):
     traffic, effect = traffic or synthetic(n, seed), responses()
     ends, said = (each.flatten(1, 2) for each in examples(seed))
     found = {"here": Effects((effect, effect), (ends, said))}
     bank = bank_without_a_model()
-    identity = Identity("none", bank.provenance.fingerprint, torch.zeros(1, 8, WIDTH), (), (), None)
+    mark = dataclasses.replace(bank.provenance.fingerprint, dtype=dtype)
+    identity = Identity("none", mark, torch.zeros(1, 8, WIDTH), (), (), None)
     return ts.Monitor.of(
         bank, traffic, found, identity, split=split_of(n, seed=seed), sites=[bank.target], **how
     )

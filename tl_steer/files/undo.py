@@ -77,6 +77,7 @@ class Scope(ExitStack):
     _exit_callbacks: Any = ()  # until `__init__` came that far
     _inner: _Scopes | None
     _parent: "_Reference | None"
+    _beside: _Scopes
 
     def __enter__(self) -> Any:
         try:
@@ -85,6 +86,10 @@ class Scope(ExitStack):
         except BaseException:
             self.close()
             raise
+
+    def alone(self) -> None:
+        """From now on the scope around does not close this one: they may end in any order."""
+        self._beside.pop(id(self), None)
 
     def undo(self, function: Callable[..., object], *args: object) -> None:
         """Call `function(*args)` at the end, in reverse order; register it before the change that
@@ -101,8 +106,8 @@ class Scope(ExitStack):
         if threading.current_thread() is threading.main_thread():
             self._hold()
         self._kept_in(around)
-        if parent is not None:
-            self._kept_in(parent._children())
+        self._beside = {} if parent is None else parent._children()
+        self._kept_in(self._beside)
 
     def _hold(self) -> None:
         """What is registered here comes last of all."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_steer.errors import ModelError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.model import HookedModel
-from tl_steer.models.state import listen, without_hooks
+from tl_steer.models.state import listen, own_run, without_hooks
 from tl_steer.models.tokens import TokenBatch
 
 # The axis of a tensor that grows with the rows, `None` where nothing does; nested as arguments are.
@@ -71,6 +71,7 @@ def recording(scope: Scope, model: HookedModel, calls: Calls, entering: dict[int
 
         return record
 
+    scope.enter_context(own_run())
     for layer, block in enumerate(model.blocks):
         listen(scope, block, recorder(layer), before=True)
 

@@ -1,5 +1,6 @@
 """A model's state, put back as it was: flags and modes, hooks, random numbers."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,26 @@ def seeded(scope: Scope, model: HookedModel, seed: int) -> None:
     torch.manual_seed(seed)
 
 
+_thread = threading.local()
+
+
+def own_depth() -> int:
+    """How many of tl_steer's own verbs are running the model in this thread, one inside another."""
+    return getattr(_thread, "depth", 0)
+
+
+@scoped
+def own_run(scope: Scope) -> None:
+    """Inside, this thread runs the model for tl_steer: whoever listens to requests hears nothing
+    (`models.taps`)."""
+    scope.undo(setattr, _thread, "depth", own_depth())
+    _thread.depth = own_depth() + 1
+
+
 @scoped
 def frozen(scope: Scope, model: HookedModel) -> None:
-    """Inside: no parameter wants gradients, all modules are in eval mode, autograd is on.
+    """Inside: no parameter wants gradients, all modules are in eval mode, autograd is on. It is a
+    run of tl_steer's own (`own_run`).
 
     Afterwards every flag and mode is what it was. Modes are set module by module, because
     `TransformerBridge.train` does more than set them. Works inside `no_grad` and `inference_mode`.
@@ -33,6 +51,7 @@ def frozen(scope: Scope, model: HookedModel) -> None:
     modules = modules_of(model)
     scope.undo(_put_back, parameters, [(m, m.training) for m in modules])
     _put_back([(p, False) for p, _ in parameters], [(m, False) for m in modules])
+    scope.enter_context(own_run())
     scope.enter_context(torch.inference_mode(False))
     scope.enter_context(torch.enable_grad())
 

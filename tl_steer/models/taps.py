@@ -4,7 +4,10 @@ A `Listener` hears of every batch of requests: the prompts, the activation at ea
 then every generated token with its own activation, as the model reads it back in. Plain PyTorch
 hooks do it, on the token embedding and on the points listened to, so `model.reset_hooks()` does not
 take them off, TransformerLens need not be there, and the cost is that of a function call. The mask
-of padded batches is read off the model's own `attention_mask` argument.
+of padded batches is read off the `attention_mask` argument of the model, or of the module inside of
+it that is called in its place.
+
+Every thread has requests of its own. What tl_steer itself runs is not heard.
 
 A batch goes on as long as it grows by one token per row; anything else is a new batch. What cannot
 be told apart: a new batch of one-token prompts straight after a batch of the same size, and rows
@@ -12,6 +15,8 @@ that change places (beam search).
 """
 
 import functools
+import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -24,7 +29,7 @@ from tl_steer.errors import HookPointError, ModelError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel, modules_of
-from tl_steer.models.state import listen
+from tl_steer.models.state import listen, own_depth, own_run
 
 
 @runtime_checkable
@@ -49,6 +54,18 @@ class Host:
     model: nn.Module
     embed: nn.Module
     points: tuple[tuple[nn.Module, bool], ...]
+
+    @property
+    def entrances(self) -> list[nn.Module]:
+        """Modules around the embedding that can be called in the model's place: a bridge's
+        `original_model`, which its `hf_generate` runs, and what is inside of it."""
+        return [
+            module
+            for module in modules_of(self.model)
+            if module is not self.model
+            and module is not self.embed
+            and any(part is self.embed for part in module.modules())
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -105,9 +122,11 @@ def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
 @scoped
 def listening(scope: Scope, host: Host, listener: Listener) -> None:
     """The model with a listener. Afterwards, exceptions included, it has the hooks and the
-    `forward` that it had before."""
-    ear = _Ear(listener)
+    `forward` that it had before, in whatever order listeners leave."""
+    ear = _Ear(listener, len(host.points), own_depth())
     listen(scope, host.embed, ear.embedded, before=True)
+    for module in host.entrances:
+        listen(scope, module, ear.entered(module), before=True)
     _tell_masks(scope, host.model, ear)
     for i, (module, before) in enumerate(host.points):
         _listen(scope, module, before, ear.at(i))
@@ -126,6 +145,7 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
         for module in modules_of(host.model):
             scope.undo(setattr, module, "training", module.training)
             module.training = False
+        scope.enter_context(own_run())
         with torch.no_grad():
             host.model(ids.to(host.device))
     missing = [i for i in range(len(host.points)) if i not in seen]
@@ -147,40 +167,100 @@ def _listen(scope: Scope, module: nn.Module, before: bool, hear: Callable[[Tenso
 
 
 def _tell_masks(scope: Scope, model: nn.Module, ear: "_Ear") -> None:
-    """`model.forward` that tells the ear its attention mask. Not a hook: HookedTransformer's own
+    """`model.forward` that tells ears its attention mask. Not a hook: HookedTransformer's own
     generate calls `forward` directly, past every hook on the model."""
-    own = model.__dict__.get("forward")
-    original = model.forward
+    told: Any = model.__dict__.get("forward")
+    if not hasattr(told, "ears"):
+        told = _telling(model)
+    scope.undo(_stop_telling, model, told, ear)
+    told.ears.append(ear)
+    model.__dict__["forward"] = told
+
+
+def _telling(model: nn.Module) -> Any:
+    original, mask_of = model.forward, _mask_of(model)
 
     @functools.wraps(original)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        ear.mask = kwargs.get("attention_mask")
+        for ear in tuple(told.ears):
+            ear.told(mask_of(args, kwargs))
         return original(*args, **kwargs)
 
-    if own is None:
-        scope.undo(model.__dict__.pop, "forward", None)
+    told: Any = forward
+    told.ears, told.own = [], model.__dict__.get("forward")
+    return told
+
+
+def _stop_telling(model: nn.Module, told: Any, ear: "_Ear") -> None:
+    """The last ear to leave, not the first to come, puts `forward` back."""
+    told.ears[:] = [other for other in told.ears if other is not ear]
+    on_top = model.__dict__.get("forward") is told
+    if told.ears or not on_top:
+        return
+    if told.own is None:
+        del model.__dict__["forward"]
     else:
-        scope.undo(model.__dict__.__setitem__, "forward", own)
-    model.__dict__["forward"] = forward
+        model.__dict__["forward"] = told.own
 
 
-class _Ear:
-    """Tells new requests from their continuation."""
+def _mask_of(module: nn.Module) -> Callable[[Sequence[Any], Mapping[str, Any]], Any]:
+    """The attention mask among a call's arguments, by name or by its place."""
+    names = list(inspect.signature(module.forward).parameters)
+    place = names.index("attention_mask") if "attention_mask" in names else len(names)
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self.mask: Any = None
+    def find(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return args[place] if place < len(args) else kwargs.get("attention_mask")
+
+    return find
+
+
+class _Ear(threading.local):
+    """Tells new requests from their continuation; every thread has its own.
+
+    Deaf to what tl_steer itself runs (`models.state.own_run`), unless it was made in there.
+    """
+
+    def __init__(self, listener: Listener, sites: int, depth: int) -> None:
+        # Called again, with the same arguments, in every thread that uses the ear.
+        self.listener, self._depth, self._sites = listener, depth, range(sites)
+        self._told: Any = None  # the mask of a call that has not reached the embedding
+        self._mask: Any = None
         self._ids: Tensor | None = None  # embedded since the last forward pass
+        self._left: set[int] = set()  # points that this pass has still to reach
         self._known: Tensor | None = None  # the current batch so far
         self._ends: Tensor | None = None
 
+    @property
+    def _deaf(self) -> bool:
+        return own_depth() > self._depth
+
+    def told(self, mask: Any) -> None:
+        if not self._deaf:
+            self._told = mask
+
+    def entered(self, module: nn.Module) -> Callable[..., None]:
+        mask_of = _mask_of(module)
+
+        def entering(_m: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            mask = mask_of(args, kwargs)
+            if isinstance(mask, Tensor) and mask.ndim == 2:
+                self.told(mask)
+
+        return entering
+
     def embedded(self, _m: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._deaf:
+            return
+        self._mask, self._told = self._told, None
         ids = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
         if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
-            self._ids = ids.detach()
+            self._ids, self._left = ids.detach(), set(self._sites)
 
     def at(self, site: int) -> Callable[[Tensor], None]:
         def hear(residual: Tensor) -> None:
+            if self._deaf or site not in self._left:  # blocks may be run by themselves
+                return
+            self._left.remove(site)
             if self._ids is not None:
                 self._arrive(self._ids, residual.shape[1])
                 self._ids = None
@@ -201,8 +281,8 @@ class _Ear:
             self.listener.token(ids[:, -1])
             return
         mask = torch.ones_like(ids, dtype=torch.bool)
-        if isinstance(self.mask, Tensor) and self.mask.shape == ids.shape:
-            mask = self.mask.to(ids.device).bool()
+        if isinstance(self._mask, Tensor) and self._mask.shape == ids.shape:
+            mask = self._mask.to(ids.device).bool()
         places = torch.arange(ids.shape[1], device=ids.device)
         ends = (mask * places).amax(dim=1)
         self._known, self._ends = ids, ends

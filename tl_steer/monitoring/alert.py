@@ -21,6 +21,7 @@ from tl_steer.monitoring.audit import AlertRow
 from tl_steer.monitoring.panel import Panel, Scores
 
 KNOWN, UNKNOWN, DRIFT = "known perturbation", "unknown anomaly", "drift"
+UNSCORABLE = "could not be scored"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Alert:
     Attributes:
         request: the request's id, as in the audit log.
         kind: "known perturbation" where the bank's parts alone are over its own threshold, else
-            "unknown anomaly". ("drift": the traffic as a whole has moved; no vector.)
+            "unknown anomaly". "could not be scored": an activation was NaN, infinite or too large;
+            no vector, `tokens` are those where it was, and the p-value is the smallest there is.
+            ("drift": the traffic as a whole has moved; no vector.)
         vector: the bank's row that fits best; of an unknown anomaly, nothing is claimed of it.
         label: the auditor's; `verdict` is "benign", "dangerous" or "".
         rank: the vector's place among all of them on this request: 1, the best.
@@ -70,7 +73,8 @@ class Alert:
             detector tells.
         tokens: those over the threshold, in order.
         alternatives: the next best vectors.
-        trace: the statistic at every scored token, from the prompt's end on.
+        trace: the statistic at every scored token, from the prompt's end on; NaN at one that could
+            not be scored.
     """
 
     request: str
@@ -115,6 +119,11 @@ class Alert:
             ForeignModelError: not the bank's model.
         """
         row = self.vector if vector is None else vector
+        if row is None and self.kind == UNSCORABLE:
+            raise SettingError(
+                "This request could not be scored, so no vector was seen and there is nothing to "
+                "replay; its activations were NaN, infinite or too large."
+            )
         if row is None:
             raise SettingError("This alert names no vector; give one: replay(model, vector=...).")
         asked = list(self.examples) if prompts is None else prompts
@@ -122,7 +131,6 @@ class Alert:
 
     def row(self, monitor: str = "", bank: str = "", *, revised: bool = False) -> AlertRow:
         """As the audit log keeps it, with the digests of monitor and bank."""
-        nan = self.explained != self.explained
         return AlertRow(
             request=self.request,
             at=self.at,
@@ -137,13 +145,20 @@ class Alert:
             label=self.label,
             rank=self.rank,
             named=self.named,
-            vector_p=None if self.vector_p != self.vector_p else self.vector_p,
-            explained=None if nan else self.explained,
+            vector_p=_known(self.vector_p),
+            explained=_known(self.explained),
             revised=revised,
-            tokens=[asdict(token) for token in self.tokens],
+            tokens=[
+                asdict(token) | {"statistic": _known(token.statistic)} for token in self.tokens
+            ],
             alternatives=[asdict(other) for other in self.alternatives],
-            trace=list(self.trace),
+            trace=[_known(statistic) for statistic in self.trace],
         )
+
+
+def _known(value: float) -> float | None:
+    """As JSON has it."""
+    return value if math.isfinite(value) else None
 
 
 def alert_for(
@@ -172,10 +187,11 @@ def alert_for(
     best = found[0] if found else None
     statistics = scores.tokens[row].tolist()
     fired = [
-        Fired(i, int(ids[i]), "" if tokenizer is None else token_names(tokenizer, [ids[i]])[0], s)
+        Fired(i, int(ids[i]), _text(tokenizer, ids[i]), s)
         for i, s in enumerate(statistics)
         if s > limit and i < len(ids)
     ]
+    scored = max((i + 1 for i, s in enumerate(statistics) if math.isfinite(s)), default=0)
     return Alert(
         request=request,
         kind=KNOWN if known else UNKNOWN,
@@ -191,7 +207,68 @@ def alert_for(
         explained=float(scores.explained[row]),
         tokens=tuple(fired),
         alternatives=tuple(found[1:]),
-        trace=tuple(filter(math.isfinite, statistics)),
+        trace=tuple(s if math.isfinite(s) else math.nan for s in statistics[:scored]),
         bank=panel.bank,
         examples=panel.examples,
     )
+
+
+def unscorable_alert(
+    panel: Panel,
+    *,
+    request: str,
+    alpha: float | int,
+    p_value: float,
+    threshold: float,
+    ids: Sequence[int],
+    lost: Sequence[int],
+    tokenizer: Any = None,
+) -> Alert:
+    """The alert for a request with tokens that could not be scored, `lost`."""
+    return Alert(
+        request=request,
+        kind=UNSCORABLE,
+        vector=None,
+        label="",
+        rank=0,
+        named=0,
+        alpha=float(alpha),
+        p_value=p_value,
+        vector_p=math.nan,
+        statistic=math.nan,
+        threshold=threshold,
+        explained=math.nan,
+        tokens=tuple(
+            Fired(i, int(ids[i]), _text(tokenizer, ids[i]), math.nan) for i in lost if i < len(ids)
+        ),
+        alternatives=(),
+        trace=(math.nan,) * (max(lost) + 1),
+        bank=panel.bank,
+        examples=panel.examples,
+    )
+
+
+def drift_alert(panel: Panel, *, request: str, alpha: float, peak: float) -> Alert:
+    """The drift alarm as the audit log keeps it; the p-value is Ville's bound."""
+    return Alert(
+        request=request,
+        kind=DRIFT,
+        vector=None,
+        label="",
+        rank=0,
+        named=0,
+        alpha=alpha,
+        p_value=1 / peak,
+        vector_p=math.nan,
+        statistic=peak,
+        threshold=1 / alpha,
+        explained=math.nan,
+        tokens=(),
+        alternatives=(),
+        trace=(),
+        bank=panel.bank,
+    )
+
+
+def _text(tokenizer: Any, token: int) -> str:
+    return "" if tokenizer is None else token_names(tokenizer, [int(token)])[0]

@@ -56,7 +56,7 @@ class AlertRow:
     revised: bool
     tokens: Sequence[Any]
     alternatives: Sequence[Any]
-    trace: Sequence[float]
+    trace: Sequence[float | None]
 
 
 def to_cells(row: RequestRow | AlertRow) -> dict[str, Any]:

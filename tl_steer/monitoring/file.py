@@ -1,7 +1,6 @@
 """Monitors as files (`tl_steer.files.tensors`), the bank inside."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,15 @@ from tl_steer.banks.file import (
 )
 from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import BankFileError, SettingError, SteerError
+from tl_steer.files.jsons import plain_json
 from tl_steer.files.signatures import typed
 from tl_steer.files.tensors import TensorFile, digest
+from tl_steer.monitoring.calibration import Calibration
 from tl_steer.monitoring.detectors.fitted import FITTED
 from tl_steer.monitoring.identity import Identity
-from tl_steer.monitoring.panel import Calibration, Panel
+from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.reader import Phase, Reader, Standard
+from tl_steer.monitoring.soundness import refuse_unsound
 from tl_steer.monitoring.statistics.categories import Categories
 from tl_steer.monitoring.statistics.level import Level
 
@@ -30,6 +32,7 @@ _BANK, _DETECTORS, _CATEGORIES = "bank.", "detector.", "categories."
 _PLAIN = ("unknown", "namer")
 _MOST_KNOWN = 8  # scores that one monitor looks for vectors with
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
+_ROUNDING = "rounding"  # of the calibration; 0.1.0 had none
 
 
 def save_panel(panel: Panel, path: str | Path) -> Path:
@@ -52,11 +55,15 @@ def load_panel(path: str | Path) -> Panel:
     path = Path(path)
     meta, tensors = _FILE.read(path)
     try:
-        return _unpack(meta, tensors, path)
+        panel = _unpack(meta, tensors, path)
+        refuse_unsound(panel)
     except BankFileError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, SteerError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise BankFileError(f"{path} is not a valid monitor: {error}") from error
+    except (RuntimeError, SteerError) as error:
+        raise BankFileError(f"{path} is not a valid monitor: {error}") from error
+    return panel
 
 
 def panel_digest(panel: Panel) -> str:
@@ -72,7 +79,8 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     bank, bank_tensors = panel.bank.contents()
     tensors = {_BANK + name: values for name, values in bank_tensors.items()}
-    tensors |= {name: getattr(panel.calibration, name) for name in _CALIBRATION}
+    scores = {name: getattr(panel.calibration, name) for name in _CALIBRATION}
+    tensors |= {name: values for name, values in scores.items() if values is not None}
     tensors |= {"levels": _with_allowance(panel.reader.levels), "checked": panel.identity.checked}
     tensors |= {_CATEGORIES + n: values for n, values in vars(panel.reader.categories).items()}
     tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
@@ -101,7 +109,7 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "detectors": kinds,
     }
     plain = {name: values.detach().cpu().contiguous().clone() for name, values in tensors.items()}
-    return json.loads(json.dumps(meta)), plain
+    return dict(plain_json(meta)), plain
 
 
 def _pack_detector(
@@ -162,9 +170,10 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         raise _other_version(path, f"levels have shape {tuple(levels.shape)}, expected {expected}")
     if not bool(levels[..., 0].isnan().all()):
         raise _other_version(path, "it adds scores up along tokens")
-    calibration = Calibration(**{name: tensors[name] for name in _CALIBRATION})
+    held = [name for name in _CALIBRATION if name != _ROUNDING or name in tensors]
+    calibration = Calibration(**{name: tensors[name] for name in held})
     n = len(calibration.statistic)
-    if n < 1 or any(len(getattr(calibration, name)) != n for name in _CALIBRATION):
+    if n < 1 or any(len(getattr(calibration, name)) != n for name in held):
         raise BankFileError(f"{path}: the calibration scores are not one per request.")
     if set(calibration.category.tolist()) != set(range(len(categories))):
         raise BankFileError(
@@ -176,7 +185,7 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         reader=Reader(phases, categories, levels[..., 1:], ends=float(meta["ends"])),
         calibration=calibration,
         identity=identity,
-        horizon=int(meta["horizon"]),
+        horizon=meta["horizon"],
         examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
         settings=dict(meta["settings"]),
     )

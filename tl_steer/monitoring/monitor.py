@@ -6,6 +6,7 @@ clean prompts -> answers -> split in three:
   calibration  the statistic of whole requests -> p-values
 """
 
+import math
 import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -18,10 +19,11 @@ from torch import nn
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits, describe
 from tl_steer.banks.verdict import marked
-from tl_steer.errors import PromptError, SettingError
+from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.monitoring.calibration import refuse_unscorable
 from tl_steer.monitoring.detectors.detector import (
     LocalMatchedFilter,
     Recurrence,
@@ -35,6 +37,7 @@ from tl_steer.monitoring.identity import Identity, identity_of
 from tl_steer.monitoring.panel import Panel, calibrated
 from tl_steer.monitoring.reader import Phase, Reader, Standard
 from tl_steer.monitoring.session import OnAlert, Watch
+from tl_steer.monitoring.soundness import refuse_unsound
 from tl_steer.monitoring.statistics.categories import Clusters, Grouping
 from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.monitoring.watch import watch_torch
@@ -103,6 +106,7 @@ class Monitor(Panel):
         Raises:
             ForeignModelError: the bank was made for another model.
             HookPointError, PromptError, SettingError: bad arguments.
+            NotFiniteError: the model overflows, on a clean prompt or under a vector.
         """
         check_fits(model, bank.provenance)
         names = [bank.target.name] if sites is None else list(sites)
@@ -159,12 +163,13 @@ class Monitor(Panel):
 
         Raises:
             SettingError: neither a score nor an anomaly detector, or nothing that counts.
+            NotFiniteError: NaN or infinity among the activations, clean or under a vector.
         """
         scores = _several(score)
         if not scores and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
         horizon = traffic.mask.shape[1] - 1
-        if ends < 0 or not (ends or horizon):
+        if not 0 <= ends < math.inf or not (ends or horizon):
             raise SettingError(
                 f"ends={ends}, horizon={horizon}: nothing would count. Prompts' ends do with "
                 "ends=1, answers with a horizon of 1 or more."
@@ -174,6 +179,7 @@ class Monitor(Panel):
         # In the order in which a forward pass reaches them: the last completes a token.
         sites = sorted(sites, key=lambda site: site.order)
         names = [site.name for site in sites]
+        _refuse_overflow(traffic, found, names)
         fit, scale, rest = (traffic[rows] for rows in split)
         phases = []
         for both in references(fit, found, names):
@@ -205,16 +211,23 @@ class Monitor(Panel):
             "ends": ends,
         }
         sizes = {"fit": len(fit), "scale": len(scale), "calibration": len(rest)}
-        return cls(
+        made = cls(
             bank=bank,
             sites=tuple(sites),
             reader=reader,
-            calibration=calibrated(reader, [rest.activations[n] for n in names], rest.mask),
+            calibration=calibrated(
+                reader,
+                [rest.activations[n] for n in names],
+                rest.mask,
+                dtype=identity.fingerprint.dtype,
+            ),
             identity=identity,
             horizon=horizon,
             examples=fit.prompts[:_EXAMPLES],
             settings={k: _described(v) for k, v in told.items()} | sizes | (settings or {}),
         )
+        refuse_unsound(made)
+        return made
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, the bank with it.
@@ -268,6 +281,20 @@ class Monitor(Panel):
             f"generated tokens; {self.settings.get('score')} + {self.settings.get('unknown')}; "
             f"{' + '.join(map(str, self.calibration.sizes))} calibration requests"
         )
+
+
+def _refuse_overflow(traffic: Traffic, found: dict[str, Effects], sites: Sequence[str]) -> None:
+    for name in sites:
+        fine = traffic.activations[name].float().square().sum(dim=2).isfinite()
+        refuse_unscorable(fine, traffic.mask)
+        of_vector = [each.flatten(1) for each in (*found[name].responses, *found[name].steered)]
+        lost = ~torch.cat(of_vector, dim=1).float().square().isfinite().all(dim=1)
+        if bool(lost.any()):
+            raise NotFiniteError(
+                f"Vector {int(lost.nonzero()[0])} makes activations at {name} NaN or infinite: the "
+                "model overflows under it (half precision, or too large a radius). Leave it out of "
+                "the bank."
+            )
 
 
 def _several(score: Score | Sequence[Score] | None) -> tuple[Score, ...]:

@@ -16,6 +16,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError, ShapeError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.site import Site
+from tl_steer.monitoring.calibration import Calibration, refuse_unscorable, with_rounding
 from tl_steer.monitoring.detectors.fitted import Residual
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.reader import Reader, statistics
@@ -29,37 +30,6 @@ from tl_steer.monitoring.statistics.conformal import (
 # How many vectors an alert can name, the nearest alternatives among them.
 TOP = 8
 _NUMBERS = 1 << 24  # scores of tokens by vectors that are in memory at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Calibration:
-    """What clean requests that nothing was fitted on score.
-
-    Attributes:
-        statistic: of each request; `known` and `unknown` are its parts.
-        values, vectors: the highest-scoring vectors of each request, and their scores.
-        category: of each request; it is compared with others of the same one.
-    """
-
-    statistic: Float[Tensor, " n"]
-    known: Float[Tensor, " n"]
-    unknown: Float[Tensor, " n"]
-    values: Float[Tensor, "n top"]
-    vectors: Int[Tensor, "n top"]
-    category: Int[Tensor, " n"]
-
-    def __len__(self) -> int:
-        return len(self.statistic)
-
-    @property
-    def by_category(self) -> list[Float[Tensor, " _"]]:
-        """The statistics of every category's requests; none is without."""
-        return [self.statistic[self.category == i] for i in range(int(self.category.max()) + 1)]
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many requests there are of every category."""
-        return [len(own) for own in self.by_category]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +109,7 @@ class Panel:
                 calibration is for requests of at most that many. Or prompts alone, where only
                 answers count (`ends=0`); requests without an answer among others have a p-value
                 of 1.
+            NotFiniteError: a token is NaN, infinite or too large to be scored; which one.
 
         Wrong on activations of another model, dtype or template; only `watch` can check those.
         """
@@ -208,6 +179,7 @@ class Panel:
 
     def _score(self, activations: Sequence[Tensor], mask: Tensor) -> Scores:
         tokens = self.reader.tokens(activations, mask)
+        refuse_unscorable(tokens.scorable, mask)
         nats = self.reader.nats(tokens, mask)
         statistic, known, unknown = statistics(nats)
         at_tokens = nats.sum(dim=0)
@@ -215,7 +187,7 @@ class Panel:
         top = min(TOP, tokens.names.shape[1])
         values, vectors = tokens.names.topk(top, dim=1)
         named = [
-            step_down(v, k, kept.values, kept.vectors) if top else v.double()
+            step_down(v, k, kept.raised("values"), kept.vectors) if top else v.double()
             for v, k in zip(values, vectors, strict=True)
         ]
         return Scores(
@@ -223,14 +195,18 @@ class Panel:
             known=known,
             unknown=unknown,
             category=own,
-            p_values=mondrian_p_values(kept.statistic, statistic, kept=kept.category, given=own),
-            known_p=mondrian_p_values(kept.known, known, kept=kept.category, given=own),
+            p_values=self._p_values("statistic", statistic, own),
+            known_p=self._p_values("known", known, own),
             vectors=vectors,
             values=values,
             vector_p=torch.stack(named),
             tokens=at_tokens,
             explained=self._explained(activations, at_tokens),
         )
+
+    def _p_values(self, name: str, scores: Tensor, own: Tensor) -> Tensor:
+        kept = self.calibration
+        return mondrian_p_values(kept.raised(name), scores, kept=kept.category, given=own)
 
     def _explained(self, activations: Sequence[Tensor], nats: Tensor) -> Tensor:
         """At each request's most suspicious token, at the last site that can tell."""
@@ -245,22 +221,35 @@ class Panel:
 
 
 def calibrated(
-    reader: Reader, activations: Sequence[Tensor], mask: Bool[Tensor, "batch pos"]
+    reader: Reader,
+    activations: Sequence[Tensor],
+    mask: Bool[Tensor, "batch pos"],
+    *,
+    dtype: str = "float32",
 ) -> Calibration:
     """The scores of clean requests that `reader` was not fitted on.
 
+    Args:
+        dtype: the model's; there is more rounding in half precision.
+
     Raises:
         SettingError: no request, or none of some category.
+        NotFiniteError: a request that cannot be scored.
     """
     if not len(mask):
         raise SettingError("No calibration requests; give more clean prompts.")
-    parts = []
-    for rows in batches(reader, mask):
-        tokens = reader.tokens([at[rows] for at in activations], mask[rows])
-        nats = reader.nats(tokens, mask[rows])
-        top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
-        parts.append((*statistics(nats), top.values, top.indices, tokens.category))
-    made = Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def scored(activations: Sequence[Tensor]) -> Calibration:
+        parts = []
+        for rows in batches(reader, mask):
+            tokens = reader.tokens([at[rows] for at in activations], mask[rows])
+            refuse_unscorable(tokens.scorable, mask[rows])
+            nats = reader.nats(tokens, mask[rows])
+            top = tokens.names.topk(min(TOP, tokens.names.shape[1]), dim=1)
+            parts.append((*statistics(nats), top.values, top.indices, tokens.category))
+        return Calibration(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    made = with_rounding(scored, activations, dtype)
     if empty := sorted(set(range(len(reader.categories))) - set(made.category.tolist())):
         raise SettingError(
             f"No calibration request is of category {empty}. One without any cannot be told apart "

@@ -37,7 +37,7 @@ calibrated at the end, as one statistic, so however crude these steps are, false
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,13 @@ class Phase:
             return scores, activations.new_full((len(activations),), -math.inf)
         return scores, found(self.unknown)[:, 0]
 
+    def parts(
+        self, scores: Sequence[Float[Tensor, "token vec"]], anomaly: Float[Tensor, " token"]
+    ) -> dict[int, Float[Tensor, " token"]]:
+        """The parts that there are, by their number, from what `read` gave."""
+        found = {part: vectors.amax(dim=1) for part, vectors in enumerate(scores)}
+        return found if self.unknown is None else found | {len(scores): anomaly}
+
     def joined(self) -> "Phase":
         """The same, in less memory: equal maps, as they come from a file or another device, are
         one again."""
@@ -152,11 +159,13 @@ class Phase:
 class Tokens:
     """All parts of every token, the unknown one last, minus infinity where nothing was scored; what
     vectors are ranked by: the namer's sum over layers and tokens, or without one the peak of the
-    known scores' sum; and each request's category."""
+    known scores' sum; each request's category; and at which tokens nothing was NaN or overflowed.
+    """
 
     parts: Float[Tensor, "part site batch pos"]
     names: Float[Tensor, "batch vec"]
     category: Int[Tensor, " batch"]
+    scorable: Bool[Tensor, "batch pos"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +197,7 @@ class Reader:
             device="cpu",
         )
         names: Tensor | None = None
+        scorable = torch.ones_like(mask)
         for i, (phases, at_site) in enumerate(zip(self.phases, activations, strict=True)):
             for phase, span in zip(phases, _SPANS, strict=True):
                 flat = at_site[:, span].float().flatten(0, 1)
@@ -195,10 +205,11 @@ class Reader:
                 if not flat.shape[0]:
                     continue
                 scores, anomaly = phase.read(flat)
-                anomaly = anomaly.unflatten(0, inside.shape)
-                parts[-1, i, :, span] = anomaly.masked_fill(~inside, -math.inf)
-                for part, vectors in enumerate(scores):
-                    parts[part, i, :, span] = _inside(vectors, inside).amax(dim=2)
+                found = phase.parts(scores, anomaly)
+                scorable[:, span] &= sound(flat, found.values()).unflatten(0, inside.shape)
+                for part, values in found.items():
+                    by_request = values.unflatten(0, inside.shape)
+                    parts[part, i, :, span] = by_request.masked_fill(~inside, -math.inf)
                 if phase.namer is None:
                     every = sum(scores, start=flat.new_zeros(())) if scores else flat[:, :0]
                     best = _inside(every, inside).amax(dim=1)
@@ -207,7 +218,7 @@ class Reader:
                     evidence = _inside(phase.namer(flat), inside).clamp_min(0).sum(dim=1)
                     names = evidence if names is None else names + evidence
         assert names is not None
-        return Tokens(parts, names, self.categories.of(activations[-1][:, 0]))
+        return Tokens(parts, names, self.categories.of(activations[-1][:, 0]), scorable)
 
     def nats(
         self, tokens: Tokens, mask: Bool[Tensor, "batch pos"]
@@ -267,6 +278,17 @@ def statistics(
     """Every request's: the largest sum of all parts at a token, the same of the known ones, and the
     largest of the unknown one."""
     return nats.sum(dim=0).amax(dim=1), nats[:-1].sum(dim=0).amax(dim=1), nats[-1].amax(dim=1)
+
+
+def sound(
+    activations: Float[Tensor, "token d"], parts: Iterable[Float[Tensor, " token"]]
+) -> Bool[Tensor, " token"]:
+    """Which tokens can be scored: an activation that is NaN, infinite or too large to be squared
+    may come out of a detector as an ordinary number."""
+    fine = activations.square().sum(dim=1).isfinite()
+    for values in parts:
+        fine = fine & values.isfinite()
+    return fine
 
 
 def _places(levels: Float[Tensor, "category site phase part three"]) -> Iterator[tuple[int, ...]]:

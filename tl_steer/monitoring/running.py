@@ -1,12 +1,13 @@
 """Requests under way: what has been heard of them, and how odd it is so far."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.monitoring.reader import Phase, Reader, moved
+from tl_steer.monitoring.reader import Reader, moved, sound
 from tl_steer.monitoring.statistics.level import Level
 
 NOTHING = -float("inf")
@@ -18,6 +19,11 @@ class Running:
 
     Detectors are maps of megabytes, and reading them from memory is most of what they cost: several
     tokens together cost hardly more than one. So tokens may wait until `score` is called.
+
+    Attributes:
+        category: of each request; known once prompts' ends are scored.
+        unscorable: of each request, the tokens that were NaN, infinite or too large to be scored;
+            0 is the prompt's end, without which no other token can be scored either.
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
@@ -31,6 +37,12 @@ class Running:
         ]
         self.start(0)
 
+    def another(self) -> "Running":
+        """For other requests, at the same time; the detectors are shared."""
+        other = copy.copy(self)
+        other.start(0)
+        return other
+
     def start(self, n: int) -> None:
         """Another batch of so many requests."""
         sites = range(len(self._phases))
@@ -38,7 +50,8 @@ class Running:
         self._live: list[list[bool]] = []
         self._scored = 0
         self._at_end = [0.0] * n
-        self.category = [0] * n  # known once prompts' ends are scored
+        self.category = [0] * n
+        self.unscorable: list[set[int]] = [set() for _ in range(n)]
 
     @property
     def waiting(self) -> int:
@@ -57,7 +70,7 @@ class Running:
         return [torch.stack([at[i] for at in seen[:n]])[None] for seen in self._seen]
 
     def score(self) -> list[float]:
-        """For each request, the largest statistic of its tokens that waited."""
+        """For each request, the largest statistic of its tokens that waited and could be scored."""
         n, first, last = len(self._at_end), self._scored, len(self._live)
         self._scored = last
         if first == 0 and last:
@@ -71,31 +84,27 @@ class Running:
                     self._add(nats, site, generated, steps)
         best = [NOTHING] * n
         for step, own in nats.items():
-            own = own if step else [self._ends * value for value in own]
-            before = self._at_end if step else [0.0] * n
-            for i, live in enumerate(self._live[step]):
-                if live:
-                    best[i] = max(best[i], before[i] + own[i])
-            self._at_end = self._at_end if step else own
+            for i, lost in enumerate(self.unscorable):
+                if not self._live[step][i] or step in lost or 0 in lost:
+                    continue
+                if step == 0:
+                    self._at_end[i] = self._ends * own[i]
+                best[i] = max(best[i], self._at_end[i] + (own[i] if step else 0.0))
         return best
 
     def _add(self, nats: dict[int, list[float]], site: int, generated: int, steps: range) -> None:
         """One site's, to every token's sum."""
         together = torch.cat(self._seen[site][steps.start : steps.stop])
-        for part, values in _found(self._phases[site][generated], together):
+        phase, n = self._phases[site][generated], len(self.category)
+        found = phase.parts(*phase.read(together))
+        fine = sound(together, found.values()).view(-1, n).tolist()
+        for step, row in zip(steps, fine, strict=True):
+            for i, scorable in enumerate(row):
+                if self._live[step][i] and not scorable:
+                    self.unscorable[i].add(step)
+        for part, values in found.items():
             levels = [self._levels[own][site][generated][part] for own in self.category]
-            for step, row in zip(steps, values.view(-1, len(levels)).tolist(), strict=True):
-                for i, value in enumerate(row):
-                    if self._live[step][i]:
+            for step, numbers in zip(steps, values.view(-1, n).tolist(), strict=True):
+                for i, value in enumerate(numbers):
+                    if self._live[step][i] and step not in self.unscorable[i]:
                         nats[step][i] += levels[i].nats_of(value)
-
-
-def _found(
-    phase: Phase, residual: Float[Tensor, "token d"]
-) -> Iterator[tuple[int, Float[Tensor, " token"]]]:
-    """The parts that there are, by their number."""
-    scores, anomaly = phase.read(residual)
-    for part, vectors in enumerate(scores):
-        yield part, vectors.amax(dim=1)
-    if phase.unknown is not None:
-        yield len(scores), anomaly

@@ -1,19 +1,23 @@
-"""What happens to requests under a monitor, from the first prompt to the last token."""
+"""What happens to requests under a monitor: alerts, the audit log, drift."""
 
 import bisect
+import contextlib
+import functools
+import math
+import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.monitoring.alert import DRIFT, Alert, alert_for
+from tl_steer.errors import NotFiniteError
+from tl_steer.monitoring.alert import Alert, alert_for, drift_alert, unscorable_alert
 from tl_steer.monitoring.audit import AuditLog, RequestRow
 from tl_steer.monitoring.file import panel_digest
+from tl_steer.monitoring.lane import Lane, Request
 from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.running import NOTHING, Running
 from tl_steer.monitoring.statistics.drift import Drift
@@ -21,27 +25,17 @@ from tl_steer.monitoring.statistics.drift import Drift
 OnAlert = Callable[[Alert], None]
 
 
-@dataclass
-class _Request:
-    """One request under way."""
-
-    prompt: tuple[int, ...]
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    ids: list[int] = field(default_factory=list)
-    live: bool = True
-    unscored: int = 0
-    statistic: float = NOTHING
-    alert: int | None = None  # where among the session's alerts
-
-
 class Watch:
-    """A session of `watch`; it hears what the model does (`tl_steer.models.taps.Listener`).
+    """A session of `watch`; it hears what the model does (`tl_steer.models.taps.Listener`), every
+    thread by itself.
 
     Attributes:
         alerts: in the order they were raised. When a request ends, its alert is brought up to date
             with all of its tokens.
-        requests: how many were scored; `unscored`, how many had no answer to score.
-        drift: the drift alarm, or `None`.
+        requests: how many have a row in the log. Of these `unscorable` had a token that was NaN,
+            infinite or too large to be scored, and an alert that says so.
+        unscored: how many others had no answer to score.
+        drift: the drift alarm, or `None`; requests that could not be scored are not told to it.
     """
 
     def __init__(
@@ -57,64 +51,78 @@ class Watch:
         device: torch.device = torch.device("cpu"),  # noqa: B008 (frozen)
     ) -> None:
         self.alerts: list[Alert] = []
-        self.requests = self.unscored = 0
+        self.requests = self.unscored = self.unscorable = 0
         clean = monitor.calibration.statistic.tolist()
         self.drift = None if drift is None else Drift(clean, alpha=float(drift))
         self._monitor, self._alpha, self._audit = monitor, alpha, audit
-        self._tokenizer, self._on_alert, self._chunk = tokenizer, on_alert, chunk
+        self._on_alert = on_alert
         self._limits = monitor.thresholds(alpha)
         self._sorted = [sorted(own.tolist()) for own in monitor.calibration.by_category]
-        self._running = Running(monitor.reader, device=device)
         self._digests = (
             ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())
         )
-        self._batch: list[_Request] = []
-        self._step = 0
+        # One for all: an alarm of one thread may flush what others have under way.
+        self._lock = threading.RLock()
+        self._new_lane = functools.partial(
+            Lane, monitor, chunk=chunk, judge=self._judge, ended=self._ended
+        )
+        self._tokenizer = tokenizer
+        self._running = Running(monitor.reader, device=device)
+        self._lanes: list[Lane] = []
+        self._own = threading.local()
 
     def begin(self, ids: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]) -> None:
-        self.flush()
-        prompts = [row[own] for row, own in zip(ids.cpu(), mask.cpu(), strict=True)]
-        self._monitor.identity.refuse_other_template(prompts)
-        self._batch = [_Request(tuple(row.tolist())) for row in prompts]
-        for request in self._batch:
-            request.ids.append(request.prompt[-1])
-        self._step = 0
-        self._running.start(len(self._batch))
+        with self._lock:
+            self._lane().begin(ids, mask)
 
     def token(self, ids: Int[Tensor, " batch"]) -> None:
-        self._step += 1
-        inside = self._step <= self._monitor.horizon
-        for request, token in zip(self._batch, ids.tolist(), strict=True):
-            request.live = request.live and token not in self._monitor.identity.ends
-            if request.live and inside:
-                request.ids.append(token)
-            request.unscored += request.live and not inside
+        with self._lock:
+            self._lane().token(ids)
 
     def activation(self, site: int, residual: Float[Tensor, "batch d"]) -> None:
-        if self._step > self._monitor.horizon or not self._batch:
-            return
-        self._running.hear(site, residual, [request.live for request in self._batch])
-        last = self._step == self._monitor.horizon
-        if self._running.waiting >= (1 if last else self._chunk):
-            self._score()
+        with self._lock:
+            self._lane().activation(site, residual)
 
     def flush(self) -> None:
-        """End the requests under way: they are logged, and their alerts brought up to date."""
-        try:
-            self._score()
-        finally:
-            batch, self._batch = self._batch, []
-            for i, request in enumerate(batch):
-                if request.statistic == NOTHING:
-                    continue  # the model stopped before it got there
-                if len(request.ids) == 1 and not self._monitor.reader.ends:
-                    self._say_unscored()
-                    continue
-                self.requests += 1
-                if request.alert is not None:
-                    self._revise(i, request)
-                self._log(i, request)
-                self._drift(request)
+        """End the requests under way, in all threads: they are logged, and their alerts brought up
+        to date. What the model goes on to say to them is not scored."""
+        with self._lock, contextlib.ExitStack() as each:
+            for lane in self._lanes:
+                each.callback(lane.flush)  # the others, too, where one is interrupted
+
+    def _lane(self) -> Lane:
+        """This thread's. A thread that has died has ended its requests."""
+        found: Lane | None = getattr(self._own, "lane", None)
+        if found is None:
+            gone = [lane for lane in self._lanes if not lane.thread.is_alive()]
+            self._lanes = [lane for lane in self._lanes if lane.thread.is_alive()]
+            found = self._own.lane = self._new_lane(self._running.another())
+            self._lanes.append(found)
+            for lane in gone:
+                lane.flush()
+        return found
+
+    def _judge(self, request: Request, lane: Lane) -> None:
+        """Whenever more of a request has been scored."""
+        if request.unscorable and request.warned is None:
+            self._warn(request)
+        if len(request.ids) == 1 and not self._monitor.reader.ends:
+            return
+        over = request.statistic > self._limits[request.category]
+        if over and request.alert is None and 0 not in request.unscorable:
+            self._raise(request, lane)
+
+    def _ended(self, request: Request, lane: Lane) -> None:
+        answered = len(request.ids) > 1 or bool(self._monitor.reader.ends)
+        if not answered and not request.unscorable:
+            self._say_unscored()
+            return
+        self.requests += 1
+        self.unscorable += bool(request.unscorable)
+        self._revise(request, lane)
+        self._log(request)
+        if not request.unscorable:
+            self._drift(request)
 
     def _say_unscored(self) -> None:
         self.unscored += 1
@@ -126,21 +134,13 @@ class Watch:
                 stacklevel=2,
             )
 
-    def _score(self) -> None:
-        """What waits; every statistic first, as `on_alert` may stop it all."""
-        if not self._running.waiting:
-            return
-        for request, value in zip(self._batch, self._running.score(), strict=True):
-            request.statistic = max(request.statistic, value)
-        for i, request in enumerate(self._batch):
-            limit = self._limits[self._running.category[i]]
-            if request.alert is None and request.statistic > limit:
-                self._raise(i, request)
-
-    def _alert(self, i: int, request: _Request) -> Alert:
+    def _alert(self, request: Request, lane: Lane) -> Alert:
+        """With the tokens that can be scored."""
         names = [site.name for site in self._monitor.sites]
-        rows = self._running.heard(i, len(request.ids))
-        scores = self._monitor.score(dict(zip(names, rows, strict=True)))
+        rows, scorable = lane.heard(request)
+        scores = self._monitor.score(
+            dict(zip(names, rows, strict=True)), mask=torch.tensor([scorable])
+        )
         return alert_for(
             self._monitor,
             scores,
@@ -151,28 +151,59 @@ class Watch:
             tokenizer=self._tokenizer,
         )
 
-    def _raise(self, i: int, request: _Request) -> None:
-        alert = self._alert(i, request)
+    def _unscorable_alert(self, request: Request) -> Alert:
+        return unscorable_alert(
+            self._monitor,
+            request=request.id,
+            alpha=self._alpha,
+            p_value=self._p_value(request),
+            threshold=self._limits[request.category],
+            ids=request.ids,
+            lost=sorted(request.unscorable),
+            tokenizer=self._tokenizer,
+        )
+
+    def _raise(self, request: Request, lane: Lane) -> None:
+        try:
+            alert = self._alert(request, lane)
+        except NotFiniteError:  # its numbers are too large for the namer
+            request.unscorable |= set(range(len(request.ids)))
+            if request.warned is None:
+                self._warn(request)
+            return
         request.alert = len(self.alerts)
+        self._tell(alert)
+
+    def _warn(self, request: Request) -> None:
+        request.warned = len(self.alerts)
+        self._tell(self._unscorable_alert(request))
+
+    def _tell(self, alert: Alert) -> None:
         self.alerts.append(alert)
         if self._audit is not None:
             self._audit.alert(alert.row(*self._digests))
         if self._on_alert is not None:
             self._on_alert(alert)
 
-    def _revise(self, i: int, request: _Request) -> None:
-        assert request.alert is not None
-        alert = self._alert(i, request)
-        if self._audit is not None and alert != self.alerts[request.alert]:
-            self._audit.alert(alert.row(*self._digests, revised=True))
-        self.alerts[request.alert] = alert
+    def _revise(self, request: Request, lane: Lane) -> None:
+        made: list[tuple[int, Alert]] = []
+        if request.warned is not None:
+            made.append((request.warned, self._unscorable_alert(request)))
+        if request.alert is not None:
+            with contextlib.suppress(NotFiniteError):  # then what was told stays
+                made.append((request.alert, self._alert(request, lane)))
+        for place, alert in made:
+            if self._audit is not None and alert != self.alerts[place]:
+                self._audit.alert(alert.row(*self._digests, revised=True))
+            self.alerts[place] = alert
 
-    def _p_value(self, statistic: float, category: int) -> float:
-        kept = self._sorted[category]
-        at_least = len(kept) - bisect.bisect_left(kept, statistic)
-        return (1 + at_least) / (len(kept) + 1)
+    def _p_value(self, request: Request) -> float:
+        """Of what cannot be scored, as if it scored more than any clean request."""
+        kept = self._sorted[request.category]
+        first = len(kept) if request.unscorable else bisect.bisect_left(kept, request.statistic)
+        return (1 + len(kept) - first) / (len(kept) + 1)
 
-    def _log(self, i: int, request: _Request) -> None:
+    def _log(self, request: Request) -> None:
         if self._audit is None:
             return
         self._audit.request(
@@ -184,13 +215,13 @@ class Watch:
                 prompt=self._audit.hash(request.prompt),
                 tokens=len(request.ids),
                 unscored=request.unscored,
-                statistic=request.statistic,
-                p_value=self._p_value(request.statistic, self._running.category[i]),
-                alerted=request.alert is not None,
+                statistic=request.statistic if request.statistic > NOTHING else math.nan,
+                p_value=self._p_value(request),
+                alerted=request.alert is not None or request.warned is not None,
             )
         )
 
-    def _drift(self, request: _Request) -> None:
+    def _drift(self, request: Request) -> None:
         if self.drift is None or self.drift.alarmed or not self.drift(request.statistic):
             return
         warnings.warn(
@@ -200,28 +231,7 @@ class Watch:
             stacklevel=2,
         )
         if self._audit is not None:
-            alert = _drift_alert(self._monitor, request, self.drift)
+            alert = drift_alert(
+                self._monitor, request=request.id, alpha=self.drift.alpha, peak=self.drift.peak
+            )
             self._audit.alert(alert.row(*self._digests))
-
-
-def _drift_alert(monitor: Panel, request: _Request, drift: Drift) -> Alert:
-    """The drift alarm as the audit log keeps it; the p-value is Ville's bound."""
-    nan = float("nan")
-    return Alert(
-        request=request.id,
-        kind=DRIFT,
-        vector=None,
-        label="",
-        rank=0,
-        named=0,
-        alpha=drift.alpha,
-        p_value=1 / drift.peak,
-        vector_p=nan,
-        statistic=drift.peak,
-        threshold=1 / drift.alpha,
-        explained=nan,
-        tokens=(),
-        alternatives=(),
-        trace=(),
-        bank=monitor.bank,
-    )

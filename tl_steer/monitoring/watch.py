@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from tl_steer.errors import SettingError
+from tl_steer.errors import ForeignModelError, SettingError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.caches import refuse_broken_cache
+from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.state import without_hooks
 from tl_steer.models.taps import Host, glance, host_of, listening, torch_host
@@ -36,7 +37,10 @@ def watch(
 
     Works with `generate`, cached or not, and with plain forward passes, whose prompts are scored
     at their ends; padded batches need their `attention_mask`. A request ends when the next prompt
-    comes, at `w.flush()` and with the block.
+    comes, at `w.flush()` and with the block. Threads may generate at the same time: each has
+    requests of its own. What tl_steer itself runs inside the block (`generate`, `elicit`, `sweep`,
+    an alert's `replay`) is no request and is not heard. A request with an activation that is NaN,
+    infinite or too large raises an alert of its own kind, "could not be scored".
 
     Args:
         alpha: how often a clean request may raise an alert.
@@ -44,7 +48,8 @@ def watch(
         drift: how often traffic that has not moved may ever raise the drift alarm; `None` does
             without.
         on_alert: called with each alert when it is raised, from inside the forward pass. An
-            exception out of it stops the generation.
+            exception out of it stops the generation. It must not wait for another thread that
+            generates: one at a time is scored.
         chunk: so many tokens are scored together. Each then costs a fraction, and alerts come
             later by up to one token less than that, or when the request ends. With 1 they come at
             once, which is what an `on_alert` that stops the generation wants.
@@ -58,6 +63,7 @@ def watch(
 
     Wrong with beam search, whose rows change places.
     """
+    _refuse_other_sites(model, monitor)
     host = host_of(model, monitor.sites)
     refuse_broken_cache(model)
     with without_hooks(model):
@@ -94,6 +100,16 @@ def watch_torch(
     return _session(scope, host, monitor, tokenizer, alpha, log, drift, on_alert, chunk)
 
 
+def _refuse_other_sites(model: HookedModel, monitor: Panel) -> None:
+    for site in monitor.sites:
+        found = resolve(model, site.name, target=True)
+        if (found.order, found.width) != (site.order, site.width):
+            raise ForeignModelError(
+                f"This monitor reads {site.name} as {site.width} numbers in block {site.layer}; "
+                f"here they are {found.width}, in block {found.layer}. It is another model's."
+            )
+
+
 def _refuse_other_model(host: Host, monitor: Panel) -> None:
     monitor.identity.refuse_other_model(host.dtype, lambda ids: glance(host, ids))
 
@@ -125,4 +141,5 @@ def _session(
     )
     scope.callback(session.flush)
     scope.enter_context(listening(host, session))
+    scope.alone()  # another watch that was opened before may well end before
     return session

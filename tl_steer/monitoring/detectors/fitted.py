@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
@@ -23,6 +22,13 @@ def _pieces(activations: Float[Tensor, "token d"], columns: int) -> tuple[Tensor
     """Some tokens at a time: a vector has many examples, and a product with each is kept."""
     parts: tuple[Tensor, ...] = activations.split(max(1, _NUMBERS // columns))
     return parts
+
+
+def _lengths(rows: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
+    """What makes them unit vectors; NaN where a square overflows, or every cosine would be 0 and a
+    broken activation look clean."""
+    lengths: Tensor = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return lengths.masked_fill(lengths.isinf(), math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +71,7 @@ class Cosines(Mapped):
     directions: Float[Tensor, "r m"]
 
     def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
-        lengths: Tensor = mapped.norm(dim=1, keepdim=True)
-        return torch.div(mapped @ self.directions, lengths.clamp_min(1e-12))
+        return torch.div(mapped @ self.directions, _lengths(mapped))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,8 @@ class SharedEnergy:
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token vec"]:
         vec, prompt, example, d = self.examples.shape
-        unit = normalize(activations - self.centre, dim=1)
+        change = activations - self.centre
+        unit = change / _lengths(change)
         columns = self.examples.reshape(-1, d).float().T
         parts = [
             (part @ columns).clamp_min(0).square().unflatten(1, (vec, prompt, example))
@@ -130,7 +136,7 @@ class Searched(Mapped):
     candidates: int
 
     def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
-        unit = normalize(mapped, dim=1)
+        unit = mapped / _lengths(mapped)
         coarse = unit[:, : len(self.sketches)] @ self.sketches
         likely = coarse.topk(self.candidates, dim=1).indices
         exact = torch.einsum("tcd,td->tc", self.directions[likely], unit)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from tl_steer.errors import NotFiniteError, SettingError
 
 _BETS = (-1.0, 0.0, 1.0)
+_ABSOLUTE, _RELATIVE = 1e-4, 1e-5  # scores that differ by less are equal
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Drift:
 
     Raises:
         SettingError: no calibration scores, or numbers out of range.
+        NotFiniteError: NaN among the calibration scores.
 
     A steady share of attacks is drift too: the alarm says "no longer the calibration's traffic",
     not why. It remembers all scores: 8 bytes each.
@@ -52,6 +54,8 @@ class Drift:
 
     def __post_init__(self) -> None:
         self._seen = sorted(float(score) for score in self.calibration)
+        if any(map(math.isnan, self._seen)):
+            raise NotFiniteError("NaN among the calibration scores: they have no order.")
         if not self._seen or not 0 < self.alpha < 1 or not 0 <= self.jump <= 1:
             raise SettingError(
                 f"Drift(alpha={self.alpha}, jump={self.jump}) on {len(self._seen)} calibration "
@@ -74,13 +78,23 @@ class Drift:
         """Smoothed, among all scores before; the score is remembered."""
         if math.isnan(score):
             raise NotFiniteError("NaN among the scores: it has no rank among the others.")
-        low, high = bisect.bisect_left(self._seen, score), bisect.bisect_right(self._seen, score)
+        # A request that comes again scores what it scored but for rounding: that is a tie.
+        by = _ABSOLUTE + _RELATIVE * abs(score)
+        by = by if math.isfinite(by) else 0.0
+        low = bisect.bisect_left(self._seen, score - by)
+        high = bisect.bisect_right(self._seen, score + by)
         above, tied = len(self._seen) - high, high - low
-        self._seen.insert(high, score)
+        bisect.insort(self._seen, score)
         return (above + self._draw.random() * (1 + tied)) / len(self._seen)
 
     def bet(self, p: float) -> None:
-        """One bet that p is not uniform."""
+        """One bet that p is not uniform.
+
+        Raises:
+            SettingError: p is no p-value.
+        """
+        if not 0 <= p <= 1:
+            raise SettingError(f"p={p}: expected a p-value, from 0 to 1.")
         total = sum(self._shares)
         even = self.jump * total / len(_BETS)
         self._shares = [

@@ -16,6 +16,9 @@ from torch import Tensor
 # would be more to the point and far too noisy: one part with a scale too small by chance is in
 # charge of the threshold, and the others raise no alarm.
 _TAIL_FROM = 0.5
+_MOST = 1e30  # nats, so that sums of them are finite in float32
+# Of the median. Narrower than this there is nothing but rounding, which would become nats.
+_NARROWEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,12 @@ class Level:
 
     def nats(self, part: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
         """log(1 + w / P(X >= part)), for Laplace's distribution; 0 of minus infinity, where there
-        is no detector."""
+        is no detector. A part that is NaN stays so."""
         z = (part - self.location) / self.scale
         rare = torch.where(z < 0, -torch.log1p(-0.5 * z.clamp_max(0).exp()), z + math.log(2))
         found = torch.logaddexp(
             rare + math.log(self.odds), torch.zeros((), dtype=torch.float32, device="cpu")
-        )
+        ).clamp_max(_MOST)
         return found.masked_fill(part == -math.inf, 0.0)
 
     def nats_of(self, part: float) -> float:
@@ -44,7 +47,7 @@ class Level:
         z = (part - self.location) / self.scale
         rare = -math.log1p(-0.5 * math.exp(z)) if z < 0 else z + math.log(2)
         x = rare + math.log(self.odds)
-        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+        return min(max(x, 0.0) + math.log1p(math.exp(-abs(x))), _MOST)
 
     @classmethod
     def of(
@@ -59,4 +62,4 @@ class Level:
         location = float(peaks.quantile(_TAIL_FROM))
         excess = peaks[peaks > location] - location
         scale = float(excess.mean()) if len(excess) else 0.0
-        return cls(location, max(scale, 1e-6 * (1 + abs(location))), odds)
+        return cls(location, max(scale, _NARROWEST * (1 + abs(location))), odds)
