@@ -96,7 +96,8 @@ def edits_of(
         raise SettingError(f"doses={tuple(doses)}: expected different finite numbers, none 0.")
     if bank.kind != Additive.kind and factors != [1.0]:
         raise SettingError(f"A {bank.kind} does not grow along a ray: leave doses out.")
-    random = random_bank(bank, n=n_random, seed=seed).vectors
+    none = bank.vectors[:0]
+    random = random_bank(bank, n=n_random, seed=seed).vectors if n_random else none
     rows, who = [], []
     for dose in factors:
         rows.append(bank.vectors * dose)
