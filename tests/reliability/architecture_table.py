@@ -13,7 +13,7 @@ RIGHT, REFUSED, DIFFERS, ABSENT = "right", "refused", "differs", "absent"
 WRONG, CRASH, UNTRUE = "WRONG", "CRASH", "UNTRUE"
 _BAD = (WRONG, CRASH, UNTRUE)
 
-# Refusals that say what is so, by what they say. A refusal that is not here is a failure until
+# Refusals that say what is so, by `family: sentence`. A refusal that is not here is a failure until
 # somebody has looked at it.
 TRUE: Mapping[str, str] = {
     r"hook_resid_mid is only a view of another hook point": "a bridge adds up inside the block of "
@@ -22,6 +22,12 @@ TRUE: Mapping[str, str] = {
     "attention, norms around both, a sum of two MLPs)",
     r"is not the output of a linear map": "a norm, or a nonlinearity, lies behind the map",
     r"does not depend on what is put in": "the point is only a view",
+    r"has no hook point .*, which an adapter needs": "as above: the block has no such part",
+    r"it is an encoder-decoder": "its blocks are in two stacks",
+    r"^(gpt1|t5|bart): .*has no ln_final and unembed": "there is no norm before the "
+    "unembedding, or no single stack",
+    r"^gpt1: .*(did not fire|fired 0 times|Replaying blocks)": "its blocks return lists, which "
+    "TransformerLens's hook points behind blocks do not see",
 }
 
 
@@ -42,16 +48,17 @@ class Cell:
         """The outcome, but that a refusal has to be a known one."""
         if self.outcome != REFUSED:
             return self.outcome
-        return REFUSED if why(self.note) else UNTRUE
+        return REFUSED if why(self.family, self.note) else UNTRUE
 
     @property
     def failed(self) -> bool:
         return self.verdict in _BAD
 
 
-def why(sentence: str) -> str:
+def why(family: str, sentence: str) -> str:
     """Why a refusal is true; nothing where it is not known to be."""
-    return next((reason for said, reason in TRUE.items() if re.search(said, sentence)), "")
+    told = f"{family}: {sentence}"
+    return next((reason for said, reason in TRUE.items() if re.search(said, told)), "")
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
@@ -133,7 +140,9 @@ def _refusals(cells: Sequence[Cell]) -> str:
     lines = ["| sentence | cells | of | why it is true |", "| --- | --- | --- | --- |"]
     for sentence, own in sorted(by.items(), key=lambda item: -len(item[1])):
         which = ", ".join(dict.fromkeys(cell.cell for cell in own))
-        lines.append(f"| {sentence} | {len(own)} | {which} | {why(sentence) or '?'} |")
+        lines.append(
+            f"| {sentence} | {len(own)} | {which} | {why(own[0].family, own[0].note) or '?'} |"
+        )
     return "\n".join(lines)
 
 

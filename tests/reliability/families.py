@@ -1,5 +1,6 @@
 """Tiny random models of many families: what transformers calls them, and the knobs they need."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,7 +92,8 @@ class Family:
                     setattr(part, name, 0.15)
         # Chosen now: a bridge would choose it later, for its own copy.
         config._attn_implementation = "eager"
-        made = getattr(hf, self.auto).from_config(config)
+        # A copy: some modules (GPT-1's activations) are shared by all models of a class.
+        made = copy.deepcopy(getattr(hf, self.auto).from_config(config))
         # As a saved model's would say; transformers and TransformerLens spell one differently.
         made.config.architectures = [_SPELT.get(type(made).__name__, type(made).__name__)]
         _stir(made)
