@@ -398,25 +398,8 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     # not one causal stack of text
-    "llava": Family(
-        "Llava",
-        {
-            "text_config": {**_TOKENS, **_WIDE, **_GROUPED, "model_type": "llama"},
-            "vision_config": {
-                "model_type": "clip_vision_model",
-                "hidden_size": 24,
-                "intermediate_size": 40,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 3,
-                "image_size": 8,
-                "patch_size": 4,
-                "projection_dim": 24,
-            },
-            "image_token_index": 100,
-        },
-        auto="AutoModelForImageTextToText",
-        base={},
-    ),
+    # No multimodal model: booting one, TransformerLens runs `pip install torchvision`, which takes
+    # another torch into the environment.
     "bert": Family("Bert", auto="AutoModelForMaskedLM"),
     "roberta": Family("Roberta", auto="AutoModelForMaskedLM"),
     "t5": Family(
