@@ -91,7 +91,7 @@ def with_rounding(
         moved = []
         for at in given:
             size = share * at.square().mean(dim=-1, keepdim=True).sqrt()
-            noise = torch.randn(at.shape, generator=generator, dtype=torch.float32)
+            noise = torch.randn(at.shape, generator=generator, dtype=torch.float32, device="cpu")
             moved.append(at + size * noise)
         again = scored(moved)
         each = [_apart(getattr(again, name), getattr(made, name)) for name in _RAISED]

@@ -139,7 +139,8 @@ class Watch:
         names = [site.name for site in self._monitor.sites]
         rows, scorable = lane.heard(request)
         scores = self._monitor.score(
-            dict(zip(names, rows, strict=True)), mask=torch.tensor([scorable])
+            dict(zip(names, rows, strict=True)),
+            mask=torch.tensor([scorable], dtype=torch.bool, device="cpu"),
         )
         return alert_for(
             self._monitor,

@@ -184,7 +184,7 @@ def _refuse_calibration(kept: Calibration, panel: Panel) -> None:
 def _refuse_dead(panel: Panel) -> None:
     """Score the activations that the model is known by, as whole requests and as they grow."""
     pos = min(4, 1 + panel.horizon)
-    own = torch.arange(pos) % panel.identity.checked.shape[1]
+    own = torch.arange(pos, device="cpu") % panel.identity.checked.shape[1]
     rows = [at[own].expand(2, -1, -1) for at in panel.identity.checked]
     panel.score({site.name: at for site, at in zip(panel.sites, rows, strict=True)})
     running = Running(panel.reader, device=torch.device("cpu"))
