@@ -1,7 +1,10 @@
 """KL at the output is that of the model's own logits; weighted divergences equal their parts."""
 
+import importlib
 import math
 
+import conftest
+import numpy as np
 import pytest
 import torch
 from conftest import KINDS, PROMPTS, SOURCE, TARGET
@@ -252,3 +255,79 @@ class _Even(torch.nn.Module):
         out = torch.full_like(residual, -1e4)
         out[..., :2] = 0.0
         return out
+
+
+def scaled(kind):
+    """Models that do something to their logits behind the unembedding."""
+    import transformers as hf
+    from transformer_lens.model_bridge import TransformerBridge
+
+    common = {
+        "vocab_size": 101, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3,
+        "num_key_value_heads": 3, "intermediate_size": 40, "max_position_embeddings": 64,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, "initializer_range": 0.15,
+    }  # fmt: skip
+    made = {
+        "granite": lambda: hf.GraniteForCausalLM(hf.GraniteConfig(**common, logits_scaling=3.0)),
+        "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**common, logit_scale=0.25)),
+        "cohere2": lambda: hf.Cohere2ForCausalLM(hf.Cohere2Config(**common, logit_scale=5.0)),
+        "gemma2": lambda: hf.Gemma2ForCausalLM(
+            hf.Gemma2Config(**common, head_dim=8, final_logit_softcapping=0.7)
+        ),
+    }
+    torch.manual_seed(0)
+    weights = made[kind]()
+    weights.config.architectures = [type(weights).__name__]
+    return TransformerBridge.boot_transformers(
+        f"tiny-{kind}", hf_model=weights, tokenizer=conftest.tokenizer()
+    ).eval()
+
+
+@pytest.mark.skipif(not conftest.HAS_BRIDGE, reason="transformers models come in bridges")
+@pytest.mark.parametrize("told", [True, False], ids=["as it is", "no word of a cap"])
+@pytest.mark.parametrize("kind", ["granite", "cohere", "cohere2", "gemma2"])
+def test_scales_and_caps_of_logits_are_found(kind, told):
+    model = scaled(kind)
+    if not told:
+        model.cfg.output_logits_soft_cap = None
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    tokens = ts.tokenize(model, PROMPTS[:1])
+    with torch.no_grad(), ts.capturing(model, [last]) as seen:
+        logits = model(tokens.ids, return_type="logits")
+        ours = readout(model)(seen[last])
+    torch.testing.assert_close(ours, logits, atol=1e-4, rtol=1e-4)
+    bank = ts.elicit(
+        model, PROMPTS[:1], source=SOURCE, target=last, n=2, radius=3.0, progress=False,
+        divergence=OutputKL(model), measured=ts.Positions(last=1),
+    )  # fmt: skip
+    # The objective is the KL of the model's own next-token distributions.
+    with torch.no_grad(), ts.perturbing(model, bank[0]):
+        steered = model(tokens.ids, return_type="logits")[0, -1].log_softmax(dim=-1)
+    clean = logits[0, -1].log_softmax(dim=-1)
+    expected = float((clean.exp() * (clean - steered)).sum())
+    assert float(bank.objective[0]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    swept = ts.sweep(model, bank, PROMPTS[:1], n_random=0, metrics=["kl"], progress=False)
+    assert swept.prompts == 1
+    seen_inside = ts.inspect(model, bank, PROMPTS[0])
+    whole = seen_inside.direct.sum(dim=(1, 2))
+    torch.testing.assert_close(whole, seen_inside.moved, atol=2e-3, rtol=2e-3)
+
+
+def test_metrics_that_look_at_no_logits_need_none(one, monkeypatch):
+    bank = conftest.bank_of(one)
+    at_target = ["divergence", "alignment"]
+    K = {"n_random": 1, "progress": False}
+    read = ts.sweep(one, bank, PROMPTS, metrics=[*at_target, "kl"], **K)
+
+    def none(_):
+        raise ModelError("no logits")
+
+    file = importlib.import_module("tl_steer.sweeps.sweep")
+    monkeypatch.setattr(file, "readout", none)
+    swept = ts.sweep(one, bank, PROMPTS, metrics=at_target, **K)
+    for name in at_target:
+        found, expected = (s.cells([name])[name].to_numpy() for s in (swept, read))
+        np.testing.assert_array_equal(found, expected)
+    assert swept.failures() == []
+    with pytest.raises(ModelError, match="no logits"):
+        ts.sweep(one, bank, PROMPTS, metrics=["kl"], **K)

@@ -22,7 +22,7 @@ from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.methods import METHODS, Method
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
-from tl_steer.models.state import frozen
+from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.objectives.objective import Objective
@@ -106,6 +106,7 @@ def elicit(
         raise SettingError(f"Unknown method {climb!r}; there are {', '.join(METHODS)}.")
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
+    refuse_inference_weights(model)
     with nullcontext() if file is None else file.held(), frozen(model):
         if file is not None:
             file.begin()

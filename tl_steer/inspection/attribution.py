@@ -48,6 +48,18 @@ def average_gradient(
     return torch.einsum("t,mtd->md", weight, torch.stack(found).float().cpu())
 
 
+def differentiable(
+    read: Readout, stream: Float[Tensor, " d_model"], *, dtype: torch.dtype, device: torch.device
+) -> bool:
+    """Whether a gradient comes back from the logits; none does through quantised weights."""
+    at = stream.to(device, dtype)[None, None].requires_grad_()
+    with torch.enable_grad():
+        logits = read(at)
+        if not logits.requires_grad:
+            return False
+        return torch.autograd.grad(logits.sum(), at, allow_unused=True)[0] is not None
+
+
 def parts(seen: Recording) -> Float[Tensor, "vec stream part d_model"]:
     """What attention, MLP and the rest changed by, at the last token; see `Inspection.direct`."""
     stream = seen.stream[:, :, -1]

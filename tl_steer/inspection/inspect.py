@@ -15,11 +15,11 @@ from tl_steer.banks.control import check_neutral
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import ModelError, PromptError, SettingError
 from tl_steer.files.signatures import checked
-from tl_steer.inspection.attribution import average_gradient, parts, through_heads
+from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
 from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
 from tl_steer.models.recording import Recording, record
-from tl_steer.models.state import frozen
+from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.objectives.divergence import at_least_float32
@@ -72,6 +72,7 @@ def inspect(
     if not all(0 <= token < vocabulary for token in toward):
         raise SettingError(f"toward={tuple(toward)}: expected ids below {vocabulary}.")
     step = max(1, min(batch_rows, _rows_per_pass(model, int(tokens.lengths[0]))))
+    refuse_inference_weights(model)
     with frozen(model):
         read = _readout(model)
         return joined(
@@ -224,8 +225,9 @@ def _attribution(
     tokens = torch.cat(
         [*offered, torch.tensor(toward, dtype=torch.long, device="cpu").expand(n, -1)], dim=1
     )
-    if read is None:
-        tokens = tokens[:, :0]
+    place: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
+    if read is None or not differentiable(read, seen.stream[0, -1, -1], **place):
+        read, tokens = None, tokens[:, :0]
     split = through_heads(model, seen, change[:, 1:, 0])
     direct = torch.zeros(n, streams, 3, tokens.shape[1], dtype=torch.float32, device="cpu")
     heads = torch.full(
@@ -237,8 +239,7 @@ def _attribution(
             seen.stream[0, -1, -1],
             seen.stream[v + 1, -1, -1],
             tokens[v],
-            dtype=dtype_of(model),
-            device=device_of(model),
+            **place,
         )
         direct[v] = torch.einsum("lcd,md->lcm", change[v], gradient)
         if split is not None:

@@ -17,7 +17,7 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.passes import follow
-from tl_steer.models.state import hook_number, listen
+from tl_steer.models.state import hook_number, listen, uncompiled
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Hooks, Perturbation
 
@@ -37,6 +37,7 @@ class Steering(Protocol):
 @scoped
 def installed(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
     """The model with these `(name, function)` hooks, behind those that it has."""
+    uncompiled(scope)
     for name, function in hooks:
         _add(scope, model.hook_dict[name], function)
 

@@ -1,5 +1,6 @@
 """A model's state, put back as it was: flags and modes, hooks, random numbers."""
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tl_steer.errors import ModelError
 from tl_steer.files.undo import Scope, scoped
-from tl_steer.models.model import HookedModel, device_of, modules_of, parameters_of
+from tl_steer.models.model import HookedModel, device_of, model_name, modules_of, parameters_of
 
 
 @scoped
@@ -45,15 +47,67 @@ def frozen(scope: Scope, model: HookedModel) -> None:
     run of tl_steer's own (`own_run`).
 
     Afterwards every flag and mode is what it was. Modes are set module by module, because
-    `TransformerBridge.train` does more than set them. Works inside `no_grad` and `inference_mode`.
+    `TransformerBridge.train` does more than set them. Works inside `no_grad` and `inference_mode`;
+    autocast is off, so that the model is the one that it is outside of it, and what is compiled
+    runs as it was written.
+
+    Raises:
+        ModelError: the weights are on the meta device.
     """
-    parameters = [(p, p.requires_grad) for p in parameters_of(model)]
+    weights = parameters_of(model)
+    _refuse_meta(model)
+    # Those made in inference mode want none as it is, and take no flag outside of it.
+    parameters = [(p, p.requires_grad) for p in weights if not p.is_inference()]
     modules = modules_of(model)
     scope.undo(_put_back, parameters, [(m, m.training) for m in modules])
     _put_back([(p, False) for p, _ in parameters], [(m, False) for m in modules])
     scope.enter_context(own_run())
     scope.enter_context(torch.inference_mode(False))
     scope.enter_context(torch.enable_grad())
+    uncompiled(scope)
+    device = device_of(model).type
+    if torch.is_autocast_enabled(device):
+        scope.enter_context(torch.autocast(device, enabled=False))
+
+
+# How the first who ran compiled code as written found the compiler, and a place for each other.
+_stances: list[Any] = []
+
+
+def uncompiled(scope: Scope) -> None:
+    """Whatever is compiled runs as it was written while the scope lasts: a compiled graph knows
+    nothing of hooks that come later, and cannot hold those that keep what they see."""
+    if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes seconds
+        scope.undo(_compiled_again)
+        _stances.append(None if _stances else torch.compiler.set_stance("force_eager"))
+
+
+def _compiled_again() -> None:
+    # The last one out, and not the first one in: scopes may end in any order.
+    stance = _stances.pop() if _stances else None
+    if stance is not None:
+        stance.__exit__(None, None, None)
+
+
+def refuse_inference_weights(model: HookedModel) -> None:
+    """For what needs gradients.
+
+    Raises:
+        ModelError: they do not flow through this model's weights.
+    """
+    if any(p.is_inference() for p in parameters_of(model)):
+        raise ModelError(
+            f"The weights of {model_name(model)} were made inside torch.inference_mode(), so no "
+            "gradient flows through them: make or load the model outside of it."
+        )
+
+
+def _refuse_meta(model: HookedModel) -> None:
+    if device_of(model).type == "meta":
+        raise ModelError(
+            f"The weights of {model_name(model)} are on the meta device, which holds no numbers: "
+            "load them first."
+        )
 
 
 def _put_back(

@@ -29,7 +29,7 @@ from tl_steer.errors import HookPointError, ModelError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel, modules_of
-from tl_steer.models.state import listen, own_depth, own_run
+from tl_steer.models.state import listen, own_depth, own_run, uncompiled
 
 
 @runtime_checkable
@@ -123,6 +123,7 @@ def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
 def listening(scope: Scope, host: Host, listener: Listener) -> None:
     """The model with a listener. Afterwards, exceptions included, it has the hooks and the
     `forward` that it had before, in whatever order listeners leave."""
+    uncompiled(scope)
     ear = _Ear(listener, len(host.points), own_depth())
     listen(scope, host.embed, ear.embedded, before=True)
     for module in host.entrances:

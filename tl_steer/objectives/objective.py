@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_steer.errors import NotFiniteError, SettingError, TooLargeError
 from tl_steer.files.signatures import refuse_class
 from tl_steer.models.segment import Segment
+from tl_steer.models.state import refuse_inference_weights
 from tl_steer.objectives.divergence import Divergence, mean_response
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -138,6 +139,7 @@ class Objective:
         vec_batch: int | None = None,
     ) -> None:
         refuse_class("Objective: divergence", divergence)
+        refuse_inference_weights(segment.model)
         self.segment, self.divergence = segment, divergence
         self.measured = measured.to(segment.clean.device)
         self.vec_batch = vec_batch or edits_per_pass(segment)

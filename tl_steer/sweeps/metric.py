@@ -116,6 +116,8 @@ METRICS: Mapping[str, Metric] = {
     "alignment": alignment,
     "continuation_kl": continuation_kl,
 }
+# Measured at the target: without logits.
+AT_TARGET = (divergence, alignment)
 # Measured on the text, not on a pass.
 OF_TEXT = ("perplexity", "repetition")
 NEED_TEXT = ("continuation_kl", *OF_TEXT)

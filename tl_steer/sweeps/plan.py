@@ -13,7 +13,7 @@ from tl_steer.errors import SettingError
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Packable
 from tl_steer.sweeps.asked import BANK, RANDOM, TYPES, UNSTEERED
-from tl_steer.sweeps.metric import METRICS, NEED_TEXT, OF_TEXT, Metric
+from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, Metric
 from tl_steer.sweeps.result import Who
 from tl_steer.sweeps.scorer import Scorer
 
@@ -35,6 +35,11 @@ class Plan:
     scorers: tuple[Scorer, ...] = ()
     generate: int = 0
     names: tuple[str, ...] = ()
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether a metric may look at logits."""
+        return any(metric not in AT_TARGET for metric in self.metrics.values())
 
 
 def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> Plan:

@@ -81,7 +81,8 @@ def sweep(
 
     Raises:
         ForeignModelError: the bank was made for another model.
-        ModelError: the model has no `ln_final` and `unembed`, or with `generate` no `generate`.
+        ModelError: a metric reads logits and the model has no `ln_final` and `unembed`, or with
+            `generate` no `generate`.
         PromptError: a row without text, with an id that another row has, or too long, by its place.
             Of sources that can be read twice, before any work.
         SettingError: bad arguments, before any work.
@@ -112,7 +113,7 @@ def sweep(
         together = Together(
             model,
             edits,
-            readout(model),
+            readout(model) if plan.reads_logits else None,
             target=bank.target,
             measured=bank.provenance.measured,
             mean=means_of(bank, who),

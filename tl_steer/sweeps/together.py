@@ -102,7 +102,7 @@ class Together:
 
     Args:
         edits: the vectors; the last of them must do nothing, and stands for the unsteered model.
-        read: from the last residual stream to logits.
+        read: from the last residual stream to logits; `None` where no metric looks at them.
         mean: the bank's responses, one row per edit, NaN where there is none.
         budget: bytes that one pass may take, roughly.
     """
@@ -111,7 +111,7 @@ class Together:
         self,
         model: HookedModel,
         edits: Perturbation,
-        read: Readout,
+        read: Readout | None,
         *,
         target: Site,
         measured: Positions,
@@ -180,7 +180,8 @@ class _Prompts:
             reading = replace(reading, along=self._kl_along(final))
         values, errors = evaluate(metrics, reading)
         directions = torch.nn.functional.normalize(reading.responses, dim=-1, eps=1e-12)
-        broken = reading.steered.isnan().any(dim=-1).cpu()
+        told = reading.steered if self.parent.read is not None else reading.responses
+        broken = told.isnan().any(dim=-1).cpu()
         return Found(values, errors, broken, directions.nan_to_num(0.0).float().cpu())
 
     def _run(self, rows: slice) -> tuple[Tensor, Tensor]:
@@ -205,6 +206,8 @@ class _Prompts:
         """Of the token `step` behind the one after the prompt."""
         last = (self.at.lengths - 1 + step).clamp(max=final.shape[2] - 1)
         picked = final[:, torch.arange(final.shape[1], device=final.device), last.to(final.device)]
+        if self.parent.read is None:
+            return picked[..., :0]
         return at_least_float32(self.parent.read(picked)).log_softmax(dim=-1)
 
     def _kl_along(self, final: Float[Tensor, "vec batch pos d_model"]) -> Tensor:
