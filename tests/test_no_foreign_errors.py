@@ -27,7 +27,7 @@ def entered(opened: Callable[..., Any]) -> Callable[..., None]:
     return call
 
 
-def lengths(texts: Any) -> list[float]:
+def lengths(texts: Any, _prompts: Any) -> list[float]:
     return [float(len(text)) for text in texts]
 
 

@@ -31,7 +31,7 @@ from tl_steer.files.undo import Scope, whole
 F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K", bound=type)
 _NUMBERS = (int, float, bool)
-_LARGEST = 2**62  # of seeds: torch takes 64 bits, and streams are told apart by adding to a seed
+_LARGEST = 2**62  # torch takes 64 bits, and random streams are told apart by adding to a seed
 
 
 def checked(function: F) -> F:
@@ -113,8 +113,10 @@ def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> No
     refuse_class(f"{name}(): argument '{parameter}'", value)
     if isinstance(value, bool) and int in kinds and bool not in kinds:
         raise ShapeError(f"{name}(): argument '{parameter}' is {value}; expected a number.")
-    if parameter == "seed" and isinstance(value, int) and not -_LARGEST < value < _LARGEST:
-        raise SettingError(f"{name}(): seed={value}: expected a number of 62 bits at most.")
+    if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
+        raise SettingError(f"{name}(): {parameter}={value}: expected a number of 62 bits at most.")
+    if isinstance(value, str) and str not in kinds and _items(kinds) is str:
+        raise ShapeError(f"{name}(): argument '{parameter}' is {value[:200]!r}; expected a list.")
     for kind in kinds:
         if hasattr(kind, "why_not") and not isinstance(value, kind):
             kind.why_not(value)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ShapeError
-from tl_steer.files.signatures import refuses
+from tl_steer.files.signatures import typed
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
@@ -56,11 +56,11 @@ def _unlist(point: Any, number: list[int]) -> None:
 
 
 @scoped
-@refuses
+@typed
 def perturbing(
     scope: Scope,
     model: HookedModel,
-    perturbation: Steering,
+    perturbation: Steering | Any,  # refused with advice
     *,
     rows: Int[Tensor, " batch"] | None = None,
     tokens: TokenBatch | None = None,
@@ -173,6 +173,7 @@ def _refuse_silent(hooks: Hooks, layers: Sequence[int], runs: Mapping[int, int])
 
 
 @scoped
+@typed
 def capturing(scope: Scope, model: HookedModel, names: Sequence[str]) -> dict[str, Tensor]:
     """Collect activations by the name asked for, with their gradients (unlike `run_with_cache`).
 

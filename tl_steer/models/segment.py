@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError, SteerError
+from tl_steer.files.signatures import typed
 from tl_steer.hook_points.site import Site
 from tl_steer.models.calls import Calls, forget, recording, run_to, with_axes
 from tl_steer.models.hooks import capturing, installed
@@ -54,6 +55,7 @@ class Segment:
     clean: Float[Tensor, "batch pos d_model"]
     clean_source: Float[Tensor, "batch pos width"]
 
+    @typed
     def __init__(
         self, model: HookedModel, tokens: TokenBatch, source: str | Site, target: str | Site
     ) -> None:

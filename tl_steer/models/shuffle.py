@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import ModelError
+from tl_steer.files.signatures import typed
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.model import HookedModel, parameters_of
 
@@ -13,6 +14,7 @@ _MODEL_STREAM = 0x73687566
 
 
 @scoped
+@typed
 def shuffled(scope: Scope, model: HookedModel, *, seed: int = 0) -> HookedModel:
     """Inside: the entries of every weight matrix, norm and bias are in random order, each within
     its own tensor. Afterwards the weights are bit-equal to what they were, exceptions included.

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tl_steer.errors import ForeignModelError, SettingError
+from tl_steer.files.signatures import typed
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.models.caches import refuse_broken_cache
 from tl_steer.models.lookup import resolve
@@ -18,6 +19,7 @@ from tl_steer.monitoring.session import OnAlert, Watch
 
 
 @scoped
+@typed
 def watch(
     scope: Scope,
     model: HookedModel,
@@ -73,6 +75,7 @@ def watch(
 
 
 @scoped
+@typed
 def watch_torch(
     scope: Scope,
     module: nn.Module,

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_steer.errors import TooLargeError
+
+_MOST = 2**33  # numbers
 _CHUNK = 1024  # rows that are compared with all others at once
 
 
@@ -19,7 +22,13 @@ def random_on_sphere(
     n: int, d: int, *, radius: float | int, generator: torch.Generator
 ) -> Float[Tensor, "vec d"]:
     """`n` points drawn uniformly from the sphere of that radius; drawn on the CPU, so that a seed
-    gives the same vectors on every device."""
+    gives the same vectors on every device.
+
+    Raises:
+        TooLargeError: they would fill more than 32 GiB.
+    """
+    if n * d > _MOST:
+        raise TooLargeError(f"{n} random vectors of width {d} would fill more than 32 GiB.")
     return to_sphere(
         torch.randn(n, d, generator=generator, dtype=torch.float32, device="cpu"), radius
     )

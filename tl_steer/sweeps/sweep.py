@@ -4,6 +4,7 @@ part of the prompts -> every vector, random vectors, none -> cells on disk -> th
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def sweep(
     Effects are those at this radius on prompts like these: prompts of one kind say nothing of
     another kind, and an effect on the next token need not be one on the answer.
     """
-    if generate < 0 or n_random < 0 or part < 1 or batch_rows < 1 or not budget_gib > 0:
+    if generate < 0 or n_random < 0 or part < 1 or batch_rows < 1 or not 0 < budget_gib < math.inf:
         raise SettingError(
             f"generate={generate}, n_random={n_random}, part={part}, batch_rows={batch_rows}, "
             f"budget_gib={budget_gib}: expected at least 0, 0, 1 and 1, and above 0."
