@@ -1,6 +1,7 @@
 """Whatever is given to a public call, it works or says in a `SteerError` what is wrong."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from state import snapshot
 from tiny_monitor import monitor_of
 
 import tl_steer as ts
+from tl_steer.monitoring import detectors
+from tl_steer.monitoring.statistics.categories import Clusters
 
 LAST = ts.Positions(last=1, bos=False)
 
@@ -215,6 +218,27 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
     "load_sweep": (ts.load_sweep, lambda m: {"path": "nowhere"}),
     "bank[...]": (lambda bank, row: bank[row], lambda m: {"bank": bank_of(m), "row": 0}),
 }
+SETTINGS = (
+    ts.methods.Power,
+    ts.methods.Melbo,
+    ts.methods.Dct,
+    ts.methods.Jacobian,
+    ts.methods.Quadratic,
+    ts.methods.Sogi,
+    ts.radii.InBand,
+    ts.radii.Calibrated,
+    ts.radii.ShareOfNorm,
+    ts.elicitation.Vectors,
+    ts.elicitation.Adapters,
+    ts.objectives.Displacement,
+    detectors.Search,
+    detectors.Outlier,
+    detectors.LocalMatchedFilter,
+    Clusters,
+)
+for kind in SETTINGS:
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.init}
+    CALLS[kind.__name__] = kind, lambda _, defaults=defaults: dict(defaults)
 # Whose place is taken by something else is not this call at all.
 OWN = {("score", "monitor"), ("bank[...]", "bank")}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, SettingError
+from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import STAGES
 from tl_steer.models.linear_map import departures, width_of
@@ -24,6 +25,7 @@ from tl_steer.perturbations.sphere import random_on_sphere
 Start = Callable[[Segment, int, float, int, Positions], Packable]
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Vectors:
     """Steering vectors, uniform on the sphere of the radius."""
@@ -38,6 +40,7 @@ class Vectors:
         )
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Adapters:
     """Low-rank adapters on the map whose output the source is: `hook_mlp_out` or `hook_attn_out`.

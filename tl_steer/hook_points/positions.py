@@ -8,8 +8,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
+from tl_steer.files.signatures import typed_fields
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Positions:
     """A choice of tokens that stays right in padded batches and during cached generation.

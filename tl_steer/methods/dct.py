@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class
+from tl_steer.files.signatures import refuse_class, typed_fields
 from tl_steer.methods.protocol import (
     Iterate,
     Method,
@@ -50,6 +50,7 @@ from tl_steer.perturbations.sphere import orthonormal_rows
 Separation = Callable[[Tensor, Tensor], Tensor]
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Dct:
     """Exponential DCT with hard orthogonality.

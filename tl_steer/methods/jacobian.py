@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuses
+from tl_steer.files.signatures import refuses, typed_fields
 from tl_steer.methods.protocol import Iterate, moved, refuse_other_kinds
 from tl_steer.objectives.objective import Objective
 from tl_steer.objectives.response import Pool, ResponseMap, stacked_response
@@ -37,6 +37,7 @@ from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import orthonormal_rows
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Jacobian:
     """Randomised SVD of the Jacobian. For additive vectors.

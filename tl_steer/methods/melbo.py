@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, columns, refuse_crowding
 from tl_steer.objectives.objective import Objective
@@ -34,6 +35,7 @@ from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows, to_tangent
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Melbo:
     """AdamW on the sphere.

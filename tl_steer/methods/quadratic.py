@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuses
+from tl_steer.files.signatures import refuses, typed_fields
 from tl_steer.methods.protocol import (
     Iterate,
     flat,
@@ -44,6 +44,7 @@ from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import orthonormal_rows
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Quadratic:
     """Orthogonalised alternating least squares on the Hessian. For additive vectors.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class
+from tl_steer.files.signatures import refuse_class, typed_fields
 from tl_steer.methods.dct import transcode
 from tl_steer.methods.protocol import Iterate, Method
 from tl_steer.objectives.objective import Objective
@@ -20,6 +20,7 @@ from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import softly_apart
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Sogi:
     """Soft orthogonality of directions.

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed_fields
 
 Steered: TypeAlias = Float[Tensor, "vec batch pos d_model"]
 Clean: TypeAlias = Float[Tensor, "batch pos d_model"]
@@ -26,6 +27,7 @@ PerVector: TypeAlias = Float[Tensor, " vec"]
 Divergence: TypeAlias = Callable[[Steered, Clean, Measured], PerVector]
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Displacement:
     r"""MELBO's objective: $\sum_i \big(\sum_{\tau\in I_i} \|\Delta_{i,\tau}\|_2^p\big)^{1/q}$.
@@ -62,6 +64,7 @@ class Displacement:
         return _safe_power(per_prompt, 1 / (self.q or self.p)).sum(dim=-1)
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Cosine:
     r"""Mean over measured tokens of $1 - \cos(Z_\tau(\theta), Z_\tau(0))$, summed over prompts.

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class
+from tl_steer.files.signatures import refuse_class, typed_fields
 from tl_steer.objectives.divergence import Clean, Divergence, Measured, PerVector, Steered
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Weighted:
     r"""$\sum_k w_k f_k$: an objective, with penalties where a weight is negative.

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_steer.errors import ShapeError
-from tl_steer.files.signatures import refuses
+from tl_steer.errors import SettingError, ShapeError
+from tl_steer.files.signatures import refuses, typed
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.perturbation import Packable
@@ -27,6 +27,7 @@ class Additive(Packable):
 
     kind = "additive"
 
+    @typed
     @refuses
     def __init__(
         self,
@@ -41,6 +42,10 @@ class Additive(Packable):
         if vectors.shape[1] != site.width:
             raise ShapeError(
                 f"Vectors of width {vectors.shape[1]} do not fit {site}, {site.width} wide."
+            )
+        if not (radius is None or (isinstance(radius, (int, float)) and radius >= 0)):
+            raise SettingError(
+                f"radius={radius!r}: expected a number, or None for their mean norm."
             )
         self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
         self.vectors = nn.Parameter(vectors.detach().clone())

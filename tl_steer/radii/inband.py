@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
+from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.models.caches import refuse_no_text, why_no_text
 from tl_steer.models.segment import Segment
@@ -22,6 +23,7 @@ from tl_steer.radii.dose import Group, Sweep
 from tl_steer.radii.rules import Calibrated, RadiusRule
 
 
+@typed_fields
 @dataclass(frozen=True)
 class InBand:
     """The highest radius at which steered text still holds together, found by trying.

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.files.signatures import typed_fields
 from tl_steer.models.segment import Segment
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
@@ -39,6 +40,7 @@ _BRACKET = (1e-3, 4.0)
 _GUESS = 0.2
 
 
+@typed_fields
 @dataclass(frozen=True)
 class ShareOfNorm:
     """A share of the median clean norm of the residual stream at the source (BOS left out)."""
@@ -53,6 +55,7 @@ class ShareOfNorm:
         return self.share * segment.source_norm()
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Calibrated:
     """DCT's calibration, times `scale`.

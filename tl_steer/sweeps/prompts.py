@@ -119,12 +119,8 @@ def source_of(
     if isinstance(prompts, (str, Path)):
         return PromptSource(rows_of_file(Path(prompts)), column, ids, wrap)
     prompts = _table_rows(prompts)
-    number = getattr(prompts, "ndim", None) == 0  # a tensor that cannot be iterated over
-    if (
-        isinstance(prompts, (Mapping, bytes, bytearray))
-        or not isinstance(prompts, Iterable)
-        or number
-    ):
+    no_rows = isinstance(prompts, (Mapping, bytes, bytearray)) or not isinstance(prompts, Iterable)
+    if no_rows or getattr(prompts, "ndim", None) == 0:  # one number in a tensor
         raise PromptError(
             f"Prompts came as a {type(prompts).__name__}; expected a list, a dataset (one split of "
             f"it), a data frame, or the path of a file ({', '.join(filter(None, READERS))})."

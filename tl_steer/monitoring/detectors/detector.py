@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed_fields
 from tl_steer.monitoring.detectors.fitted import (
     Affine,
     Cosines,
@@ -105,6 +106,7 @@ def frame_of(clean: Gaussian, responses: Float[Tensor, "vec d"]) -> Frame:
 Score: TypeAlias = Callable[[Reference], Detector]
 
 
+@typed_fields
 @dataclass(frozen=True)
 class MatchedFilter:
     """How far an activation has moved along each response, in clean standard deviations.
@@ -120,6 +122,7 @@ class MatchedFilter:
         return Affine(weights, -clean.mean @ weights)
 
 
+@typed_fields
 @dataclass(frozen=True)
 class WhitenedCosine:
     """The cosine of activation and response in white coordinates: the share of what is unusual
@@ -133,6 +136,7 @@ class WhitenedCosine:
         return Cosines(frame.weights, frame.bias, frame.responses.T.contiguous())
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Recurrence:
     r"""On what share of clean prompts a vector brings about what is seen, as far as one activation
@@ -152,6 +156,7 @@ class Recurrence:
         return SharedEnergy(mean, examples.unflatten(1, (-1, reference.per_prompt)).half())
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Search:
     """`WhitenedCosine` for banks too large to compare with one by one: most vectors are ruled out
@@ -180,6 +185,7 @@ class Search:
         )
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Unexplained:
     """The energy that the bank does not explain, |z - Pz|².
@@ -199,6 +205,7 @@ class Unexplained:
         return Residual(reference.frame.weights, reference.frame.bias, rank)
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Mahalanobis:
     """The squared Mahalanobis distance |z|², a baseline."""
@@ -207,6 +214,7 @@ class Mahalanobis:
         return Energy.around(reference.gaussian)
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Outlier:
     """`LocalEnergy`: how much farther a token is from its nearest clean ones than they are from
@@ -225,6 +233,7 @@ class Outlier:
         return local_energy(clean, k=_no_more_than(self.k, clean))
 
 
+@typed_fields
 @dataclass(frozen=True)
 class LocalMatchedFilter:
     """`LocalFilter`: the same along every response. Give it as `score`.

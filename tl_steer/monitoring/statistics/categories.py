@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed_fields
 
 _STARTS = 20
 
@@ -57,6 +58,7 @@ class Categories:
 Grouping: TypeAlias = Callable[[Float[Tensor, "request d"], int], Categories]
 
 
+@typed_fields
 @dataclass(frozen=True)
 class Clusters:
     """Categories by k-means.
