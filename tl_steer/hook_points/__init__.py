@@ -1,6 +1,6 @@
 """Where in a model something happens: a hook point (`Site`), and which tokens (`Positions`).
 
-Imports `errors` alone.
+Imports `files`.
 """
 
 from tl_steer.hook_points.positions import (
