@@ -111,11 +111,6 @@ def test_an_answer_is_cut_at_its_first_end_of_text(ids, until, through):
     assert until_end(host(1), row).tolist() == ids
 
 
-def test_a_model_that_cannot_generate_is_named():
-    with pytest.raises(ModelError, match=r"LinearHost has no generate\(\)"):
-        continued(host(1), torch.tensor([[1, 2]]), 3)
-
-
 def test_only_what_is_new_is_continued(one):
     ids = ts.tokenize(one, PROMPTS[:1]).ids
     new = continued(one, ids, 3)

@@ -65,4 +65,10 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
         'f"bank[{repr(rows)[: 81]}]: the bank holds {n} vectors; expected their numbers, a "',
         "a quoted value is cut one character later",
     ),
+    (
+        "monitoring/reader.py",
+        "inside = tokens.parts[part, i, rows, span].masked_fill(~mask[rows, span], -math.inf)",
+        "inside = tokens.parts[part, i, rows, span].masked_fill(~mask[rows, span], +math.inf)",
+        "places outside the mask are overwritten below",
+    ),
 )

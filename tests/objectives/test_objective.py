@@ -113,6 +113,15 @@ def test_a_target_without_a_gradient_is_refused_in_a_sentence(method, function):
         final(method, objective, start)
 
 
+@pytest.mark.parametrize("method", CLIMBERS, ids=lambda m: type(m).__name__)
+def test_gradients_of_weights_are_not_those_of_edits(method):
+    """A model that is not frozen has gradients; those that are climbed must lead to the edits."""
+    weight = torch.nn.Parameter(torch.eye(D, dtype=F64))
+    objective, start = problem(lambda x: x.detach() @ weight)
+    with pytest.raises(SettingError, match="No gradient leads from"):
+        list(method(objective, start))
+
+
 def test_a_divergence_that_breaks_the_gradient_is_refused_and_can_still_be_evaluated():
     def rounded(steered, clean, measured):
         return (steered - clean).detach().round().sum(dim=(1, 2, 3))

@@ -122,7 +122,8 @@ class Derivative:
             (self._pulled,) = torch.autograd.grad(
                 self._pooled, self._theta, self._u, create_graph=True, materialize_grads=True
             )
-        if not self._pulled.requires_grad:
+        # Zeros that stand for "does not depend" say that they want gradients too.
+        if self._pulled.grad_fn is None:
             raise no_gradient(segment)
         self.k = self._pooled.shape[1]
 
