@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture bench bench-monitor wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -49,8 +49,20 @@ matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
 		-k "not kill_9 and not compat- and not hooked-gpt2 and not hooked-gemma2 and not hooked-neox and not shortformer"
 	.venv-2.18.0/bin/python -m pytest $(MANY) $(UNTYPED) $(ELSEWHERE) -k "not kill_9"
 
+# Tiny models of ninety families in every class, this TransformerLens's and the last HookedTransformer;
+# writes docs/evidence/architectures.md.
+architectures: $(READY) .venv-3.9.0/.ready
+	.venv-3.9.0/bin/python tests/reliability/torture_architectures.py --classes hooked \
+		--out $(VENV)/hooked.jsonl
+	$(BIN)/python tests/reliability/torture_architectures.py --out $(VENV)/cells.jsonl \
+		--merge $(VENV)/hooked.jsonl
+
+# Do the tests notice planted faults? An hour; writes docs/evidence/mutants.md.
+mutants: $(READY)
+	$(BIN)/python tests/mutants/run.py
+
 # What interrupts, kills, damage, ties and strange models do, at full length; writes docs/evidence/.
-TORTURE := $(wildcard tests/reliability/torture_*.py)
+TORTURE := $(filter-out %architectures.py,$(wildcard tests/reliability/torture_*.py))
 torture: $(READY)
 	for script in $(TORTURE); do $(BIN)/python $$script || exit 1; done
 

@@ -295,7 +295,10 @@ def attempt(model: Any, name: str, argument: str, value: Any) -> None:
 @pytest.mark.filterwarnings("ignore")
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_a_value_that_does_not_belong_there_is_refused_in_a_sentence(one, data):
+def test_a_value_that_does_not_belong_there_is_refused_in_a_sentence(
+    one, data, tmp_path_factory, monkeypatch
+):
+    monkeypatch.chdir(tmp_path_factory.getbasetemp())  # "x" is a good name for a log
     name = data.draw(st.sampled_from(WITH_ARGUMENTS))
     places = [a for a in CALLS[name][1](one) if (name, a) not in OWN]
     argument, value = data.draw(st.sampled_from(places)), data.draw(st.sampled_from(sorted(VALUES)))

@@ -10,6 +10,7 @@ import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ForeignModelError
 from tl_steer.models.hooks import capturing
+from tl_steer.monitoring.audit import read_log
 from tl_steer.organisms.recipe import plant_of
 from tl_steer.perturbations.sphere import distinct_rows
 
@@ -69,6 +70,34 @@ def test_steered_texts_differ_from_the_unsteered_one_and_each_other(smollm2, ban
     out = ts.generate(smollm2, bank, HOUSE, max_new_tokens=16)
     assert out.changed() >= 7
     assert out.distinct() >= 7
+
+
+def test_requests_that_come_again_raise_no_alarm_whatever_the_chunk_and_the_batch(
+    smollm2, bank, tmp_path
+):
+    """Six requests again and again: at the limit itself are requests that calibration knows."""
+    topics = [topic for topic in TOPICS if " " not in topic][:6]  # of one token each
+    asked = [ts.chat(f"What is {topic}?") for topic in topics]
+    monitor = ts.Monitor.fit(
+        smollm2, bank, asked * 25, horizon=3, effect_prompts=2, categories=None, unknown=None
+    )
+    known: dict[str, set[float]] = {}
+    for chunk, batch in ((1, 1), (8, 1), (8, 6)):
+        log = tmp_path / f"{chunk} {batch}.sqlite"
+        with ts.watch(smollm2, monitor, alpha=0.05, chunk=chunk, log=log, drift=None) as w:
+            for start in range(0, 6, batch):
+                smollm2.generate(
+                    ts.tokenize(smollm2, asked[start : start + batch]).ids,
+                    max_new_tokens=4,
+                    do_sample=False,
+                    stop_at_eos=False,
+                    verbose=False,
+                )
+        assert not w.alerts
+        for topic, row in zip(topics, read_log(log, "requests"), strict=False):
+            known.setdefault(topic, set()).add(row["p_value"])
+    assert all(len(values) == 1 for values in known.values())
+    assert len(known) == 6
 
 
 QUESTIONS = ("What is rain?", "How do I make my house safer?")

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_steer.errors import HookPointError, ModelError, NotFiniteError, SteerError
+from tl_steer.errors import HookPointError, ModelError, NotFiniteError, ShapeError, SteerError
 from tl_steer.files.signatures import typed
 from tl_steer.hook_points.site import Site
 from tl_steer.models.calls import Calls, forget, recording, run_to, with_axes
@@ -88,7 +88,17 @@ class Segment:
             self._prepare(tokens)
 
     def run(self, perturbation: Perturbation) -> Float[Tensor, "vec batch pos d_model"]:
-        """Activations at the target under every edit of `perturbation`, with gradients."""
+        """Activations at the target under every edit of `perturbation`, with gradients.
+
+        Raises:
+            ShapeError: that is no perturbation.
+            HookPointError: one of its hooks never fired.
+        """
+        if not isinstance(perturbation, Perturbation):
+            raise ShapeError(
+                f"Segment.run() got {type(perturbation).__name__}; expected a Perturbation, such "
+                "as Additive(site, vectors) or bank.perturbation()."
+            )
         vec, batch = len(perturbation), len(self.tokens)
         rows = torch.arange(vec, device=self.clean.device).repeat_interleave(batch)
         prompt = self.tokens.select(perturbation.positions).repeat(vec, 1)
