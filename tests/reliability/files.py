@@ -36,7 +36,7 @@ from tl_steer.files.tensors import digest
 from tl_steer.inspection.layout import AXES, INSPECTION_FILE
 from tl_steer.models.gguf import converted
 from tl_steer.organisms.adapter import read_adapter
-from tl_steer.sweeps.folder import STATE_FILE
+from tl_steer.sweeps.state import STATE_FILE
 
 OLD = Path(__file__).parents[1] / "fixtures" / "0.1.0"
 DEEP: Any = 0

@@ -12,7 +12,8 @@ import torch
 
 import tl_steer as ts
 from tl_steer.errors import SweepFileError
-from tl_steer.sweeps.folder import STATE_FILE, Folder
+from tl_steer.sweeps.folder import Folder
+from tl_steer.sweeps.state import STATE_FILE
 
 OLD = Path(__file__).parents[1] / "fixtures" / "0.1.0" / "sweep"
 

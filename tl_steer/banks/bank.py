@@ -7,7 +7,6 @@ A bank is a value. Slicing, sorting and merging make new banks. It says what its
 import dataclasses
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.fingerprint import same_model
+from tl_steer.banks.index import chosen_rows
 from tl_steer.banks.provenance import Provenance, check_fits
-from tl_steer.errors import BankFileError, RowError, SettingError
-from tl_steer.files.jsons import plain_json, text, texts, to_text, whole
+from tl_steer.errors import BankFileError, SettingError
+from tl_steer.files.jsons import plain_json, texts
 from tl_steer.files.signatures import refuses
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.files.tensors import TensorFile
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import STAGES, Site
+from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import KINDS
@@ -338,7 +338,7 @@ def refuse_nonsense(bank: Bank) -> None:
         raise SettingError("the vectors are not finite.")
     try:
         for site in (bank.source, bank.target):
-            refuse_site(site)
+            site.refuse_kinds()
         texts(bank.labels)
         bank.positions.refuse_kinds()
         bank.provenance.refuse_kinds()
@@ -347,79 +347,6 @@ def refuse_nonsense(bank: Bank) -> None:
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def refuse_site(site: Site) -> None:
-    """Raise ValueError for what is no hook point."""
-    text(site.name), whole(site.layer), whole(site.width, least=1)
-    there = re.match(r"blocks\.(\d+)\.", site.name)
-    if site.kind not in STAGES or (there and there[1] != str(site.layer)):
-        raise ValueError(f"{site.name!r}, {site.kind} of layer {site.layer}, is not a hook point")
-
-
-def bankable(perturbation: object) -> Packable:
-    """A perturbation that a bank can hold as what it is.
-
-    Raises:
-        SettingError: none can.
-    """
-    kind = getattr(perturbation, "kind", None)
-    if isinstance(perturbation, Packable) and KINDS.get(str(kind)) is type(perturbation):
-        return perturbation
-    name = type(perturbation).__name__
-    why = "it is not Packable, so it does not say how its parameters become a row of numbers"
-    if isinstance(perturbation, Packable) and kind in KINDS:
-        why = f"its kind {kind!r} is that of {KINDS[kind].__name__}, which does something else"
-    elif isinstance(perturbation, Packable):
-        why = f"its kind {kind!r} is not known: put it into tl_steer.perturbations.KINDS"
-    raise SettingError(
-        f"A bank cannot hold a {name}: {why}. docs/extending.md says what a kind of its own needs."
-    )
-
-
-def refuse_unpackable(start: Packable) -> None:
-    """Pack and unpack a perturbation once, before hours go into it.
-
-    Raises:
-        SettingError: what comes back is not what went in.
-    """
-    name = type(start).__name__
-    try:
-        rows, form = start.pack(), plain_json(start.form())
-        to_text(form)
-        if rows.shape != (len(start), start.packed_width(start.site, form)):
-            raise ValueError(f"it packs into rows of {rows.shape[1]}")
-        again = start.unpack(
-            start.site, rows, radius=start.radius, positions=start.positions, form=form
-        )
-        if not torch.equal(again.pack(), rows):
-            raise ValueError("other numbers come back")
-    except Exception as error:
-        raise SettingError(f"A bank cannot hold a {name}: packing fails ({error}).") from error
-
-
-def chosen_rows(rows: Any, n: int) -> Tensor:
-    """The numbers of the rows that an index chooses of `n`.
-
-    Raises:
-        RowError: there are no such rows.
-    """
-    index = torch.arange(n, device="cpu")
-    try:
-        # Through `range`, because torch knows no step backwards.
-        wanted = list(range(n)[rows]) if isinstance(rows, slice) else rows
-        wanted = torch.as_tensor(wanted, device="cpu")
-        # Bytes would be taken for truth values, and an empty list is of floats.
-        whole = wanted.dtype not in (torch.bool, torch.long) and not wanted.is_floating_point()
-        found: Tensor = index[wanted.long() if whole or wanted.numel() == 0 else wanted]
-    except (TypeError, ValueError, IndexError, RuntimeError):
-        raise RowError(
-            f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a "
-            f"slice, or {n} truth values."
-        ) from None
-    if found.ndim > 1:
-        raise RowError(f"bank[...] with {found.ndim} axes; expected one number, or one axis.")
-    return found.reshape(-1)
 
 
 def largest(bank: Bank, n: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank, refuse_nonsense, refuse_site
+from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank, refuse_nonsense
 from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError
@@ -133,7 +133,7 @@ def site_from_json(meta: Any) -> Site:
     site = Site(
         text(known["name"]), whole(known["layer"]), text(known["kind"]), whole(known["width"])
     )
-    refuse_site(site)
+    site.refuse_kinds()
     return site
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_steer.banks.bank import Bank, bankable, refuse_unpackable
+from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import describe, provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.run import Run
@@ -26,6 +26,7 @@ from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.kinds import bankable, refuse_unpackable
 from tl_steer.radii.inband import AUTO
 from tl_steer.radii.rules import RadiusRule
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import nan
 
-from tl_steer.banks.bank import Bank, bankable
+from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import Provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
 from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method
 from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.kinds import bankable
 from tl_steer.perturbations.perturbation import Packable
 
 

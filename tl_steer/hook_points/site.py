@@ -1,6 +1,9 @@
 """Where in a model something happens: a hook point's name, its layer and its width."""
 
+import re
 from dataclasses import dataclass
+
+from tl_steer.files.jsons import text, whole
 
 # The order in which a block computes its hook points; a source must not come after its target.
 STAGES = {
@@ -26,6 +29,15 @@ class Site:
     layer: int
     kind: str
     width: int
+
+    def refuse_kinds(self) -> None:
+        """Raise ValueError for what is no hook point, as a file may say it."""
+        text(self.name), whole(self.layer), whole(self.width, least=1)
+        there = re.match(r"blocks\.(\d+)\.", self.name)
+        if self.kind not in STAGES or (there and there[1] != str(self.layer)):
+            raise ValueError(
+                f"{self.name!r}, {self.kind} of layer {self.layer}, is not a hook point"
+            )
 
     @property
     def order(self) -> tuple[int, int]:

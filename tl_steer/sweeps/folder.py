@@ -14,57 +14,34 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float, UInt8
-from safetensors import safe_open
 from torch import Tensor
 
 from tl_steer.errors import SettingError, SweepFileError
-from tl_steer.files.jsons import fields, from_text, text, whole
+from tl_steer.files.jsons import from_text
 from tl_steer.files.lock import locked
-from tl_steer.files.tensors import TensorFile
 from tl_steer.files.write import beside, tidy, write_beside
 from tl_steer.sweeps.asked import refuse_asked, refuse_part
 from tl_steer.sweeps.secrets import without_secrets
+from tl_steer.sweeps.state import (
+    RECORD,
+    STATE_FILE,
+    State,
+    is_old,
+    read_old_state,
+    read_state,
+    refuse_state,
+)
 
 VERSION = 1
-STATE_FILE = TensorFile("sweep's state", "tl_steer_sweep", SweepFileError)
 _ASKED, _STATE = "_sweep.json", "_state.safetensors"
 _MOST_ASKED = 1 << 25
-_RECORD = ("parts", "prompts", "digest", "finished")
-
-
-def _no_sums() -> Tensor:
-    return torch.zeros(0, 32, dtype=torch.uint8, device="cpu")
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """How far a sweep has come.
-
-    Attributes:
-        sums: of the directions of responses, over the prompts of each group; a prompt belongs to
-            the group of its number modulo the number of groups.
-        counts: how many responses each sum holds; responses of zero have no direction.
-        parts, prompts: how many are done.
-        digest: of the prompts that are done.
-        finished: whether there are no more.
-        checks: SHA-256 of every part's file, as bytes. None in folders of version 0.1.0.
-    """
-
-    sums: Float[Tensor, "group vec d_target"]
-    counts: Float[Tensor, "group vec"]
-    parts: int = 0
-    prompts: int = 0
-    digest: str = ""
-    finished: bool = False
-    checks: UInt8[Tensor, "part 32"] = field(default_factory=_no_sums)
 
 
 class Folder:
@@ -121,8 +98,8 @@ class Folder:
             return None
         path, asked = self.path / _STATE, self.asked
         try:
-            found, of = (_old_state(path), None) if _is_old(path) else _state(path)
-            _refuse_state(found, asked)
+            found, of = (read_old_state(path), None) if is_old(path) else read_state(path)
+            refuse_state(found, asked)
         except (ValueError, KeyError, TypeError) as error:
             raise SweepFileError(f"{path} cannot be read: {error}") from error
         if of is not None and of != _digest_of(asked):
@@ -183,7 +160,7 @@ class Folder:
 
     def keep(self, state: State) -> None:
         """Replace the state."""
-        meta: dict[str, Any] = {name: getattr(state, name) for name in _RECORD}
+        meta: dict[str, Any] = {name: getattr(state, name) for name in RECORD}
         meta["asked"] = _digest_of(self.asked)
         tensors = {"sums": state.sums, "counts": state.counts, "checks": state.checks}
         self._write(self.path / _STATE, STATE_FILE.payload(meta, tensors))
@@ -267,49 +244,6 @@ class Folder:
             ) from error
 
 
-def _state(path: Path) -> tuple[State, str]:
-    """The state, and the checksum of what it was asked for."""
-    meta, tensors = STATE_FILE.read(path)
-    record = fields(meta, {*_RECORD, "asked", "format"})
-    made = State(**fields(tensors, {"sums", "counts", "checks"}), **{n: record[n] for n in _RECORD})
-    return made, text(record["asked"])
-
-
-def _is_old(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return set(file.metadata() or {}) == {"state"}
-    except Exception:
-        return False  # whoever reads it says why
-
-
-def _old_state(path: Path) -> State:
-    """As version 0.1.0 wrote it, without checksums."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            record = fields(from_text(file.metadata()["state"]), {*_RECORD})
-            return State(file.get_tensor("sums"), file.get_tensor("counts"), **record)
-    except Exception as error:  # the reader has no error of its own for all that can be wrong
-        raise ValueError(str(error)) from error
-
-
-def _refuse_state(state: State, asked: Mapping[str, Any]) -> None:
-    parts, prompts = whole(state.parts, least=1), whole(state.prompts, least=1)
-    text(state.digest)
-    if type(state.finished) is not bool or not parts <= prompts <= parts * asked["part"]:
-        raise ValueError(f"{parts} parts of {asked['part']} prompts are not {prompts}")
-    sums, counts, checks = state.sums, state.counts, state.checks
-    if sums.dtype != torch.float32 or counts.dtype != torch.float32 or sums.ndim != 3:
-        raise ValueError("its sums are not those of a sweep")
-    if counts.shape != sums.shape[:2] or sums.shape[1] != len(asked["who"]) or 0 in sums.shape:
-        raise ValueError("its sums are not those of this sweep's vectors")
-    if not bool(sums.isfinite().all()) or not bool(((counts >= 0) & (counts <= prompts)).all()):
-        raise ValueError("its sums are not those of so many prompts")
-    kept = checks.dtype == torch.uint8 and checks.shape in ((0, 32), (parts, 32))
-    if not kept:
-        raise ValueError("it does not hold a checksum for every part")
-
-
 def _sha256(file: IO[bytes]) -> bytes:
     sha = hashlib.sha256()
     while block := file.read(1 << 20):
@@ -355,23 +289,3 @@ def _alike(there: object, here: object) -> bool:
 def _short(value: object) -> str:
     text = without_secrets(str(value))
     return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def counted(state: State, *, groups: Tensor, directions: Tensor, digest: str) -> State:
-    """The state with one more part.
-
-    Args:
-        groups: the group of every prompt.
-        directions: of its responses, `[vec batch d_target]`; zeros are left out.
-    """
-    sums, counts = state.sums.clone(), state.counts.clone()
-    sums.index_add_(0, groups, directions.transpose(0, 1))
-    counts.index_add_(0, groups, directions.norm(dim=-1).gt(0.5).float().T)
-    return replace(
-        state,
-        sums=sums,
-        counts=counts,
-        parts=state.parts + 1,
-        prompts=state.prompts + len(groups),
-        digest=digest,
-    )

@@ -15,9 +15,10 @@ from tl_steer.hook_points.positions import Positions
 from tl_steer.models.model import HookedModel, context_of
 from tl_steer.models.tokens import whole
 from tl_steer.sweeps.cells import Cells, Read
-from tl_steer.sweeps.folder import Folder, State, counted, refuse_other
+from tl_steer.sweeps.folder import Folder, refuse_other
 from tl_steer.sweeps.prompts import Asked
 from tl_steer.sweeps.result import SweepResult
+from tl_steer.sweeps.state import State, counted
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from tl_steer.errors import SettingError, SweepFileError
 from tl_steer.files.signatures import typed
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
-from tl_steer.sweeps.folder import Folder, State
+from tl_steer.sweeps.folder import Folder
 from tl_steer.sweeps.interval import Interval
+from tl_steer.sweeps.state import State
 from tl_steer.sweeps.systematic import Directions, Evidence, evidence, of_random
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.state import frozen
 from tl_steer.objectives.output_kl import readout
 from tl_steer.sweeps.cells import Cells
-from tl_steer.sweeps.folder import VERSION, Folder, State, refuse_other
+from tl_steer.sweeps.folder import VERSION, Folder, refuse_other
 from tl_steer.sweeps.job import Job, Reader
 from tl_steer.sweeps.metric import Metric
 from tl_steer.sweeps.plan import Plan, edits_of, means_of, plan_of
@@ -30,6 +30,7 @@ from tl_steer.sweeps.prompts import PromptSource, source_of
 from tl_steer.sweeps.result import SweepResult, Who
 from tl_steer.sweeps.scorer import Scorer
 from tl_steer.sweeps.secrets import described
+from tl_steer.sweeps.state import State
 from tl_steer.sweeps.together import Together
 
 _GROUPS = 32
