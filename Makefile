@@ -58,6 +58,7 @@ architectures: $(READY) .venv-3.9.0/.ready
 		--merge $(VENV)/hooked.jsonl
 
 # Do the tests notice planted faults? An hour; writes docs/evidence/mutants.md.
+mutants: export OMP_NUM_THREADS = 1
 mutants: $(READY)
 	$(BIN)/python tests/mutants/run.py
 

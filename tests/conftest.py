@@ -16,12 +16,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # TransformerLens installs torchvision, and with it another torch, to boot a model of images.
 os.environ["PIP_NO_INDEX"] = os.environ["UV_OFFLINE"] = "1"
 
+import hypothesis
 import pytest
 import torch
 import transformer_lens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+# No test measures time, and machines are noisy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 # One thread a process: tiny models want no more, and there are as many processes as cores.
 torch.set_num_threads(1)
 
