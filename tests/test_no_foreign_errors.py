@@ -245,7 +245,8 @@ for kind in SETTINGS:
 # Whose place is taken by something else is not this call at all.
 OWN = {("score", "monitor"), ("bank[...]", "bank")}
 
-WITH_ARGUMENTS = sorted(name for name in CALLS if name not in {"Displacement"})
+WITHOUT = {kind.__name__ for kind in SETTINGS if not dataclasses.fields(kind)}
+WITH_ARGUMENTS = sorted(set(CALLS) - WITHOUT)
 VALUES: dict[str, Any] = {
     "None": None,
     "True": True,

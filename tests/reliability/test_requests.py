@@ -61,4 +61,4 @@ def test_a_changed_monitor_file_is_refused_or_works_to_the_end():
 
 @pytest.mark.skipif(not HAS_BRIDGE, reason="generates with a bridge")
 def test_memory_stays_as_it_is():
-    assert torture.memory(400).failures == 0
+    assert torture.memory(500).failures == 0
