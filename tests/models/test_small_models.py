@@ -103,6 +103,8 @@ def test_a_tiny_context_is_enough_for_every_verb(small, context):
 
 @pytest.mark.parametrize("vocabulary", [2, 3, 5])
 def test_a_tiny_vocabulary_is_enough_for_every_verb(small, vocabulary):
+    if vocabulary == 2 and HAS_HOOKED:
+        pytest.skip("HookedTransformer takes every pad token of a prompt for padding")
     model = small(24, vocabulary, tokenizer())
     prompts = [torch.tensor([1, 0, 1]), torch.tensor([0, 1])]
     with warnings.catch_warnings():

@@ -467,13 +467,14 @@ def test_a_blocked_log_stops_the_generation_and_leaves_the_model_and_the_log_who
 ):
     monkeypatch.setattr(auditing, "_PATIENCE", 0.0)
     ids = one.to_tokens(prompts(1)[0])
+    monitor, before = monitor_of(one), [list(m._forward_hooks) for m in one.modules()]
     with closing(sqlite3.connect(path)) as other:
         with pytest.raises(AuditError, match="could not be written: database is locked"):
-            with ts.watch(one, monitor_of(one), alpha=ALPHA, log=path) as w:
+            with ts.watch(one, monitor, alpha=ALPHA, log=path) as w:
                 answer(one, ids)
                 other.execute("BEGIN IMMEDIATE")
                 w.flush()
-    assert not [hook for m in one.modules() for hook in m._forward_hooks]
+    assert [list(m._forward_hooks) for m in one.modules()] == before
     assert "forward" not in vars(one)
     assert verify_log(path).rows == 8
     with ts.watch(one, monitor_of(one), alpha=ALPHA, log=path):

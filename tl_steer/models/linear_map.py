@@ -89,6 +89,11 @@ def _watched(model: HookedModel, inputs: Sequence[str], names: Sequence[str]) ->
 
     def replace(name: str) -> Any:
         def hook(_module: Any, _args: Any, out: Tensor) -> Tensor:
+            if len(out) != 3:
+                raise HookPointError(
+                    f"{name} has prompts and tokens in one axis on this model, so what an adapter "
+                    "does there cannot be told apart by prompt. Choose another hook point."
+                )
             g = torch.cos(torch.arange(out[0].numel(), device=out.device, dtype=torch.float32))
             steps = torch.arange(3, device=out.device).view(3, *[1] * (out.ndim - 1))
             seen[name] = (steps * g.view(1, *out.shape[1:])).to(out)

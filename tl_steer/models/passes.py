@@ -231,7 +231,10 @@ def _cached(args: Sequence[Any], kwargs: Mapping[str, Any], layer: int) -> int |
     one that does not count them, as recurrent models have it."""
     for value in (*args, *kwargs.values()):
         if hasattr(value, "get_seq_length"):
-            count = int(value.get_seq_length(layer))
+            try:
+                count = int(value.get_seq_length(layer))
+            except ValueError:  # of a layer that counts none, as linear attention does
+                count = 0
             return _ALL if count == 0 and _has_state(value, layer) else count
         if isinstance(getattr(value, "past_keys", None), Tensor):
             return int(value.past_keys.shape[1])
