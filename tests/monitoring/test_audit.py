@@ -117,7 +117,7 @@ def test_rows_come_back_filtered_as_asked(tmp_path):
     with pytest.raises(SettingError, match="not requests"):
         list(read_log(path, "requests", kind="drift"))
     for bad in ({"most_p": float("nan")}, {"since": 10**30}, {"vector": 2**63}):
-        with pytest.raises(SettingError, match="6[24] bits"):
+        with pytest.raises(SettingError, match=r"6[24] bits"):
             list(read_log(path, **bad))
 
 

@@ -26,10 +26,10 @@ TRUE: Mapping[str, str] = {
     r"it is an encoder-decoder": "its blocks are in two stacks",
     r"^(gpt1|t5|bart): .*has no ln_final and unembed": "there is no norm before the "
     "unembedding, or no single stack",
-    r"^(bert|roberta): .*generate\(\) does not work": "masked language models are not continued",
-    r"^(bert|roberta|modernbert-decoder): .*ln_final and unembed": "there is one more layer between "
-    "the last norm and the unembedding",
-    r"^(olmo\d?|flex-olmo): .*to have the same dtype": "TransformerLens's own forward pass without a "
+    r"^(bert|roberta): .*generate\(\) does not work": "masked models are not continued",
+    r"^(bert|roberta|modernbert-decoder): .*ln_final and unembed": "one more layer lies "
+    "between the last norm and the unembedding",
+    r"^(olmo\d?|flex-olmo): .*to have the same dtype": "TransformerLens's own pass without a "
     "cache fails on it in bfloat16",
     r"has prompts and tokens in one axis": "the block flattens what it computes",
     r"^gpt1: .*(did not fire|fired 0 times|Replaying blocks)": "its blocks return lists, which "
