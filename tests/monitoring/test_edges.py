@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from linear import LinearHost
+from scipy.stats import beta
 from tiny_monitor import POS, VEC, WIDTH, monitor_without_a_model, responses, scores_of, synthetic
 
 from tl_steer.banks.fingerprint import Fingerprint
@@ -18,7 +19,9 @@ from tl_steer.monitoring.evidence import Effects, effects_of, references
 from tl_steer.monitoring.identity import Identity, shared_ends
 from tl_steer.monitoring.monitor import split_of
 from tl_steer.monitoring.reader import Standard, statistics
+from tl_steer.monitoring.soundness import refuse_unsound
 from tl_steer.monitoring.statistics.categories import Clusters
+from tl_steer.monitoring.statistics.conformal import Guarantee
 from tl_steer.monitoring.statistics.drift import Drift
 from tl_steer.monitoring.statistics.level import Level
 from tl_steer.monitoring.traffic import Traffic
@@ -502,3 +505,34 @@ def test_the_parts_of_a_statistic_are_largest_on_their_own():
     nats = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]], [[5.0, 1.0]]])  # part request token
     whole, known, unknown = statistics(nats)
     assert (whole.tolist(), known.tolist(), unknown.tolist()) == ([6.0], [3.0], [5.0])
+
+
+# --- what a monitor says of itself
+
+
+def test_a_guarantee_prints_the_rate_that_95_of_100_calibration_sets_stay_below():
+    """By the published distribution, Beta(l, n + 1 - l) with l = floor(alpha (n + 1))."""
+    said = str(Guarantee(0.05, 199))
+    assert f"below {beta.ppf(0.95, 10, 190):.2%} for 95% of such sets" in said
+    assert "5.00% on average" in said
+
+
+def test_a_monitor_says_all_that_it_was_fitted_with():
+    plain = monitor_without_a_model(unknown=None, namer=None, categories=None)
+    assert {plain.settings[name] for name in ("unknown", "namer", "categories")} == {"None"}
+    told = monitor_without_a_model().settings
+    assert all(told[name] != "None" for name in ("score", "unknown", "namer", "categories"))
+
+
+@pytest.mark.parametrize(
+    ("ends", "horizon", "sound"), [(0.0, 4, True), (1.0, 0, True), (0.0, 0, False)]
+)
+def test_a_monitor_for_which_nothing_counts_is_unsound(ends, horizon, sound):
+    monitor = monitor_without_a_model()
+    reader = dataclasses.replace(monitor.reader, ends=ends)
+    panel = dataclasses.replace(monitor, reader=reader, horizon=horizon)
+    if sound:
+        refuse_unsound(panel)
+    else:
+        with pytest.raises(SettingError, match="nothing counts"):
+            refuse_unsound(panel)
