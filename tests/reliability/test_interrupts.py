@@ -18,6 +18,14 @@ QUICK = ("generate", "inspect", "perturbing", "rank", "segment", "shuffled", "sw
 BOTH = [name for name in ("bridge-llama", "hooked-llama", "compat-gpt2") if name in KINDS]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """What a shell starts in the background ignores SIGINT, and so would these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("way", interrupts.WAYS)

@@ -5,6 +5,7 @@ python tests/reliability/torture_interrupts.py [--each N]
 
 import argparse
 import random
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -47,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--each", type=int, default=4)
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     rows = cases(parser.parse_args().each, random.Random(0))
     write("Ctrl-C", PROMISE, rows, command="python tests/reliability/torture_interrupts.py")
 
