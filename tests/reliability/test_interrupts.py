@@ -57,11 +57,17 @@ def test_weights_are_whole_again_when_ctrl_c_is_pressed_while_they_are_put_back(
 
 def test_ctrl_c_during_a_clean_up_is_heard_when_the_clean_up_is_done():
     done = []
+
+    def undo():
+        done.append("before")
+        signal.raise_signal(signal.SIGINT)
+        done.append("behind")
+
     with pytest.raises(KeyboardInterrupt):
         with Scope() as scope:
             scope.undo(done.append, "first")
-            scope.undo(signal.raise_signal, signal.SIGINT)
-    assert done == ["first"]
+            scope.undo(undo)
+    assert done == ["before", "behind", "first"]
 
 
 def test_an_undoing_that_is_interrupted_is_done_again():
@@ -132,7 +138,7 @@ def test_what_a_broken_scope_left_is_put_back_by_the_call_around_it():
 
 def test_a_scope_opened_before_an_undoing_is_closed_after_it():
     order = []
-    inner = Scope()
+    inner, newest = Scope(), Scope()
 
     @whole
     def call():
@@ -140,10 +146,13 @@ def test_a_scope_opened_before_an_undoing_is_closed_after_it():
         outer.undo(order.append, "outer, first")
         inner.__enter__()
         inner.undo(order.append, "inner")
+        inner.close()
         outer.undo(order.append, "outer, last")
+        newest.__enter__()
+        newest.undo(order.append, "newest")
 
     call()
-    assert order == ["outer, last", "inner", "outer, first"]
+    assert order == ["inner", "newest", "outer, last", "outer, first"]
 
 
 def test_an_error_while_setting_up_puts_back_what_was_done():
