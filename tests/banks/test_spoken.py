@@ -219,3 +219,10 @@ def test_banks_compare_by_identity_and_do_not_change(one):
     assert bank != dataclasses.replace(bank)
     with pytest.raises(dataclasses.FrozenInstanceError):
         bank.radius = 1.0
+
+
+def test_a_text_differs_whether_it_comes_before_or_behind_the_unsteered_one_in_the_alphabet():
+    told = dataclasses.replace(
+        TOLD, prompts=("p",), unsteered=("m",), texts=(("a",), ("m",), ("z",)), labels=("",) * 3
+    )
+    assert told.changed() == 2
