@@ -19,7 +19,15 @@ from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
 
 
-class SilentRefusal(Operator):
+class _Own(Operator):
+    """cosmic-ray tests its operators on examples; ours have tests of their own."""
+
+    @classmethod
+    def examples(cls) -> tuple[Any, ...]:
+        return ()
+
+
+class SilentRefusal(_Own):
     """`if wrong: raise ...` whose condition never holds."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
@@ -30,12 +38,8 @@ class SilentRefusal(Operator):
         node.children[1] = parso.parse(f" False and ({node.children[1].get_code().strip()})")
         return node
 
-    @classmethod
-    def examples(cls) -> tuple[Any, ...]:
-        return ()
 
-
-class CallNotMade(Operator):
+class CallNotMade(_Own):
     """A call whose value nobody takes, left out."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
@@ -46,12 +50,8 @@ class CallNotMade(Operator):
         node.children[0] = parso.parse(f"{node.children[0].get_first_leaf().prefix}pass")
         return node
 
-    @classmethod
-    def examples(cls) -> tuple[Any, ...]:
-        return ()
 
-
-class ArgumentNotPassed(Operator):
+class ArgumentNotPassed(_Own):
     """A call without one of its `name=value` arguments."""
 
     def mutation_positions(self, node: Any) -> Iterator[Any]:
@@ -60,10 +60,6 @@ class ArgumentNotPassed(Operator):
 
     def mutate(self, node: Any, index: int) -> Any:
         return parso.parse(" **{}")
-
-    @classmethod
-    def examples(cls) -> tuple[Any, ...]:
-        return ()
 
 
 def _is_call(node: Any) -> bool:

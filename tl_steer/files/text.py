@@ -8,6 +8,12 @@ through it, and whatever prints goes through one of these.
 from tl_steer.errors import plain as plain
 
 
+def said(error: BaseException, *, most: int) -> str:
+    """Somebody else's error in a line: its class, and the first line of what it says."""
+    words = str(error).strip().partition("\n")[0][:most]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
 def one_line(text: str) -> str:
     """Printable text without line breaks, for cells, titles and progress lines."""
     return plain(text.replace("\r\n", "\n")).replace("\n", "⏎")

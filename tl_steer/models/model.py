@@ -112,13 +112,19 @@ def modules_of(model: object) -> list[nn.Module]:
 def parameters_of(model: Any) -> list[Tensor]:
     """Every parameter of the model and of `modules_of` it, each once, and other leaves that want
     gradients; first what the model itself calls its parameters, in its order."""
+    return modules_and_parameters(model)[1]
+
+
+def modules_and_parameters(model: Any) -> tuple[list[nn.Module], list[Tensor]]:
+    """`modules_of` and `parameters_of`, in one walk."""
+    reached = _reached(model)
     found: dict[int, Tensor] = {id(p): p for p in model.parameters()}
-    for one in _reached(model):
+    for one in reached:
         if isinstance(one, nn.Parameter) or (
             isinstance(one, Tensor) and one.is_leaf and one.requires_grad
         ):
             found.setdefault(id(one), one)
-    return list(found.values())
+    return [one for one in reached if isinstance(one, nn.Module)], list(found.values())
 
 
 def _reached(model: Any) -> list[object]:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError
+from tl_steer.files.text import said
 from tl_steer.models.model import HookedModel
 
 Conversation: TypeAlias = Sequence[Mapping[str, Any]]
@@ -35,7 +36,7 @@ def text_row(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
             raise PromptError(
                 "is text, and this model has no tokenizer: pass tensors of token ids."
             ) from error
-        raise PromptError(f"cannot be tokenized ({_said(error)}).") from error
+        raise PromptError(f"cannot be tokenized ({said(error, most=200)}).") from error
     bos = special_id(model, "bos_token_id")
     doubled = len(row) > 1 and bos is not None and int(row[0]) == int(row[1]) == bos
     # to_tokens puts BOS in front even of a rendered chat template that starts with one.
@@ -115,7 +116,7 @@ def _rendered(tokenizer: Any, turns: list[dict[str, Any]]) -> list[int]:
         ids = torch.as_tensor(encoded["input_ids"], device="cpu").flatten().tolist()
     except Exception as error:
         raise PromptError(
-            f"is a conversation that the chat template does not take ({_said(error)})."
+            f"is a conversation that the chat template does not take ({said(error, most=200)})."
         ) from error
     return [int(token) for token in ids]
 
@@ -145,8 +146,3 @@ def _arguments(function: Callable[..., Any]) -> Mapping[str, Any]:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}
-
-
-def _said(error: Exception) -> str:
-    words = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__

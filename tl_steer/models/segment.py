@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError, ShapeError, SteerError
 from tl_steer.files.signatures import typed
+from tl_steer.files.text import said
 from tl_steer.hook_points.site import Site
 from tl_steer.models.calls import Calls, forget, recording, run_to, with_axes
 from tl_steer.models.hooks import capturing, installed
@@ -224,8 +225,7 @@ def _told(what: str) -> Iterator[None]:
     except (SteerError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise ModelError(f"{what} fails on this model: {type(error).__name__}: {reason}") from error
+        raise ModelError(f"{what} fails on this model: {said(error, most=300)}") from error
 
 
 def _stop(model: HookedModel, target: Site) -> int | None:

@@ -11,7 +11,13 @@ from torch.utils.hooks import RemovableHandle
 
 from tl_steer.errors import ModelError
 from tl_steer.files.undo import Scope, scoped
-from tl_steer.models.model import HookedModel, device_of, model_name, modules_of, parameters_of
+from tl_steer.models.model import (
+    HookedModel,
+    device_of,
+    model_name,
+    modules_and_parameters,
+    parameters_of,
+)
 
 
 @scoped
@@ -54,13 +60,13 @@ def frozen(scope: Scope, model: HookedModel) -> None:
     Raises:
         ModelError: the weights are on the meta device.
     """
-    weights = parameters_of(model)
+    modules, weights = modules_and_parameters(model)
     _refuse_meta(model)
     # Those made in inference mode want none as it is, and take no flag outside of it.
-    parameters = [(p, p.requires_grad) for p in weights if not p.is_inference()]
-    modules = modules_of(model)
-    scope.undo(_put_back, parameters, [(m, m.training) for m in modules])
-    _put_back([(p, False) for p, _ in parameters], [(m, False) for m in modules])
+    flags = [(p, p.requires_grad) for p in weights if not p.is_inference()]
+    scope.undo(_set_flags, flags)
+    _set_flags([(p, False) for p, _ in flags])
+    evaluating(scope, modules)
     scope.enter_context(own_run())
     scope.enter_context(torch.inference_mode(False))
     scope.enter_context(torch.enable_grad())
@@ -110,11 +116,18 @@ def _refuse_meta(model: HookedModel) -> None:
         )
 
 
-def _put_back(
-    parameters: Sequence[tuple[Tensor, bool]], modes: Sequence[tuple[nn.Module, bool]]
-) -> None:
-    for parameter, flag in parameters:
+def evaluating(scope: Scope, modules: Sequence[nn.Module]) -> None:
+    """The modules are in eval mode while the scope lasts."""
+    scope.undo(_set_modes, [(module, module.training) for module in modules])
+    _set_modes([(module, False) for module in modules])
+
+
+def _set_flags(flags: Sequence[tuple[Tensor, bool]]) -> None:
+    for parameter, flag in flags:
         parameter.requires_grad_(flag)
+
+
+def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
     for module, mode in modes:
         module.training = mode
 

@@ -29,7 +29,7 @@ from tl_steer.errors import HookPointError, ModelError
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel, modules_of
-from tl_steer.models.state import listen, own_depth, own_run, uncompiled
+from tl_steer.models.state import evaluating, listen, own_depth, own_run, uncompiled
 
 
 @runtime_checkable
@@ -143,9 +143,7 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     with Scope() as scope:
         for i, (module, before) in enumerate(host.points):
             _listen(scope, module, before, functools.partial(seen.__setitem__, i))
-        for module in modules_of(host.model):
-            scope.undo(setattr, module, "training", module.training)
-            module.training = False
+        evaluating(scope, modules_of(host.model))
         scope.enter_context(own_run())
         with torch.no_grad():
             host.model(ids.to(host.device))

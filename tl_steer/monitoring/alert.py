@@ -1,5 +1,6 @@
 """Alerts: which known perturbation a request looks like, and what that perturbation does."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -225,9 +226,29 @@ def unscorable_alert(
     tokenizer: Any = None,
 ) -> Alert:
     """The alert for a request with tokens that could not be scored, `lost`."""
+    return dataclasses.replace(
+        _nameless(panel, UNSCORABLE, request, alpha, p_value, threshold),
+        tokens=tuple(
+            Fired(i, int(ids[i]), _text(tokenizer, ids[i]), math.nan) for i in lost if i < len(ids)
+        ),
+        trace=(math.nan,) * (max(lost) + 1),
+        examples=panel.examples,
+    )
+
+
+def drift_alert(panel: Panel, *, request: str, alpha: float, peak: float) -> Alert:
+    """The drift alarm as the audit log keeps it; the p-value is Ville's bound."""
+    alert = _nameless(panel, DRIFT, request, alpha, 1 / peak, 1 / alpha)
+    return dataclasses.replace(alert, statistic=peak)
+
+
+def _nameless(
+    panel: Panel, kind: str, request: str, alpha: float | int, p_value: float, threshold: float
+) -> Alert:
+    """An alert about no vector and no token, without a statistic."""
     return Alert(
         request=request,
-        kind=UNSCORABLE,
+        kind=kind,
         vector=None,
         label="",
         rank=0,
@@ -237,31 +258,6 @@ def unscorable_alert(
         vector_p=math.nan,
         statistic=math.nan,
         threshold=threshold,
-        explained=math.nan,
-        tokens=tuple(
-            Fired(i, int(ids[i]), _text(tokenizer, ids[i]), math.nan) for i in lost if i < len(ids)
-        ),
-        alternatives=(),
-        trace=(math.nan,) * (max(lost) + 1),
-        bank=panel.bank,
-        examples=panel.examples,
-    )
-
-
-def drift_alert(panel: Panel, *, request: str, alpha: float, peak: float) -> Alert:
-    """The drift alarm as the audit log keeps it; the p-value is Ville's bound."""
-    return Alert(
-        request=request,
-        kind=DRIFT,
-        vector=None,
-        label="",
-        rank=0,
-        named=0,
-        alpha=alpha,
-        p_value=1 / peak,
-        vector_p=math.nan,
-        statistic=peak,
-        threshold=1 / alpha,
         explained=math.nan,
         tokens=(),
         alternatives=(),
