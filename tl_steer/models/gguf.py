@@ -5,7 +5,6 @@ under another name and renamed when complete, with a manifest of checksums; one 
 or does not match its manifest is thrown away and made again.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import ModelError
+from tl_steer.files.digest import sha256
 
 _MANIFEST = "manifest.json"
 
@@ -33,7 +33,7 @@ def converted(gguf: Path, *, cache: Path | None = None) -> Path:
     """
     if not gguf.is_file():
         raise ModelError(f"No GGUF file at {gguf}.")
-    digest = sha256(gguf)
+    digest = _sum_of(gguf)
     folder = (cache or cache_folder()) / f"{gguf.stem}-{digest[:16]}"
     if is_whole(folder):
         return folder
@@ -78,17 +78,14 @@ def is_whole(folder: Path) -> bool:
     """Whether every file of a cache folder is there with the checksum it was written with."""
     try:
         listed: Any = json.loads((folder / _MANIFEST).read_text())
-        return bool(listed) and all(sha256(folder / name) == sum_ for name, sum_ in listed.items())
+        return bool(listed) and all(_sum_of(folder / name) == sum_ for name, sum_ in listed.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
-def sha256(path: Path) -> str:
+def _sum_of(path: Path) -> str:
     with open(path, "rb") as file:
-        sha = hashlib.sha256()
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
+        return sha256(file).hex()
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -123,7 +120,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    sums = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    sums = {path.name: _sum_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
     for name in sums:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import SettingError, SweepFileError
+from tl_steer.files.digest import sha256
 from tl_steer.files.jsons import from_text
 from tl_steer.files.lock import locked
+from tl_steer.files.text import shorten
 from tl_steer.files.write import beside, tidy, write_beside
 from tl_steer.sweeps.asked import refuse_asked, refuse_part
 from tl_steer.sweeps.secrets import without_secrets
@@ -219,7 +221,7 @@ class Folder:
             if check is None or self._known.get(path.name) == now:
                 return
             with open(path, "rb") as file:
-                own = _sha256(file)
+                own = sha256(file)
         except OSError as error:
             raise SweepFileError(
                 f"{self.path} is incomplete: {path.name} is gone or cannot be read ({error}). Put "
@@ -242,13 +244,6 @@ class Folder:
             raise SweepFileError(
                 f"{error} Make room and go on with resume={str(self.path)!r}."
             ) from error
-
-
-def _sha256(file: IO[bytes]) -> bytes:
-    sha = hashlib.sha256()
-    while block := file.read(1 << 20):
-        sha.update(block)
-    return sha.digest()
 
 
 def _content(path: Path, most: int) -> bytes:
@@ -287,5 +282,4 @@ def _alike(there: object, here: object) -> bool:
 
 
 def _short(value: object) -> str:
-    text = without_secrets(str(value))
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return shorten(without_secrets(str(value)), 80)
