@@ -8,8 +8,12 @@ import threading
 
 import pytest
 import torch
+from conftest import bank_of
+from safetensors import SafetensorError, safe_open
 
-from tl_steer.errors import SettingError, WriteError
+from tl_steer.banks import load_bank
+from tl_steer.errors import BankFileError, SettingError, WriteError
+from tl_steer.files import tensors
 from tl_steer.files.lock import locked
 from tl_steer.files.write import beside, tidy, write_beside
 
@@ -163,3 +167,36 @@ def test_tensors_that_share_their_memory_are_saved(tmp_path):
     meta, tensors = file.read(path)
     assert meta == {"format": 1}
     assert torch.equal(tensors["c"], one.view(2, 3).T)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(one, tmp_path, monkeypatch):
+    """safetensors opens a file twice: it may see the head of one and the body of another."""
+    path, opened = tmp_path / "bank.safetensors", []
+    old, new = bank_of(one), bank_of(one).label(0, "another")
+
+    def replaced(*args, **kwargs):
+        opened.append(1)
+        if len(opened) == 1:
+            new.save(path)
+            raise SafetensorError("size <1964> is smaller than the required mapping size <5964>")
+        return safe_open(*args, **kwargs)
+
+    old.save(path)
+    monkeypatch.setattr(tensors, "safe_open", replaced)
+    assert load_bank(path).labels == new.labels
+    assert len(opened) == 2
+
+
+def test_a_damaged_file_that_stays_is_read_once(one, tmp_path, monkeypatch):
+    path, opened = tmp_path / "bank.safetensors", []
+    bank_of(one).save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+
+    def counted(*args, **kwargs):
+        opened.append(1)
+        return safe_open(*args, **kwargs)
+
+    monkeypatch.setattr(tensors, "safe_open", counted)
+    with pytest.raises(BankFileError, match="damaged"):
+        load_bank(path)
+    assert len(opened) == 1

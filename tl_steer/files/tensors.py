@@ -7,6 +7,7 @@ refuses as well, before the old file is replaced.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from tl_steer.files.write import write_beside
 Sizes = Mapping[str, list[int]]
 # Of safetensors itself: names, shapes and places of all tensors, and our header.
 _MOST_IN_FRONT = 100_000_000
+_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,23 @@ class TensorFile:
         Raises:
             `error`: the file is missing, damaged, changed, or of another kind.
         """
+        # safetensors opens a file twice, and what is written now may come between: the head of one
+        # file and the body of another.
+        for _ in range(_TRIES):
+            there = _which(path)
+            try:
+                return self._read(path, refuse_names, refuse_sizes)
+            except SteerError:
+                if _which(path) == there:
+                    raise
+        return self._read(path, refuse_names, refuse_sizes)
+
+    def _read(
+        self,
+        path: Path,
+        refuse_names: Callable[[Path, list[str]], None] | None,
+        refuse_sizes: Callable[[Path, dict[str, Any], Sizes], None] | None,
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             if not path.is_file():
                 raise self.error(f"No {self.what} at {path}.")
@@ -138,6 +157,15 @@ class TensorFile:
                 f"{self.version}. If it is newer, upgrade tl_steer."
             )
         return dict(meta)
+
+
+def _which(path: Path) -> tuple[int, ...] | None:
+    """Tells a file from one that has replaced it; nothing where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
