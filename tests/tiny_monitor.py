@@ -9,7 +9,7 @@ import torch
 from conftest import TARGET, bank_of
 
 import tl_steer as ts
-from tl_steer.banks import Fingerprint
+from tl_steer.models import Fingerprint
 from tl_steer.monitoring import Effects, Traffic, split_of
 from tl_steer.monitoring.detectors import MatchedFilter
 from tl_steer.monitoring.identity import Identity

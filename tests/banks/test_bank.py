@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 import tl_steer as ts
 from tl_steer.banks.bank import largest
-from tl_steer.banks.fingerprint import Fingerprint, fingerprint
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, RowError, SettingError
+from tl_steer.models.fingerprint import Fingerprint, fingerprint
 
 
 def bank(n=5, *, seed=0, model="tiny", labels=()):

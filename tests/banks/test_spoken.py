@@ -9,12 +9,12 @@ from conftest import PROMPTS, bank_of
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.provenance import Provenance
 from tl_steer.banks.selection import Round, Selection
 from tl_steer.banks.verdict import VERDICTS, verdict_of
 from tl_steer.errors import ForeignModelError, SettingError
+from tl_steer.models.fingerprint import Fingerprint
 
 TOLD = Generations(
     prompts=("one", "two"),

@@ -8,10 +8,10 @@ import torch
 from torch.nn.functional import normalize
 
 import tl_steer as ts
-from tl_steer.banks.fingerprint import Fingerprint, same_model
 from tl_steer.banks.provenance import Provenance, describe
 from tl_steer.errors import SettingError
 from tl_steer.hook_points import Site
+from tl_steer.models.fingerprint import Fingerprint, same_model
 
 MARK = Fingerprint(tuple(float(i) for i in range(48)), 6, 4, 31, "float32")
 SOURCE = Site("blocks.1.hook_resid_post", 1, "hook_resid_post", 6)

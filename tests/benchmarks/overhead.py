@@ -12,7 +12,7 @@ from page import table
 from torch import Tensor
 
 import tl_steer as ts
-from tl_steer.banks import fingerprint
+from tl_steer.models import fingerprint
 from tl_steer.models.taps import host_of, listening
 from tl_steer.monitoring.detectors import detector
 from tl_steer.monitoring.evidence import Effects

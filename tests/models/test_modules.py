@@ -12,7 +12,7 @@ from state import snapshot
 from torch import nn
 
 import tl_steer as ts
-from tl_steer.banks.fingerprint import fingerprint
+from tl_steer.models.fingerprint import fingerprint
 from tl_steer.models.model import modules_of, parameters_of
 from tl_steer.models.shuffle import shuffled
 from tl_steer.models.state import frozen

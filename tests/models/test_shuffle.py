@@ -7,8 +7,8 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.banks.fingerprint import fingerprint
 from tl_steer.errors import ForeignModelError, ModelError
+from tl_steer.models.fingerprint import fingerprint
 from tl_steer.models.shuffle import shuffled
 
 FAST = {"source": SOURCE, "target": TARGET, "n": 2, "radius": 3.0, "progress": False}

@@ -9,9 +9,9 @@ from conftest import HAS_BRIDGE, HAS_HOOKED, tokenizer
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.banks.fingerprint import fingerprint
 from tl_steer.errors import ModelError, PromptError
 from tl_steer.models.bare import fixed_tokens
+from tl_steer.models.fingerprint import fingerprint
 from tl_steer.radii import InBand
 
 SITES = {"source": "blocks.0.hook_resid_post", "target": "blocks.1.hook_resid_post"}

@@ -11,8 +11,8 @@ from linear import LinearHost
 from scipy.stats import beta
 from tiny_monitor import POS, VEC, WIDTH, monitor_without_a_model, responses, scores_of, synthetic
 
-from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import ForeignModelError, PromptError, SettingError
+from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.monitoring import panel
 from tl_steer.monitoring.alert import alert_for
 from tl_steer.monitoring.evidence import Effects, effects_of, references

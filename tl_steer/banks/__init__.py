@@ -8,7 +8,6 @@ from tl_steer.banks.adopt import adopt as adopt
 from tl_steer.banks.bank import Bank as Bank
 from tl_steer.banks.control import random_bank as random_bank
 from tl_steer.banks.file import load_bank as load_bank
-from tl_steer.banks.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
 from tl_steer.banks.generate import generate as generate
 from tl_steer.banks.generations import Generations as Generations
 from tl_steer.banks.halve import halve as halve

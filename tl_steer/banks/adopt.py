@@ -3,10 +3,10 @@
 import dataclasses
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.fingerprint import fingerprint
 from tl_steer.errors import HookPointError
 from tl_steer.files.signatures import typed
 from tl_steer.hook_points.site import Site
+from tl_steer.models.fingerprint import fingerprint
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel, model_name
 

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.fingerprint import same_model
 from tl_steer.banks.index import chosen_rows
 from tl_steer.banks.provenance import Provenance, check_fits
 from tl_steer.errors import BankFileError, SettingError
@@ -26,6 +25,7 @@ from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.files.tensors import TensorFile
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
+from tl_steer.models.fingerprint import same_model
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import KINDS

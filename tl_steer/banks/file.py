@@ -12,13 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank, refuse_nonsense
-from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError
 from tl_steer.files.jsons import fields, real, text, texts, whole
 from tl_steer.files.signatures import typed
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
+from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.perturbations.kinds import KINDS
 
 _STATE = "state."

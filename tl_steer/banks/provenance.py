@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from tl_steer.banks.fingerprint import Fingerprint, fingerprint, same_model
 from tl_steer.errors import ForeignModelError
 from tl_steer.files.jsons import plain_json, real, text, texts, whole
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
+from tl_steer.models.fingerprint import Fingerprint, fingerprint, same_model
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import TokenBatch

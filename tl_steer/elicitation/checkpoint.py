@@ -21,13 +21,13 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.file import load_checkpoint, save_checkpoint
-from tl_steer.banks.fingerprint import same_model
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.jsons import fields, from_text, plain_json, text, to_text, whole
 from tl_steer.files.lock import locked
 from tl_steer.files.write import beside, tidy
 from tl_steer.hook_points.site import Site
+from tl_steer.models.fingerprint import same_model
 from tl_steer.perturbations.perturbation import Packable
 
 _RUN, _METHOD = "run", "method."

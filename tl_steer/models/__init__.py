@@ -1,9 +1,11 @@
 """Models: the one wing that knows what a model is.
 
 What it must have (`HookedModel`), how it is loaded, put back as it was, hooked, tokenized for,
-replayed in part (`Segment`) and listened to. Imports `perturbations` and what lies below.
+told apart (`fingerprint`), replayed in part (`Segment`) and listened to. Imports `perturbations`
+and what lies below.
 """
 
+from tl_steer.models.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
 from tl_steer.models.hooks import (
     Steering as Steering,
     capturing as capturing,

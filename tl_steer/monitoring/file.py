@@ -13,11 +13,11 @@ from tl_steer.banks.file import (
     bank_from_json,
     site_from_json,
 )
-from tl_steer.banks.fingerprint import Fingerprint
 from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.files.jsons import plain_json
 from tl_steer.files.signatures import typed
 from tl_steer.files.tensors import TensorFile, digest
+from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.monitoring.calibration import Calibration
 from tl_steer.monitoring.detectors.fitted import FITTED
 from tl_steer.monitoring.identity import Identity

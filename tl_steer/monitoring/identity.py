@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.fingerprint import Fingerprint, fingerprint
 from tl_steer.errors import ForeignModelError, PromptError
 from tl_steer.models.bare import fixed_tokens
+from tl_steer.models.fingerprint import Fingerprint, fingerprint
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel, context_of, model_name
 from tl_steer.models.rows import ends_of
@@ -32,7 +32,7 @@ class Identity:
     """A model, its arithmetic, and how it is prompted.
 
     Attributes:
-        fingerprint: `banks.fingerprint`.
+        fingerprint: `models.fingerprint`.
         checked: raw activations of eight fixed tokens at every site (fewer where the context ends
             before), not centred and not scaled.
         prefix, suffix: tokens that every prompt began and ended with (the chat template's), empty
