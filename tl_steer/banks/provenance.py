@@ -99,9 +99,10 @@ def prompts_hash(tokens: TokenBatch) -> str:
 
 
 def describe(value: Any) -> str:
-    """A dataclass with the settings that its `repr` shows; a function, or an object without a
-    `repr` of its own, by name: the default `repr` holds a memory address."""
-    if _is_record(value):
+    """A dataclass with the settings that its `repr` shows, if that is the one it was given; a
+    function, or an object without a `repr` of its own, by name: the default `repr` holds a memory
+    address."""
+    if _is_record(value) and value.__dataclass_params__.repr:
         shown = (f.name for f in dataclasses.fields(value) if f.repr)
         settings = (f"{name}={_text(getattr(value, name))}" for name in shown)
         return f"{type(value).__name__}({', '.join(settings)})"

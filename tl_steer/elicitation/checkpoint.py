@@ -239,8 +239,7 @@ def _other_model(made: Provenance, asked: Provenance) -> bool:
 
 
 def _model(of: Provenance) -> str:
-    mark = of.fingerprint
-    return f"{of.model} ({mark.dtype}, fingerprint {mark.signature[0]:.4f} …)"
+    return f"{of.model} ({of.fingerprint})"
 
 
 def _same_radius(saved: Saved, radius: str) -> bool:

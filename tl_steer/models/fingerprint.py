@@ -22,6 +22,10 @@ class Fingerprint:
     d_vocab: int
     dtype: str
 
+    def __str__(self) -> str:
+        first, last = self.signature[0], self.signature[-1]
+        return f"{self.dtype}, fingerprint {first:.4f} … {last:.4f}"
+
 
 def same_model(a: Fingerprint, b: Fingerprint) -> bool:
     """Whether two fingerprints can come from one model, seen through different classes or
