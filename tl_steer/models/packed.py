@@ -19,12 +19,13 @@ from torch import Tensor
 from tl_steer.errors import ModelError
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
+from tl_steer.models.calls import Call
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import TokenBatch
 
 # Attention costs the square of the length; and what saves less is not worth it.
-_LONGEST, _WORTH = 768, 0.8
+LONGEST, _WORTH = 768, 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +115,30 @@ class Packed(Segment):
         )
         return fresh
 
-    def _packed_call(self, call: Any, padded: torch.Size) -> Any:
-        dtype, sees = self._entering.dtype, self.packing.sees()[None, None].to(call.device)
-        mask = torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
-        args = tuple(_in_one_row(a, self.packing, padded, mask) for a in call.args)
-        kwargs = {k: _in_one_row(v, self.packing, padded, mask) for k, v in call.kwargs.items()}
-        if "attention_mask" in kwargs:  # where no prompt is padded it may have been None
-            kwargs["attention_mask"] = mask
-        elif not any(value is mask for value in args):
-            raise ModelError("These blocks take no mask for pairs of tokens, so nothing is packed.")
-        return replace(call, args=args, kwargs=kwargs)
+    def _packed_call(self, call: Call, padded: torch.Size) -> Call:
+        return with_mask(call, self.packing, padded, self._entering.dtype)
+
+
+def with_mask(call: Call, packing: Packing, padded: torch.Size, dtype: torch.dtype) -> Call:
+    """How a block was called on `padded` prompts, for the one row that holds them all.
+
+    Raises:
+        ModelError: the block takes no mask for pairs of tokens.
+    """
+    sees = packing.sees()[None, None].to(call.device)
+    mask = torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+    args = tuple(_in_one_row(a, packing, padded, mask) for a in call.args)
+    kwargs = {k: _in_one_row(v, packing, padded, mask) for k, v in call.kwargs.items()}
+    if "attention_mask" in kwargs:  # where no prompt is padded it may have been None
+        kwargs["attention_mask"] = mask
+    elif not any(value is mask for value in args):
+        raise ModelError("These blocks take no mask for pairs of tokens, so nothing is packed.")
+    return replace(call, args=args, kwargs=kwargs)
+
+
+def worth_packing(packing: Packing) -> bool:
+    """Whether it saves work, and the row is not so long that attention eats it up again."""
+    return len(packing) <= min(_WORTH * packing.column.numel(), LONGEST)
 
 
 def _in_one_row(value: Any, packing: Packing, padded: torch.Size, mask: Tensor) -> Any:
@@ -150,8 +165,7 @@ def packed_if_possible(
     """Prompts packed where that saves work and this model's blocks allow it, apart otherwise."""
     if len(tokens) > 1:
         packing = packing_of(tokens)
-        saves = len(packing) <= _WORTH * tokens.ids.numel() and len(packing) <= _LONGEST
-        if saves and packing.agrees(tokens.select(positions)):
+        if worth_packing(packing) and packing.agrees(tokens.select(positions)):
             try:
                 return Packed(model, tokens, source, target)
             except (ModelError, RuntimeError, IndexError, TypeError, ValueError):
