@@ -7,6 +7,7 @@ import sys
 
 import conftest
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from state import snapshot
 
@@ -14,6 +15,7 @@ import tl_steer as ts
 from tl_steer.banks.control import random_bank
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.halve import halve, schedule
+from tl_steer.banks.rank import SCORES
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
 
 VALIDATION = [f"t5 t9 t{i}" for i in range(20, 28)]
@@ -237,3 +239,35 @@ def test_it_saves_and_shows(one, spoken, tmp_path):
         assert "held out" in text
         assert "unsteered" in text
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["switch", "next_token_kl"])
+def test_a_score_that_needs_no_label_chooses_by_its_name(one, name):
+    """Every round's prompts together count for as much as they are."""
+    bank = bank_of(one, n=4)
+    found = halve(one, bank, name, VALIDATION, held_out=HELD_OUT, keep=2)
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0)).tolist()
+    known = ts.tokenize(one, VALIDATION).take(order)
+    with ts.models.frozen(one), torch.no_grad():
+
+        def score(rows, first, last):
+            return SCORES[name](one, bank[rows], known.take(range(first, last)))
+
+        first = score([0, 1, 2, 3], 0, 4)
+        alive = sorted(first.argsort(descending=True, stable=True)[:2].tolist())
+        means = (first[alive] + score(alive, 4, 8)) / 2
+        held_out = SCORES[name](one, bank[alive], ts.tokenize(one, HELD_OUT))
+    best = means.argsort(descending=True, stable=True)
+    assert found.winners == tuple(alive[i] for i in best.tolist())
+    assert found.validation == pytest.approx(means[best].tolist(), abs=1e-4)
+    assert found.held_out == pytest.approx(held_out[best].tolist(), abs=1e-4)
+    # Nothing is moved, and nothing is said that was not likely.
+    assert found.unsteered_validation == found.unsteered_held_out == pytest.approx(0, abs=1e-5)
+    assert found.settings["metric"] == name
+
+
+def test_scores_that_are_none_are_refused_before_any_work(one):
+    with pytest.raises(SettingError, match=r"there are response_norm.*switch"):
+        halve(one, bank_of(one), "beauty", VALIDATION, held_out=HELD_OUT)
+    with pytest.raises(NotFiniteError, match="gave nan"):
+        halve(one, bank_of(one), "growth", VALIDATION, held_out=HELD_OUT)

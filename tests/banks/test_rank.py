@@ -11,13 +11,12 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.banks.rank import (
-    SCORES,
+from tl_steer.banks.rank import SCORES, rank
+from tl_steer.banks.scores import (
     Growth,
     Toward,
     next_token_kl,
     novelty,
-    rank,
     response_norm,
     single_token,
 )
@@ -59,7 +58,7 @@ def test_the_exponent_of_a_known_power_law(monkeypatch):
     def cubic(segment, bank, vectors):
         return vectors * vectors.norm(dim=1, keepdim=True) ** 2
 
-    monkeypatch.setattr(sys.modules["tl_steer.banks.rank"], "_respond", cubic)
+    monkeypatch.setattr(sys.modules["tl_steer.banks.scores"], "_respond", cubic)
     found = Growth()(host, bank, ts.tokenize(host, ["1 2 3 4"]))
     torch.testing.assert_close(found, torch.full((3,), 6.0))
 
@@ -99,7 +98,7 @@ def test_scores_follow_their_vectors_whatever_the_order(one, score):
     torch.testing.assert_close(mixed, straight[order], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["response_norm", "novelty", "next_token_kl", "growth"])
+@pytest.mark.parametrize("name", SCORES)
 def test_rank_keeps_the_score_and_orders_by_it(one, name):
     bank, before = bank_of(one), snapshot(one)
     ranked = rank(one, bank, PROMPTS, by=name)
@@ -169,7 +168,7 @@ def test_growth_is_the_slope_that_the_given_radii_have(monkeypatch):
         size = vectors.norm(dim=1, keepdim=True)
         return vectors * (1 + size)
 
-    monkeypatch.setattr(sys.modules["tl_steer.banks.rank"], "_respond", bent)
+    monkeypatch.setattr(sys.modules["tl_steer.banks.scores"], "_respond", bent)
     tokens = ts.tokenize(host, ["1 2 3 4"])
     for factors in ((1.0, 3.0), (0.5, 2.0)):
         low, high = (2 * f for f in factors)

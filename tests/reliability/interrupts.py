@@ -64,6 +64,8 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "sweep": lambda m: ts.sweep(m, bank_of(m), PROMPTS, generate=2, n_random=1, progress=False),
     "inspect": lambda m: ts.inspect(m, bank_of(m), PROMPTS[0]),
     "rank": lambda m: ts.rank(m, bank_of(m), PROMPTS, by="next_token_kl"),
+    "rank, switch": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="switch"),
+    "rank, flatness": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="flatness"),
     "dose_response": lambda m: ts.dose_response(
         m, bank_of(m)[:1], PROMPTS[:1], shares=(0.5,), signs=(1,), max_new_tokens=4
     ),

@@ -8,16 +8,13 @@ from tl_steer.banks.adopt import adopt as adopt
 from tl_steer.banks.bank import Bank as Bank
 from tl_steer.banks.control import random_bank as random_bank
 from tl_steer.banks.file import load_bank as load_bank
+from tl_steer.banks.flatness import Flatness as Flatness
 from tl_steer.banks.generate import generate as generate
 from tl_steer.banks.generations import Generations as Generations
 from tl_steer.banks.halve import halve as halve
 from tl_steer.banks.provenance import Provenance as Provenance, check_fits as check_fits
-from tl_steer.banks.rank import (
-    SCORES as SCORES,
-    Growth as Growth,
-    Score as Score,
-    Toward as Toward,
-    rank as rank,
-)
+from tl_steer.banks.rank import SCORES as SCORES, rank as rank
+from tl_steer.banks.scores import Growth as Growth, Score as Score, Toward as Toward
 from tl_steer.banks.selection import Selection as Selection
+from tl_steer.banks.switch import Switch as Switch
 from tl_steer.banks.verdict import mark as mark, marked as marked

@@ -3,6 +3,7 @@
 many vectors, few prompts -> half of them, twice the prompts -> ... -> winners -> held-out prompts
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
 from tl_steer.banks.generate import generate
 from tl_steer.banks.provenance import check_fits
+from tl_steer.banks.rank import SCORES
+from tl_steer.banks.scores import Score
 from tl_steer.banks.selection import Round, Selection
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
+from tl_steer.models.state import frozen
 from tl_steer.models.tokens import Prompts, TokenBatch, refuse_beyond_context, tokenize
 
 Metric = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
@@ -27,7 +31,7 @@ Metric = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 def halve(
     model: HookedModel,
     bank: Bank,
-    metric: Metric,
+    metric: Metric | str,
     validation: Prompts | TokenBatch,
     *,
     held_out: Prompts | TokenBatch,
@@ -46,7 +50,8 @@ def halve(
     Args:
         metric: `metric(prompts, texts)` gives one number per greedy continuation, larger is better.
             Both are strings; the k-th text continues the k-th prompt. A conversation's prompt is
-            its last turn.
+            its last turn. Or the name of a score that needs no label ("switch"), one of
+            `banks.SCORES`, which makes what texts it needs by itself.
         validation: prompts to choose by, as for `elicit`; met in an order that `seed` fixes.
         held_out: prompts to report on. None of them may be among the validation prompts.
         keep: how many vectors to end with.
@@ -68,6 +73,8 @@ def halve(
             f"keep={keep}, max_new_tokens={max_new_tokens}, batch_rows={batch_rows}: expected at "
             f"least 1 of each, and keep at most the {len(bank)} vectors."
         )
+    if isinstance(metric, str) and metric not in SCORES:
+        raise SettingError(f"Unknown score {metric!r}; there are {', '.join(SCORES)}.")
     check_fits(model, bank.provenance)
     known, new = tokenize(model, validation), tokenize(model, held_out)
     _refuse_overlap(known, new)
@@ -101,6 +108,7 @@ def halve(
             "vectors": len(bank),
             "validation": len(known),
             "held_out": len(new),
+            **({"metric": metric} if isinstance(metric, str) else {}),
         },
     )
 
@@ -118,11 +126,13 @@ class _Trial:
     """The metric of every vector on every prompt, and of the unsteered model."""
 
     model: HookedModel
-    metric: Metric
+    metric: Metric | str
     max_new_tokens: int
     batch_rows: int
 
     def __call__(self, bank: Bank, tokens: TokenBatch) -> tuple[list[list[float]], list[float]]:
+        if isinstance(self.metric, str):
+            return self._scored(SCORES[self.metric], bank, tokens)
         texts = generate(
             self.model,
             bank,
@@ -130,19 +140,34 @@ class _Trial:
             max_new_tokens=self.max_new_tokens,
             batch_rows=self.batch_rows,
         )
-        values = [self._judge(tokens, row) for row in (*texts.texts, texts.unsteered)]
+        judge = self.metric
+        values = [_judged(judge, tokens, row) for row in (*texts.texts, texts.unsteered)]
         return values[:-1], values[-1]
 
-    def _judge(self, tokens: TokenBatch, texts: Sequence[str]) -> list[float]:
-        values = [float(value) for value in self.metric(tokens.texts, texts)]
-        if len(values) != len(texts):
-            raise SettingError(
-                f"The metric gave {len(values)} numbers for {len(texts)} texts; expected one each."
-            )
-        bad = [value for value in values if not math.isfinite(value)]
-        if bad:
-            raise NotFiniteError(f"The metric gave {bad[0]}; expected finite numbers.")
-        return values
+    def _scored(
+        self, score: Score, bank: Bank, tokens: TokenBatch
+    ) -> tuple[list[list[float]], list[float]]:
+        """A score is one number for all these prompts: each of them counts for as much."""
+        unsteered = dataclasses.replace(bank[0], vectors=bank.neutral())
+        with frozen(self.model), torch.no_grad():
+            found = [score(self.model, each, tokens).tolist() for each in (bank, unsteered)]
+        values, bare = ([_finite(value) for value in each] for each in found)
+        return [[value] * len(tokens) for value in values], bare * len(tokens)
+
+
+def _judged(metric: Metric, tokens: TokenBatch, texts: Sequence[str]) -> list[float]:
+    values = [float(value) for value in metric(tokens.texts, texts)]
+    if len(values) != len(texts):
+        raise SettingError(
+            f"The metric gave {len(values)} numbers for {len(texts)} texts; expected one each."
+        )
+    return [_finite(value) for value in values]
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise NotFiniteError(f"The metric gave {value}; expected finite numbers.")
+    return value
 
 
 @dataclass
