@@ -5,6 +5,10 @@ A method is any callable that gets the objective and the starting perturbation, 
 is there. Imports `objectives` and what lies below.
 """
 
+from tl_steer.methods.clean_difference import (
+    CleanComponents as CleanComponents,
+    MeanDifference as MeanDifference,
+)
 from tl_steer.methods.dct import Dct as Dct
 from tl_steer.methods.jacobian import Jacobian as Jacobian
 from tl_steer.methods.melbo import Melbo as Melbo
@@ -13,3 +17,5 @@ from tl_steer.methods.power import Power as Power
 from tl_steer.methods.protocol import Iterate as Iterate, Method as Method
 from tl_steer.methods.quadratic import Quadratic as Quadratic
 from tl_steer.methods.sogi import Sogi as Sogi
+from tl_steer.methods.weight_difference import WeightDifference as WeightDifference
+from tl_steer.methods.within import Within as Within
