@@ -217,6 +217,22 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
     "load_bank": (ts.load_bank, lambda m: {"path": "nowhere.safetensors"}),
     "load_sweep": (ts.load_sweep, lambda m: {"path": "nowhere"}),
     "bank[...]": (lambda bank, row: bank[row], lambda m: {"bank": bank_of(m), "row": 0}),
+    "WeightDifference": (
+        ts.methods.WeightDifference,
+        lambda m: {"base": m, "maps": ("mlp",), "blocks": 1, "top": 2, "signs": (1,)},
+    ),
+    "MeanDifference": (
+        ts.methods.MeanDifference,
+        lambda m: {"base": m, "at": ts.Positions(bos=False), "signs": (1,)},
+    ),
+    "CleanComponents": (
+        ts.methods.CleanComponents,
+        lambda m: {"base": m, "at": ts.Positions(bos=False), "top": 2, "signs": (1,)},
+    ),
+    "Within": (
+        ts.methods.Within,
+        lambda m: {"span": ts.methods.MeanDifference(m), "method": ts.methods.Power()},
+    ),
 }
 SETTINGS = (
     ts.methods.Power,

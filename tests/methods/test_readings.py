@@ -8,6 +8,7 @@ from curved import final
 from linear import LinearHost
 
 import tl_steer as ts
+from tl_steer.elicitation.run import Run
 from tl_steer.errors import HookPointError, ModelError, PromptError, SettingError
 from tl_steer.methods import CleanComponents, MeanDifference, WeightDifference
 from tl_steer.methods.spectra import independent_rows, rounding, top_right
@@ -53,7 +54,7 @@ def two(name, *changes):
     return model, make(name), [changed_(model, *place, seed=i) for i, place in enumerate(changes)]
 
 
-def read(method, model, *, source=SOURCE, prompts=PROMPTS, n=8):
+def read(method, model, *, source=SOURCE, prompts=PROMPTS, n=8, **more):
     return ts.elicit(
         model,
         prompts,
@@ -64,6 +65,7 @@ def read(method, model, *, source=SOURCE, prompts=PROMPTS, n=8):
         method=method,
         measured=ts.Positions(last=1, bos=False),
         progress=False,
+        **more,
     )
 
 
@@ -375,6 +377,43 @@ def test_the_one_step_ends_on_the_sphere_and_leaves_nothing_to_go_on_with(kind):
     assert torch.equal(start.vectors.detach(), before)
     torch.testing.assert_close(end.perturbation.vectors.norm(dim=1), torch.full((2,), 1.5))
     torch.testing.assert_close(end.value, objective(end.perturbation, gradient=False).value)
+
+
+@pytest.mark.parametrize("kind", READINGS)
+def test_a_bank_that_holds_all_there_is_says_so_and_can_be_resumed(kind, tmp_path):
+    model, base, _ = two(CLASSES[0], (2, "mlp"))
+    path = tmp_path / "bank.safetensors"
+    bank = read(kind(base), model, n=8, checkpoint=path)
+    assert len(bank) == 2
+    assert bank.provenance.notes == (
+        "2 of the 8 vectors that were asked for: the method has no more",
+    )
+    again = read(kind(base), model, n=8, resume=path)
+    assert torch.equal(again.vectors, bank.vectors)
+    assert again.provenance == bank.provenance
+    with pytest.raises(SettingError, match="n is 8 there and 2 here"):
+        read(kind(base), model, n=2, resume=path)
+    other = Reference.of(LinearHost([torch.eye(D)] * 4))
+    other.model.cfg.d_vocab = model.cfg.d_vocab
+    with pytest.raises(SettingError, match=r"settings is .* there and .*linear"):
+        read(kind(other), model, n=8, resume=path)
+
+
+def test_a_run_that_was_killed_behind_its_only_step_ends_with_what_it_had(tmp_path, monkeypatch):
+    model, base, _ = two(CLASSES[0], (2, "mlp"))
+    path = tmp_path / "bank.safetensors"
+
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_end", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            read(WeightDifference(base), model, checkpoint=path)
+    rest = read(WeightDifference(base), model, resume=path)
+    whole = read(WeightDifference(base), model)
+    assert torch.equal(rest.vectors, whole.vectors)
+    assert rest.provenance == whole.provenance
 
 
 @pytest.mark.parametrize("kind", READINGS)

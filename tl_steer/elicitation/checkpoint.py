@@ -8,6 +8,7 @@ renamed), so whenever the process dies, the last complete checkpoint is there.
 """
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -66,6 +67,19 @@ class RunRecord:
         return cls(text(found["radius"]), *steps)
 
 
+_FEWER = "{} of the {} vectors that were asked for: the method has no more"
+
+
+def fewer(found: int, asked: int) -> str:
+    """A bank's note that it holds all that there is."""
+    return _FEWER.format(found, asked)
+
+
+def is_unfinished(note: str) -> bool:
+    """Whether a bank's note says that its run had not ended."""
+    return " after step " in note
+
+
 @dataclass(frozen=True)
 class Saved:
     """A bank file read back; `record` and `state` are there if its run had not ended."""
@@ -79,7 +93,13 @@ class Saved:
     def finished(self) -> bool:
         """Whether the run had ended. One that Ctrl-C ended had not, even if saved without state."""
         notes = self.bank.provenance.notes
-        return self.record is None and not any(" after step " in note for note in notes)
+        return self.record is None and not any(map(is_unfinished, notes))
+
+    @property
+    def n(self) -> int:
+        """How many vectors were asked for; the bank has fewer where its method had no more."""
+        told = (re.match(_FEWER.format(r"\d+", r"(\d+)"), n) for n in self.bank.provenance.notes)
+        return next((int(found[1]) for found in told if found), len(self.bank))
 
     def vec_batch(self, asked: int) -> int:
         """Memory that ran out then will run out again."""
@@ -214,7 +234,7 @@ def refuse_other_run(
         "prompts": (made.prompts, asked.prompts),
         "source": (_place(bank.source), _place(start.site)),
         "target": (_place(bank.target), _place(target)),
-        "n": (len(bank), len(start)),
+        "n": (saved.n, len(start)),
         "divergence": (made.divergence, asked.divergence),
         "measured": (made.measured, asked.measured),
         "positions": (bank.positions, start.positions),

@@ -124,7 +124,7 @@ def elicit(
             if saved.finished:
                 return _as_it_is(saved, file)
             objective.vec_batch = saved.vec_batch(objective.vec_batch)
-        run = Run(objective, made, _asked(radius), length, file)
+        run = Run(objective, made, _asked(radius), length, file, n)
         return run.climb(climb, start, resume=saved, progress=progress)
 
 

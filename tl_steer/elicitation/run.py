@@ -12,7 +12,7 @@ from math import nan
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import Provenance
-from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved
+from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer, is_unfinished
 from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method
@@ -30,6 +30,7 @@ class Run:
         provenance: how the bank came to be.
         asked_radius: how the radius was asked for, in words; `radius` is what came of it.
         file: where checkpoints go, if anywhere.
+        n: how many vectors were asked for; the bank has a note where a method finds fewer.
     """
 
     objective: Objective
@@ -37,6 +38,7 @@ class Run:
     asked_radius: str
     radius: float
     file: Checkpoint | None = None
+    n: int = 0
 
     def climb(
         self, method: Method, start: Packable, *, resume: Saved | None, progress: bool
@@ -70,6 +72,7 @@ class Run:
         """A bank of where a method stands, with everything evaluated anew for just that."""
         found, segment = bankable(iterate.perturbation), self.objective.segment
         at = self.objective(found, gradient=False)
+        short = (fewer(len(found), self.n),) if len(found) < self.n else ()
         return Bank(
             vectors=found.pack(),
             responses=at.response.float().cpu(),
@@ -83,7 +86,7 @@ class Run:
             kind=found.kind,
             form=found.form(),
             scores={name: v.detach().float().cpu() for name, v in iterate.scores.items()},
-            provenance=replace(self.provenance, notes=notes),
+            provenance=replace(self.provenance, notes=(*short, *notes)),
         ).sort()
 
     def _iterates(self, method: Method, start: Packable, resume: Saved | None) -> Iterator[Iterate]:
@@ -105,7 +108,9 @@ class Run:
         if newest is not None:
             bank = self.bank(newest)
         elif resume is not None:  # killed between the last step and the end
-            bank = replace(resume.bank, provenance=replace(resume.bank.provenance, notes=()))
+            made = resume.bank.provenance
+            left = tuple(note for note in made.notes if not is_unfinished(note))
+            bank = replace(resume.bank, provenance=replace(made, notes=left))
         else:
             raise SettingError("The method ended without a step; it must yield its iterates.")
         if self.file is not None:
