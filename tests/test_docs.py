@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformer_lens
 import typer
-from conftest import PROMPTS, SOURCE, TARGET
+from conftest import KINDS, LLAMAS, PROMPTS, SOURCE, TARGET
 
 import tl_steer as ts
 from tl_steer.cli import app
@@ -170,6 +170,15 @@ def test_commands_parse(page: str) -> None:
         command.commands[name].make_context(name, arguments)
 
 
+def _before_a_change() -> Any:
+    """What the model could have been made from."""
+    base = KINDS[LLAMAS[0]]()
+    with torch.no_grad():
+        for weight in base.blocks[0].parameters():
+            weight += 0.1
+    return base
+
+
 @pytest.mark.parametrize("page", FRAGMENTS)
 def test_fragments_run(
     page: str, one: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -179,7 +188,7 @@ def test_fragments_run(
     bank = ts.elicit(one, prompts, source=source, target=target, n=4, radius=4.0, progress=False)
     given = {"ts": ts, "model": one, "bank": bank, "prompts": prompts}
     given |= {"source": source, "target": target, "validation": prompts, "held_out": PROMPTS[-1:]}
-    given |= {"texts": PROMPTS}
+    given |= {"texts": PROMPTS, "base": _before_a_change()}
     small = {'" Sure", " Sorry"': '"t5", "t9"', "n=32": "n=4"}
     small |= {"target=target": "target=target, radius=4.0", "0.05, 0.1, 0.2, 0.4": "0.2, 3.0"}
     found = execute(page, instead=small, given=given)

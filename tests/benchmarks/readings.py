@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from page import table
+from page import table, write_section
 
 import tl_steer as ts
 from tl_steer.files.undo import Scope, scoped
@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.5])
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry", action="store_true", help="print, and leave the page as it is")
     given = parser.parse_args()
     model, base = ts.load_model(given.organism), ts.load_model()
     prompts, source = [ts.chat(p) for p in LEARNED], f"blocks.{given.block}.hook_resid_post"
@@ -151,9 +152,16 @@ def main() -> None:
             two, one = (sum(h >= least for h in found) for least in (2, 1))
             rows.append([name, f"{share}", f"{two} of {len(bank)}", f"{one}", f"{made:.0f}"])
             print(rows[-1], flush=True)
-    print(table(["contender", "length", "on two prompts", "on any", "s"], rows))
-    for alpha in ALPHAS:
-        print("amplified", alpha, *amplified_hits(model, base, alpha), flush=True)
+    said = {alpha: amplified_hits(model, base, alpha) for alpha in ALPHAS}
+    found = ", ".join(f"{hit} of {len(JUDGED)} at {alpha:g}" for alpha, (hit, _) in said.items())
+    text = (
+        f"`python tests/benchmarks/readings.py`: {given.organism}, block {given.block}, up to "
+        f"{given.n} vectors a contender, seed {given.seed}. What counts is said in that file.\n\n"
+        + table(["contender", "length (of the norm)", "hits", "on any prompt", "s"], rows)
+        + "\n\nThe weight difference amplified, without any vector: prompts answered with the "
+        f"phrase, by factor: {found}."
+    )
+    print(text) if given.dry else write_section("methods.md", "readings", text)
 
 
 if __name__ == "__main__":
