@@ -429,7 +429,7 @@ def test_a_replayed_block_gets_the_stream_on_the_device_where_the_model_gave_it(
     segment = ts.Segment(
         host, ts.tokenize(host, ["1 2"]), *[f"blocks.{i}.hook_resid_post" for i in (0, 1)]
     )
-    assert {call.device for call in segment._calls.values()} == {torch.device("cpu")}
+    assert {call.device for call in segment.calls.values()} == {torch.device("cpu")}
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,14 @@ def elicit(
     model: ModelOption = "smollm2",
     source: Annotated[str, typer.Option(help="Default: a quarter into the model.")] = "",
     target: Annotated[str, typer.Option(help="Default: two thirds into the model.")] = "",
+    against: Annotated[
+        str, typer.Option(help="The model that this one was made from: find what was installed.")
+    ] = "",
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
     method: Annotated[
         str,
-        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi or melbo."),
+        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, ascent or melbo."),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
     checkpoint: Annotated[
@@ -50,12 +53,13 @@ def elicit(
     except ValueError as error:
         raise SettingError(f"--radius {radius}: expected a number or 'auto'.") from error
     hooked = ts.load_model(model)
-    default_source, default_target = sites(hooked)
+    default_source, default_target = (None, None) if against else sites(hooked)
     bank = ts.elicit(
         hooked,
         prompts_of(hooked, prompt, raw),
         source=source or default_source,
         target=target or default_target,
+        against=ts.load_model(against) if against else None,
         n=n,
         radius=length,
         method=method,

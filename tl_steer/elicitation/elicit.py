@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import describe, provenance
+from tl_steer.elicitation.aim import aim, own_ends, own_method, own_radius
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.run import Run
 from tl_steer.elicitation.scan import scan
@@ -25,7 +26,7 @@ from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Displacement, Divergence
-from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.objective import Goal, Objective
 from tl_steer.perturbations.kinds import bankable, refuse_unpackable
 from tl_steer.radii.inband import AUTO
 from tl_steer.radii.rules import RadiusRule
@@ -36,13 +37,14 @@ def elicit(
     model: HookedModel,
     prompts: Prompts | TokenBatch,
     *,
-    source: str,
-    target: str,
+    source: str | None = None,
+    target: str | None = None,
+    against: Any = None,
     n: int = 32,
     perturbation: Start = Vectors(),  # noqa: B008 (frozen)
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "auto",
-    divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
+    divergence: Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
     measured: Positions = LAST_THREE,
     positions: Positions = EVERYWHERE,
     seed: int = 0,
@@ -52,7 +54,8 @@ def elicit(
     every: float | int = 5.0,
     resume: str | Path | None = None,
 ) -> Bank:
-    """Find `n` steering vectors at `source` that move activations at `target` as far as they can.
+    """Find `n` steering vectors at `source` that move activations at `target` as far as they can;
+    or, `against` the model that this one was made from, such as bring out what was installed.
 
     Args:
         prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
@@ -60,15 +63,19 @@ def elicit(
         source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
         target: hook point on the residual stream, at or after the source. Both "auto": the pair at
             which steered text is richest, by `scan(..., read=InBand())`; minutes, not seconds.
+        against: the base model that `model` was made from. Then source and target need not be
+            named, the divergence is `objectives.Contrast(against)`, and "auto" stands for what
+            docs/methods.md ("Two models") found to be best for it. Both models are run.
         n: how many vectors.
         perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); or a rule such as
             `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
-            "quadratic", "sogi", "melbo"), or a method object such as `Power(spread=1)`.
+            "quadratic", "sogi", "ascent", "melbo"), or a method object such as `Power(spread=1)`.
             docs/methods.md compares them and says what "auto" is.
-        divergence: what is maximised; MELBO's objective with p = q = 2 unless given.
+        divergence: what is maximised; MELBO's objective with p = q = 2 unless given. A divergence,
+            or a `Goal` such as `Contrast(base, along=8)`.
         measured: tokens at which it is measured. The default, as in most published work, is the
             last three.
         positions: tokens at which vectors are added: all of them unless given.
@@ -102,9 +109,9 @@ def elicit(
     """
     _refuse_settings(n, radius, vec_batch)
     _refuse_rule(radius, perturbation)
-    climb = METHODS[method]() if isinstance(method, str) and method in METHODS else method
-    if isinstance(climb, str):
-        raise SettingError(f"Unknown method {climb!r}; there are {', '.join(METHODS)}.")
+    maximised = aim(divergence, against, measured)
+    climb = _method(method, maximised)
+    radius = own_radius(maximised) if radius == "auto" and isinstance(maximised, Goal) else radius
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
     refuse_inference_weights(model)
@@ -112,13 +119,14 @@ def elicit(
         if file is not None:
             file.begin()
         tokens = tokenize(model, prompts)
-        segment = Segment(model, tokens, *_ends(model, tokens, source, target, saved, seed))
+        ends = _ends(model, tokens, source, target, saved, seed, maximised)
+        segment = Segment(model, tokens, *ends)
         chosen = positions_to_measure(segment, measured)
-        made = provenance(segment, climb, divergence, measured, seed)
+        made = provenance(segment, climb, maximised, measured, seed)
         length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
         start = bankable(perturbation(segment, n, length, seed, positions))
         refuse_unpackable(start)
-        objective = Objective(segment, divergence, chosen, vec_batch=vec_batch)
+        objective = _objective(maximised, segment, chosen, vec_batch)
         if saved is not None:
             refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))
             if saved.finished:
@@ -131,11 +139,19 @@ def elicit(
 def _ends(
     model: HookedModel,
     tokens: TokenBatch,
-    source: str,
-    target: str,
+    source: str | None,
+    target: str | None,
     saved: Saved | None,
     seed: int,
+    maximised: Any,
 ) -> tuple[str, str]:
+    if isinstance(maximised, Goal):
+        return own_ends(model, source, target)
+    if source is None or target is None:
+        raise SettingError(
+            f"source={source!r}, target={target!r}: expected hook points, such as "
+            "'blocks.3.hook_resid_post', or 'auto' for both."
+        )
     if (source == "auto") != (target == "auto"):
         raise SettingError(
             f"source={source!r}, target={target!r}: they are looked for together; give both names, "
@@ -147,6 +163,22 @@ def _ends(
         return saved.bank.source.name, saved.bank.target.name
     best = scan(model, tokens, read=AUTO, seed=seed).best()
     return best.source, best.target
+
+
+def _method(method: str | Method, maximised: Any) -> Any:
+    if method == "auto" and isinstance(maximised, Goal):
+        return own_method(maximised)
+    if not isinstance(method, str):
+        return method
+    if method not in METHODS:
+        raise SettingError(f"Unknown method {method!r}; there are {', '.join(METHODS)}.")
+    return METHODS[method]()
+
+
+def _objective(maximised: Any, segment: Segment, chosen: Tensor, vec_batch: int | None) -> Any:
+    if isinstance(maximised, Goal):
+        return maximised.on(segment, vec_batch=vec_batch)
+    return Objective(segment, maximised, chosen, vec_batch=vec_batch)
 
 
 def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:

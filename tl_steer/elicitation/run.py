@@ -73,6 +73,7 @@ class Run:
         found, segment = bankable(iterate.perturbation), self.objective.segment
         at = self.objective(found, gradient=False)
         short = (fewer(len(found), self.n),) if len(found) < self.n else ()
+        scores = iterate.scores | at.scores
         return Bank(
             vectors=found.pack(),
             responses=at.response.float().cpu(),
@@ -85,9 +86,9 @@ class Run:
             positions=found.positions,
             kind=found.kind,
             form=found.form(),
-            scores={name: v.detach().float().cpu() for name, v in iterate.scores.items()},
+            scores={name: v.detach().float().cpu() for name, v in scores.items()},
             provenance=replace(self.provenance, notes=(*short, *notes)),
-        ).sort()
+        ).sort(getattr(self.objective, "order", "objective"))
 
     def _iterates(self, method: Method, start: Packable, resume: Saved | None) -> Iterator[Iterate]:
         if resume is None:

@@ -5,6 +5,7 @@ A method is any callable that gets the objective and the starting perturbation, 
 is there. Imports `objectives` and what lies below.
 """
 
+from tl_steer.methods.ascent import Ascent as Ascent
 from tl_steer.methods.clean_difference import (
     CleanComponents as CleanComponents,
     MeanDifference as MeanDifference,

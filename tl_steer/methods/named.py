@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from tl_steer.methods.ascent import Ascent
 from tl_steer.methods.dct import Dct
 from tl_steer.methods.jacobian import Jacobian
 from tl_steer.methods.melbo import Melbo
@@ -19,4 +20,5 @@ METHODS: dict[str, Callable[[], Method]] = {
     "dct": Dct,
     "quadratic": Quadratic,
     "sogi": Sogi,
+    "ascent": Ascent,
 }

@@ -67,12 +67,16 @@ class Packing:
         return earlier & (own | (self.prompt[None] == -1))
 
 
-def packing_of(tokens: TokenBatch) -> Packing:
-    """Pack right-padded prompts by their longest common beginning."""
-    lengths = tokens.lengths
-    shared = int(lengths.min())
-    same = (tokens.ids[:, :shared] == tokens.ids[0, :shared]).all(dim=0)
-    shared = int(same.long().cumprod(dim=0).sum())
+def common_beginning(tokens: TokenBatch) -> int:
+    """How many tokens all prompts begin with."""
+    shortest = int(tokens.lengths.min())
+    same = (tokens.ids[:, :shortest] == tokens.ids[0, :shortest]).all(dim=0)
+    return int(same.long().cumprod(dim=0).sum())
+
+
+def packing_of(tokens: TokenBatch, *, shared: int | None = None) -> Packing:
+    """Pack right-padded prompts by their longest common beginning, or by `shared` tokens of it."""
+    shared = common_beginning(tokens) if shared is None else shared
     at = torch.arange(tokens.ids.shape[1], device=tokens.ids.device)
     apart = tokens.mask & (at >= shared)
     prompt, place = apart.nonzero(as_tuple=True)
@@ -93,19 +97,29 @@ class Packed(Segment):
     Raises:
         ModelError: this model's blocks cannot be called so; as with every segment, the clean
             activations are checked against the model's own.
+
+    Args:
+        packing: another way to put them into one row than by their common beginning. That of one
+            prompt may have many rows: they begin alike.
     """
 
     def __init__(
-        self, model: HookedModel, tokens: TokenBatch, source: str | Site, target: str | Site
+        self,
+        model: HookedModel,
+        tokens: TokenBatch,
+        source: str | Site,
+        target: str | Site,
+        *,
+        packing: Packing | None = None,
     ) -> None:
-        self.packing = packing_of(tokens)
+        self.packing = packing or packing_of(tokens)
         super().__init__(model, tokens, source, target)
 
     def _record(self) -> bool:
         """The clean pass prompt by prompt, then everything that was kept of it in one row."""
         fresh = super()._record()
         padded = self.tokens.ids.shape
-        self._calls = {i: self._packed_call(call, padded) for i, call in self._calls.items()}
+        self.calls = {i: self._packed_call(call, padded) for i, call in self.calls.items()}
         self._entering = self.packing.pack(self._entering)
         self.clean_source = self.packing.pack(self.clean_source)
         self.clean = self.packing.pack(self.clean)

@@ -40,6 +40,7 @@ class Segment:
     Attributes:
         clean: activations at the target without a perturbation.
         clean_source: the same at the source, before its perturbation.
+        calls: how the model called its blocks; `first` to `last` are the ones that run.
 
     Raises:
         HookPointError: the target comes before the source, or a point did not fire.
@@ -55,6 +56,7 @@ class Segment:
 
     clean: Float[Tensor, "batch pos d_model"]
     clean_source: Float[Tensor, "batch pos width"]
+    calls: Calls
 
     @typed
     def __init__(
@@ -70,8 +72,8 @@ class Segment:
             )
         # An edit of a block's output needs no block to run; any other runs inside its block.
         self._outside = self.source.kind == "hook_resid_post"
-        self._first = self.source.layer + int(self._outside)
-        self._last = self.target.layer - int(self.target.kind == "hook_resid_pre")
+        self.first = self.source.layer + int(self._outside)
+        self.last = self.target.layer - int(self.target.kind == "hook_resid_pre")
         self._linear: set[tuple[str, str]] = set()
         self._prepare(tokens)
 
@@ -100,11 +102,28 @@ class Segment:
                 f"Segment.run() got {type(perturbation).__name__}; expected a Perturbation, such "
                 "as Additive(site, vectors) or bank.perturbation()."
             )
+        start = self.clean_start.repeat(len(perturbation), 1, 1)
+        return self.run_on(start, perturbation, self.tokens.select(perturbation.positions))
+
+    def run_on(
+        self,
+        start: Float[Tensor, "row pos width"],
+        perturbation: Perturbation,
+        prompt: Bool[Tensor, "batch pos"],
+        *,
+        calls: Calls | None = None,
+    ) -> Float[Tensor, "vec batch pos d_model"]:
+        """`run` for other tokens in the prompts' places.
+
+        Args:
+            start: what stands at `beginning`, on each of the vec x batch rows.
+            prompt: the tokens that are edited.
+            calls: how the blocks are called, unless as they were in the clean pass.
+        """
         vec, batch = len(perturbation), len(self.tokens)
         rows = torch.arange(vec, device=self.clean.device).repeat_interleave(batch)
-        prompt = self.tokens.select(perturbation.positions).repeat(vec, 1)
         hooks = perturbation.hooks(
-            rows=rows, prompt=None if perturbation.positions.everywhere else prompt
+            rows=rows, prompt=None if perturbation.positions.everywhere else prompt.repeat(vec, 1)
         )
         for _, function in hooks:
             if isinstance(function, Edit):
@@ -116,11 +135,10 @@ class Segment:
             for name, function in hooks
             if self._outside and points[name] is points[self.source.name]
         ]
-        start = (self.clean_source if self._outside else self._entering).repeat(vec, 1, 1)
         for _, function in at_source:
             start = function(start)
         with installed(self.model, [hook for hook in hooks if hook not in at_source]):
-            out = self._replay(start, vec)
+            out = self.replay(start, vec, calls=calls)
         for name, function in hooks:
             if getattr(function, "calls", 1) == 0:
                 raise HookPointError(
@@ -129,6 +147,18 @@ class Segment:
                 )
         steered: Tensor = out.to(self.clean.device).unflatten(0, (vec, batch))
         return steered
+
+    @property
+    def beginning(self) -> str:
+        """The hook point whose activations a run starts from: the source, or what enters its
+        block."""
+        before = f"blocks.{self.source.layer}.hook_resid_pre"
+        return self.source.name if self._outside else before
+
+    @property
+    def clean_start(self) -> Float[Tensor, "batch pos width"]:
+        """Clean activations at `beginning`."""
+        return self.clean_source if self._outside else self._entering
 
     def _refuse_nonlinear(self, perturbation: Perturbation) -> None:
         """Once for every linear map that is edited."""
@@ -164,7 +194,7 @@ class Segment:
         with _told("A forward pass"), torch.no_grad():
             with recording(self.model, calls, entering), capturing(self.model, names) as seen:
                 run_to(self.model, self.tokens, stop)
-            self._calls, fresh = with_axes(self.model, calls, self.tokens, stop)
+            self.calls, fresh = with_axes(self.model, calls, self.tokens, stop)
         for name in names:
             if name not in seen:
                 raise HookPointError(
@@ -182,17 +212,20 @@ class Segment:
             )
         return fresh
 
-    def _replay(self, residual: Tensor, vec: int) -> Tensor:
-        """Run the blocks of the segment; the target's own hooks fire as in the full model."""
-        blocks = self.model.blocks
-        for layer in range(self._first, self._last):
-            residual = self._calls[layer](blocks[layer], residual, vec)
+    def replay(
+        self, residual: Float[Tensor, "row pos width"], vec: int, *, calls: Calls | None = None
+    ) -> Float[Tensor, "row pos d_model"]:
+        """Run the blocks of the segment on `vec` copies of the batch, which stand at `beginning` as
+        given; the target's own hooks fire as in the full model."""
+        blocks, calls = self.model.blocks, calls or self.calls
+        for layer in range(self.first, self.last):
+            residual = calls[layer](blocks[layer], residual, vec)
         if self.target.kind == "hook_resid_mid":
             with capturing(self.model, [self.target.name]) as seen:
-                self._calls[self._last](blocks[self._last], residual, vec)
+                calls[self.last](blocks[self.last], residual, vec)
             return seen[self.target.name]
-        if self._first <= self._last:
-            residual = self._calls[self._last](blocks[self._last], residual, vec)
+        if self.first <= self.last:
+            residual = calls[self.last](blocks[self.last], residual, vec)
         if self.target.kind == "hook_resid_pre" and self.target.name != self.source.name:
             residual = self.model.hook_dict[self.target.name](residual)
         return residual
@@ -200,10 +233,11 @@ class Segment:
     def _check_replay(self) -> None:
         """Two clean copies must give the clean target twice, or nothing downstream can be
         trusted."""
-        replaying = f"Replaying blocks {self._first} to {self._last}"
+        replaying = f"Replaying blocks {self.first} to {self.last}"
         with _told(replaying), torch.no_grad():
-            start = self.clean_source if self._outside else self._entering
-            again = self._replay(start.repeat(2, 1, 1), 2).unflatten(0, (2, len(self.tokens)))
+            again = self.replay(self.clean_start.repeat(2, 1, 1), 2).unflatten(
+                0, (2, len(self.tokens))
+            )
         real = self.mask.to(self.clean.device)
         again = again.to(self.clean.device)
         clean = self.clean[real].double()

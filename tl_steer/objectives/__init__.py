@@ -4,6 +4,7 @@ Also the mean response of a perturbation and its derivatives, which methods clim
 `models` and what lies below.
 """
 
+from tl_steer.objectives.contrast import Contrast as Contrast
 from tl_steer.objectives.divergence import (
     Clean as Clean,
     Cosine as Cosine,
@@ -14,7 +15,11 @@ from tl_steer.objectives.divergence import (
     Steered as Steered,
     mean_response as mean_response,
 )
-from tl_steer.objectives.objective import Evaluation as Evaluation, Objective as Objective
+from tl_steer.objectives.objective import (
+    Evaluation as Evaluation,
+    Goal as Goal,
+    Objective as Objective,
+)
 from tl_steer.objectives.output_kl import OutputKL as OutputKL
 from tl_steer.objectives.response import (
     Pool as Pool,

@@ -3,8 +3,8 @@
 import gc
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -101,17 +101,42 @@ def _say_smaller(holder: Holder) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Values, responses and (if asked for) gradients, one row per edit."""
+    """Values, responses and (if asked for) gradients, one row per edit.
+
+    Attributes:
+        scores: further numbers per edit, by name, that came with it.
+    """
 
     value: Float[Tensor, " vec"]
     response: Float[Tensor, "vec d_target"]
     gradients: tuple[Tensor, ...] = ()
+    scores: dict[str, Float[Tensor, " vec"]] = field(default_factory=dict)
+
+
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of some edits each, as one of all of them."""
+    return Evaluation(
+        torch.cat([p.value for p in parts]),
+        torch.cat([p.response for p in parts]),
+        tuple(torch.cat(grads) for grads in zip(*(p.gradients for p in parts), strict=True)),
+        {name: torch.cat([p.scores[name] for p in parts]) for name in parts[0].scores},
+    )
 
 
 def edits_per_pass(segment: Segment) -> int:
     """How many edits of this segment's prompts run well in one pass."""
     rows = _ROWS_ON_CPU if segment.clean.device.type == "cpu" else _ROWS_ON_GPU
     return max(1, rows // segment.tokens.ids.numel())
+
+
+@runtime_checkable
+class Goal(Protocol):
+    """What is maximised, where that is more than a divergence of activations: it makes what a
+    method climbs of a segment itself, as `Contrast` does."""
+
+    def on(self, segment: Segment, *, vec_batch: int | None = None) -> Any:
+        """Something that is called as an `Objective` is, and has its `segment`, `vec_batch` and
+        `said_smaller`."""
 
 
 class Objective:
@@ -154,12 +179,7 @@ class Objective:
             refuse_nonfinite((part.value, *part.gradients), first=rows.start, step=step)
             return part
 
-        parts = in_parts(len(perturbation), self, evaluate)
-        return Evaluation(
-            torch.cat([p.value for p in parts]),
-            torch.cat([p.response for p in parts]),
-            tuple(torch.cat(grads) for grads in zip(*(p.gradients for p in parts), strict=True)),
-        )
+        return joined(in_parts(len(perturbation), self, evaluate))
 
     def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
         with torch.set_grad_enabled(gradient):

@@ -1,0 +1,62 @@
+"""What a search maximises, and how it is climbed where nothing is said of it.
+
+A divergence goes with `METHODS["auto"]`, `radii.AUTO` and named layers; a contrast of two models
+with a method, a length and layers of its own.
+"""
+
+from typing import Any
+
+from tl_steer.errors import SettingError
+from tl_steer.hook_points.positions import LAST_THREE, Positions
+from tl_steer.methods import Ascent, Method
+from tl_steer.models.model import HookedModel
+from tl_steer.objectives.contrast import Contrast
+from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.objective import Goal
+from tl_steer.radii.rules import RadiusRule, ShareOfNorm
+
+# Of the blocks, and of the source's median norm.
+_DEPTH, _SHARE = 0.55, 0.4
+
+
+def aim(divergence: Any, against: Any, measured: Positions) -> Any:
+    """What is maximised: a divergence, or a `Goal`.
+
+    Raises:
+        SettingError: two things at once, or measured tokens where a goal has its own.
+        ModelError: `against` is no model.
+    """
+    if against is not None:
+        if divergence != Displacement():
+            raise SettingError(
+                f"against= maximises Contrast(against), and divergence={divergence!r} something "
+                "else: give one of them, divergence=Contrast(base, ...) for other settings."
+            )
+        divergence = Contrast(against)
+    if isinstance(divergence, Goal) and measured != LAST_THREE:
+        raise SettingError(
+            f"measured={measured}: {type(divergence).__name__} measures the answer's tokens. "
+            "Leave measured= out."
+        )
+    return divergence
+
+
+def own_method(goal: Goal) -> Method:
+    """What method="auto" means for a goal."""
+    return Ascent(keep="lead")
+
+
+def own_radius(goal: Goal) -> RadiusRule:
+    """What radius="auto" means for a goal."""
+    return ShareOfNorm(_SHARE)
+
+
+def own_ends(model: HookedModel, source: str | None, target: str | None) -> tuple[str, str]:
+    """Source and target for a goal, where they are not named."""
+    n_layers = int(model.cfg.n_layers)
+    layer = min(round(_DEPTH * n_layers), n_layers - 1)
+    if source in (None, "auto"):
+        source = f"blocks.{layer}.hook_resid_post"
+    if target in (None, "auto"):
+        target = f"blocks.{n_layers - 1}.hook_resid_post"
+    return str(source), str(target)

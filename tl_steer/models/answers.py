@@ -1,0 +1,320 @@
+"""Prompts that go on in many ways at once: every vector with its own continuation of each.
+
+    trunk    one row a prompt    x x x x a a b b c c    first block .. source, unsteered
+    branch   one row a vector    t t x x a a z z a a    source .. target, under the vector
+
+A prompt's tokens are the same for all vectors in front of the source, and what prompts begin with
+(t) is the same for all prompts of a vector, so each is run once: masks keep a continuation from
+seeing another one, and a prompt from seeing the other (`models.packed`). How the blocks are called
+depends on lengths alone, so it is learned once, and new continuations cost no new clean pass. Where
+a model's blocks cannot be called so, rows run apart, and the model's own `generate` speaks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_steer.errors import ModelError
+from tl_steer.hook_points.positions import Positions
+from tl_steer.hook_points.site import Site
+from tl_steer.models.calls import recording, run_to
+from tl_steer.models.hooks import capturing
+from tl_steer.models.model import HookedModel
+from tl_steer.models.packed import Packed, Packing, common_beginning, packing_of
+from tl_steer.models.rows import Row, by_row, continued
+from tl_steer.models.segment import Segment
+from tl_steer.models.staged import Staged, by_stage, new_cache
+from tl_steer.models.tokens import TokenBatch
+from tl_steer.perturbations.perturbation import Perturbation
+
+_CANNOT_PACK = (ModelError, RuntimeError, IndexError, TypeError, ValueError)
+# Attention costs the square of the length.
+_LONGEST = 768
+_ROWS = 64  # of generate, where that has to speak
+Readout = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What a model says under every edit.
+
+    Attributes:
+        ids: the continuations.
+        clean, steered: activations at the target, at the tokens that predict them: unsteered, and
+            under the edit, with gradients.
+    """
+
+    ids: Int[Tensor, "vec batch along"]
+    clean: Float[Tensor, "vec batch along d_model"]
+    steered: Float[Tensor, "vec batch along d_model"]
+
+
+class Answers:
+    """One model on prompts with continuations of `along` tokens, from a source to a target.
+
+    Args:
+        tokens: the prompts.
+        along: tokens of a continuation; the last is predicted, and never read.
+        positions: the prompts' tokens that are edited.
+
+    Raises:
+        HookPointError, ModelError: as for `Segment`.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        tokens: TokenBatch,
+        source: str | Site,
+        target: str | Site,
+        *,
+        along: int,
+        positions: Positions,
+    ) -> None:
+        self.model, self.prompts, self.along = model, tokens, along
+        self.tokens = grown(tokens, tokens.ids.new_zeros(len(tokens), along - 1))
+        self._chosen = continued_choice(tokens, positions, self.tokens)
+        self._packing, self._bounds = self._packed_order()
+        self.segment, self.staged = self._segment(source, target)
+        self._trunks = [
+            Trunk(model, tokens.take([p]), along, self.segment.beginning, self.segment.target.name)
+            for p in range(len(tokens))
+        ]
+        first = tokens.lengths[:, None] - 1
+        self._at = first + torch.arange(along, device=first.device)
+
+    def _packed_order(self) -> tuple[Packing, list[int]]:
+        packing = packing_of(self.tokens, shared=common_beginning(self.prompts))
+        return by_stage(packing, self.prompts.lengths.tolist())
+
+    def _segment(self, source: str | Site, target: str | Site) -> tuple[Segment, Staged | None]:
+        if len(self._packing) <= _LONGEST and self._packing.agrees(self._chosen):
+            try:
+                packed = Packed(self.model, self.tokens, source, target, packing=self._packing)
+            except _CANNOT_PACK:
+                pass  # a block that takes other arguments; apart, it is called as it always is
+            else:
+                return packed, staged_if_possible(packed, self._bounds)
+        return Segment(self.model, self.tokens, source, target), None
+
+    def speak(self, perturbation: Perturbation, read: Readout) -> Spoken:
+        """The model's own greedy continuation under every edit.
+
+        Args:
+            read: from activations at the target to logits.
+        """
+        if self.staged is None:
+            ids = generated(self.model, perturbation, self.prompts, self.along)
+            start, clean = self.grow(ids)
+            return Spoken(ids, clean, self.run(perturbation, start))
+        return self._speak_in_stages(perturbation, read, self.staged)
+
+    def _speak_in_stages(self, edits: Perturbation, read: Readout, staged: Staged) -> Spoken:
+        vec, cache = len(edits), new_cache()
+        walks = [trunk.walk(vec) for trunk in self._trunks]
+        first = self._packing.column.gather(1, self._at[:, :1])[:, 0]
+        start = self.segment.clean_start[:, : staged.spans[0][1]].repeat(vec, 1, 1)
+        ids: list[Tensor] = []
+        clean = [torch.stack([walk.last for walk in walks], dim=1)]
+        steered = [self._stage(edits, start, 0, cache)[:, first]]
+        while True:
+            with torch.no_grad():
+                ids.append(read(steered[-1]).argmax(dim=-1))
+            if len(ids) == self.along:
+                break
+            both = [walk.step(ids[-1][:, p]) for p, walk in enumerate(walks)]
+            start = torch.stack([begin for begin, _ in both], dim=1)
+            clean.append(torch.stack([end for _, end in both], dim=1))
+            steered.append(self._stage(edits, start, len(ids), cache))
+        return Spoken(
+            torch.stack(ids, dim=2), torch.stack(clean, dim=2), torch.stack(steered, dim=2)
+        )
+
+    def _stage(self, edits: Perturbation, start: Tensor, stage: int, cache: Any) -> Tensor:
+        assert self.staged is not None
+        a, b = self.staged.spans[stage]
+        prompt = self._packing.pack(self._chosen)[:, a:b]
+        calls = self.staged.calls(stage, cache)
+        return self.segment.run_on(start, edits, prompt, calls=calls)[:, 0]
+
+    def grow(
+        self, ids: Int[Tensor, "vec batch along"]
+    ) -> tuple[Float[Tensor, "vec batch pos width"], Float[Tensor, "vec batch along d_model"]]:
+        """The unsteered model on every vector's own continuations: activations where the segment
+        begins, and at the target, at the tokens that predict the continuation."""
+        with torch.no_grad():
+            found = [trunk(ids[:, p, :-1]) for p, trunk in enumerate(self._trunks)]
+        width = self.tokens.ids.shape[1]
+        start = torch.stack([_padded(start, width) for start, _ in found], dim=1)
+        return start, torch.stack([end[:, -self.along :] for _, end in found], dim=1)
+
+    def run(
+        self, edits: Perturbation, start: Float[Tensor, "vec batch pos width"]
+    ) -> Float[Tensor, "vec batch along d_model"]:
+        """Activations at the target under every edit, with gradients, at the tokens that predict
+        the continuation."""
+        if not isinstance(self.segment, Packed):
+            out = self.segment.run_on(start.flatten(0, 1), edits, self._chosen)
+            return out[:, torch.arange(len(self.prompts), device=out.device)[:, None], self._at]
+        packing = self._packing
+        rows = start[:, packing.prompt.clamp(min=0), packing.place]
+        out = self.segment.run_on(rows, edits, packing.pack(self._chosen))
+        return out[:, 0][:, packing.column.gather(1, self._at)]
+
+
+class Trunk:
+    """One prompt with many continuations, unsteered, from the first block to a hook point.
+
+    Args:
+        begin: a hook point on the way, whose activations are kept.
+        end: the last one.
+    """
+
+    def __init__(
+        self, model: HookedModel, prompt: TokenBatch, along: int, begin: str, end: str
+    ) -> None:
+        self.model, self.prompt, self.begin, self.end = model, prompt, begin, end
+        self.tokens = grown(prompt, prompt.ids.new_zeros(1, along - 1))
+        self._known: dict[int, tuple[Segment, Staged | None]] = {}
+
+    def __call__(
+        self, ids: Int[Tensor, "vec read"]
+    ) -> tuple[Float[Tensor, "vec pos width"], Float[Tensor, "vec pos d_model"]]:
+        """Activations at `begin` and at `end`."""
+        entering = self.entering(ids)
+        segment, _ = self.segment(len(ids))
+        if not isinstance(segment, Packed):
+            return self.through(lambda: segment.replay(entering, len(ids)))
+        packing = segment.packing
+        both = self.through(lambda: segment.replay(packing.pack(entering), 1))
+        return both[0][0][packing.column], both[1][0][packing.column]
+
+    def through(self, replay: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+        """What a pass leaves at `begin` and at `end`."""
+        with capturing(self.model, [self.begin]) as seen:
+            end = replay()
+        return seen[self.begin].flatten(2), end
+
+    def entering(self, ids: Int[Tensor, "vec read"]) -> Float[Tensor, "vec pos d_model"]:
+        """What enters the first block."""
+        entering: dict[int, Tensor] = {}
+        tokens = grown(self.prompt.take([0] * len(ids)), ids)
+        with torch.no_grad(), recording(self.model, {}, entering):
+            run_to(self.model, tokens, 1 if int(self.model.cfg.n_layers) > 1 else None)
+        return entering[0]
+
+    def segment(self, vec: int) -> tuple[Segment, Staged | None]:
+        """The row with `vec` continuations side by side, where this model's blocks allow it."""
+        if vec not in self._known:
+            self._known[vec] = self._made(vec)
+        return self._known[vec]
+
+    def _made(self, vec: int) -> tuple[Segment, Staged | None]:
+        first, length = "blocks.0.hook_resid_pre", int(self.prompt.lengths[0])
+        packing = packing_of(self.tokens.take([0] * vec), shared=length)
+        packing, bounds = by_stage(packing, [length] * vec)
+        if len(packing) <= _LONGEST:
+            try:
+                packed = Packed(self.model, self.tokens, first, self.end, packing=packing)
+            except _CANNOT_PACK:
+                pass
+            else:
+                return packed, staged_if_possible(packed, bounds)
+        return Segment(self.model, self.tokens, first, self.end), None
+
+    def walk(self, vec: int) -> "Walk":
+        """To go on token by token; only where stages are possible."""
+        return Walk(self, vec)
+
+
+class Walk:
+    """A trunk that grows by one token of each continuation at a time.
+
+    Attributes:
+        last: what the prompt's last token leaves at the end, for every continuation.
+    """
+
+    def __init__(self, trunk: Trunk, vec: int) -> None:
+        self.trunk, self.vec = trunk, vec
+        segment, staged = trunk.segment(vec)
+        assert staged is not None
+        self.staged, self.cache, self.stage = staged, new_cache(), 0
+        self.read = trunk.tokens.ids.new_zeros(
+            vec, trunk.tokens.ids.shape[1] - len(trunk.prompt.ids[0])
+        )
+        a = staged.spans[0][1]
+        with torch.no_grad():
+            out = staged.replay(0, segment.clean_start[:, :a], self.cache)
+        self.last = out[0, -1].expand(vec, -1)
+
+    def step(self, ids: Int[Tensor, " vec"]) -> tuple[Tensor, Tensor]:
+        """Read one more token of every continuation: what it leaves at `begin` and at `end`."""
+        self.read = self.read.clone()
+        self.read[:, self.stage] = ids
+        self.stage += 1
+        entering = self.trunk.entering(self.read)
+        length = int(self.trunk.prompt.lengths[0])
+        start = entering[:, length + self.stage - 1][None]
+        with torch.no_grad():
+            begin, end = self.trunk.through(
+                lambda: self.staged.replay(self.stage, start, self.cache)
+            )
+        return begin[0], end[0]
+
+
+def staged_if_possible(packed: Packed, bounds: list[int]) -> Staged | None:
+    try:
+        return Staged(packed, bounds)
+    except ModelError:
+        return None
+
+
+def generated(
+    model: HookedModel, edits: Perturbation, tokens: TokenBatch, n: int
+) -> Int[Tensor, "vec batch n"]:
+    """Greedy continuations under every edit, by the model's own generation."""
+
+    def work(ids: Tensor, rows: list[Row]) -> list[Tensor]:
+        return list(continued(model, ids, n))
+
+    with torch.no_grad():
+        found = by_row(model, edits, tokens, work, batch_rows=_ROWS)
+    return torch.stack(
+        [
+            torch.stack([_filled(found[Row(v, p)], n) for p in range(len(tokens))])
+            for v in range(len(edits))
+        ]
+    )
+
+
+def grown(tokens: TokenBatch, ids: Int[Tensor, "batch new"]) -> TokenBatch:
+    """Prompts with something behind each."""
+    lengths, new = tokens.lengths, ids.shape[1]
+    width = tokens.ids.shape[1] + new
+    at = torch.arange(width, device=tokens.ids.device)
+    behind = (at >= lengths[:, None]) & (at < lengths[:, None] + new)
+    longer = torch.nn.functional.pad(tokens.ids, (0, new))
+    longer = longer.masked_scatter(behind, ids.to(longer))
+    return replace(tokens, ids=longer, mask=at < lengths[:, None] + new)
+
+
+def continued_choice(
+    tokens: TokenBatch, positions: Positions, longer: TokenBatch
+) -> Bool[Tensor, "batch pos"]:
+    """The edited tokens of prompts with something behind each."""
+    new = longer.ids.shape[1] - tokens.ids.shape[1]
+    chosen = torch.nn.functional.pad(tokens.select(positions), (0, new))
+    behind = longer.mask & ~torch.nn.functional.pad(tokens.mask, (0, new))
+    return chosen | (behind & positions.generated)
+
+
+def _padded(values: Float[Tensor, "vec pos d"], width: int) -> Float[Tensor, "vec width d"]:
+    return torch.nn.functional.pad(values, (0, 0, 0, width - values.shape[1]))
+
+
+def _filled(row: Int[Tensor, " some"], n: int) -> Int[Tensor, " n"]:
+    return torch.nn.functional.pad(row, (0, n - len(row)), value=int(row[-1]))
