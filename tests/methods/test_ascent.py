@@ -1,4 +1,4 @@
-"""Gradient ascent on the sphere: the published steps, the best iterate, and going on from a file."""
+"""Gradient ascent on the sphere: the equation's steps, the best iterate, and going on."""
 
 import dataclasses
 

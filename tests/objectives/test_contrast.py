@@ -7,6 +7,7 @@ import torch
 from conftest import KINDS, PROMPTS, SOURCE, TARGET, make
 from linear import LinearHost
 from state import snapshot
+from two_models import base_of, slowly
 
 import tl_steer as ts
 from tl_steer.errors import ModelError, SettingError
@@ -14,19 +15,6 @@ from tl_steer.models.state import frozen
 from tl_steer.objectives.contrast import Contrast
 
 LAST = "blocks.3.hook_resid_post"
-_bases: dict = {}
-
-
-def base_of(name):
-    """The same architecture with other weights."""
-    if name not in _bases:
-        _bases[name] = KINDS[name]()
-        generator = torch.Generator().manual_seed(7)
-        with torch.no_grad():
-            for parameter in _bases[name].parameters():
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter += 0.3 * parameter.std() * noise if parameter.numel() > 1 else 0
-    return _bases[name]
 
 
 @pytest.fixture(params=[name for name in KINDS if "shortformer" not in name])
@@ -54,43 +42,6 @@ def evaluated(model, contrast, edits, gradient=True, **how):
     objective = objective_of(model, contrast, **how)
     with frozen(model):
         return objective(edits, gradient=gradient)
-
-
-def log_probabilities(model, ids, edit=None):
-    hooks = [] if edit is None else edit.hooks()
-    with frozen(model):
-        logits = model.run_with_hooks(ids[None], fwd_hooks=hooks, return_type="logits")
-    return logits[0].log_softmax(dim=-1)
-
-
-def slowly(model, base, edit, *, along, share, bound, prompts=PROMPTS):
-    """The equation and the lead, prompt by prompt and token by token."""
-    total, terms, answers = 0.0, [], []
-    for row in ts.tokenize(model, prompts).rows():
-        ids, answer = row, []
-        unlikely, own = 0.0, 0.0
-        for _ in range(along):
-            m, b, clean = (
-                log_probabilities(model, ids, edit)[-1].double(),
-                log_probabilities(base, ids, edit)[-1].double(),
-                log_probabilities(model, ids)[-1].double(),
-            )
-            mixture = (share * b.exp() + (1 - share) * clean.exp()).log()
-            total += float((m.exp() * (m - mixture).clamp(max=bound)).sum())
-            token = int(m.argmax())
-            unlikely += float(m[token] - mixture[token])
-            own += float(m[token])
-            answer.append(token)
-            ids = torch.cat([ids, torch.tensor([token])])
-        terms.append((min(12.0, unlikely), own / along))
-        answers.append(answer)
-    n = len(prompts)
-    alike = [
-        sum(a == b for a, b in zip(answers[i], answers[j], strict=True)) / along
-        for i in range(n) for j in range(n) if i != j
-    ]  # fmt: skip
-    lead = sum(t[0] for t in terms) / n + 3 * sum(t[1] for t in terms) / n
-    return total / (n * along), lead + 3 * (sum(alike) / len(alike) if alike else 0.0)
 
 
 @pytest.mark.parametrize(("share", "bound"), [(0.5, math.inf), (1.0, 1.0), (0.3, 0.5)])

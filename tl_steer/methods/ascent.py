@@ -26,7 +26,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, columns
-from tl_steer.objectives.objective import Evaluation, Objective
+from tl_steer.objectives.objective import Climbed, Evaluation
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import to_tangent
 
@@ -59,7 +59,7 @@ class Ascent:
             )
 
     def __call__(
-        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+        self, objective: Climbed, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         here, kept, best, done = self._resumed(start, resume)
         for step in range(done + 1, self.steps + 1):

@@ -24,6 +24,7 @@ columns of Vh, which are not singular vectors.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,6 @@ from tl_steer.methods.protocol import (
     restored,
     state_of,
 )
-from tl_steer.objectives.objective import Objective
 from tl_steer.objectives.response import ResponseMap
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows
@@ -72,7 +72,7 @@ class Dct:
             raise SettingError(f"{self}: expected steps >= 1.")
 
     def __call__(
-        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         refuse_crowding(start)
         return transcode(
@@ -86,7 +86,7 @@ class Dct:
 
 
 def transcode(
-    objective: Objective,
+    objective: Any,
     start: Perturbation,
     *,
     separate: Separation,
@@ -131,7 +131,7 @@ def alphas(perturbation: Perturbation, response: Float[Tensor, "vec k"]) -> Floa
     return found[:, 0].to(response)
 
 
-def _initial(init: Method, objective: Objective, start: Perturbation) -> Perturbation:
+def _initial(init: Method, objective: Any, start: Perturbation) -> Perturbation:
     found = start
     for iterate in init(objective, start):
         found = iterate.perturbation

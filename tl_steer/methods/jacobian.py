@@ -23,6 +23,7 @@ two of them are close, single vectors are not identifiable; the span is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,6 @@ from torch.nn.functional import pad
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuses, typed_fields
 from tl_steer.methods.protocol import Iterate, moved, refuse_other_kinds
-from tl_steer.objectives.objective import Objective
 from tl_steer.objectives.response import Pool, ResponseMap, stacked_response
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import orthonormal_rows
@@ -61,7 +61,7 @@ class Jacobian:
 
     @refuses
     def __call__(
-        self, objective: Objective, start: Additive, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Additive, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         refuse_other_kinds(self, start)
         wanted = -(-len(start) // len(self.signs))

@@ -30,7 +30,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, columns, refuse_crowding
-from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.objective import Climbed
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows, to_tangent
 
@@ -55,7 +55,7 @@ class Melbo:
             raise SettingError(f"{self}: expected steps >= 1 and lr > 0.")
 
     def __call__(
-        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+        self, objective: Climbed, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         if self.orthogonal:
             refuse_crowding(start, columns)

@@ -30,7 +30,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.parameters import as_state, from_state, state_tensor
 from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding
-from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.objective import Climbed
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import spread_apart
 
@@ -56,7 +56,7 @@ class Power:
             raise SettingError(f"{self}: expected steps >= 1, 0 <= spread <= 1, tolerance >= 0.")
 
     def __call__(
-        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+        self, objective: Climbed, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         if self.spread == 1:
             refuse_crowding(start)

@@ -21,6 +21,7 @@ method of choice at radii where the response has left its Taylor expansion.
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ from tl_steer.methods.protocol import (
     restored,
     state_of,
 )
-from tl_steer.objectives.objective import Objective, in_parts
+from tl_steer.objectives.objective import in_parts
 from tl_steer.objectives.response import ResponseMap
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import orthonormal_rows
@@ -61,7 +62,7 @@ class Quadratic:
 
     @refuses
     def __call__(
-        self, objective: Objective, start: Additive, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Additive, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         refuse_other_kinds(self, start)
         refuse_crowding(start)

@@ -8,6 +8,7 @@ gradients pushing harder. It has room for more vectors than dimensions. Source: 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -15,7 +16,6 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuse_class, typed_fields
 from tl_steer.methods.dct import transcode
 from tl_steer.methods.protocol import Iterate, Method
-from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import softly_apart
 
@@ -42,7 +42,7 @@ class Sogi:
             raise SettingError(f"{self}: expected steps >= 1 and temperature > 0.")
 
     def __call__(
-        self, objective: Objective, start: Perturbation, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
         return transcode(
             objective,

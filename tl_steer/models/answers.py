@@ -24,7 +24,7 @@ from tl_steer.hook_points.site import Site
 from tl_steer.models.calls import recording, run_to
 from tl_steer.models.hooks import capturing
 from tl_steer.models.model import HookedModel
-from tl_steer.models.packed import Packed, Packing, common_beginning, packing_of
+from tl_steer.models.packed import LONGEST, Packed, Packing, common_beginning, packing_of
 from tl_steer.models.rows import Row, by_row, continued
 from tl_steer.models.segment import Segment
 from tl_steer.models.staged import Staged, by_stage, new_cache
@@ -32,8 +32,6 @@ from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Perturbation
 
 _CANNOT_PACK = (ModelError, RuntimeError, IndexError, TypeError, ValueError)
-# Attention costs the square of the length.
-_LONGEST = 768
 _ROWS = 64  # of generate, where that has to speak
 Readout = Callable[[Tensor], Tensor]
 
@@ -92,7 +90,7 @@ class Answers:
         return by_stage(packing, self.prompts.lengths.tolist())
 
     def _segment(self, source: str | Site, target: str | Site) -> tuple[Segment, Staged | None]:
-        if len(self._packing) <= _LONGEST and self._packing.agrees(self._chosen):
+        if len(self._packing) <= LONGEST and self._packing.agrees(self._chosen):
             try:
                 packed = Packed(self.model, self.tokens, source, target, packing=self._packing)
             except _CANNOT_PACK:
@@ -217,7 +215,7 @@ class Trunk:
         first, length = "blocks.0.hook_resid_pre", int(self.prompt.lengths[0])
         packing = packing_of(self.tokens.take([0] * vec), shared=length)
         packing, bounds = by_stage(packing, [length] * vec)
-        if len(packing) <= _LONGEST:
+        if len(packing) <= LONGEST:
             try:
                 packed = Packed(self.model, self.tokens, first, self.end, packing=packing)
             except _CANNOT_PACK:

@@ -4,7 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -127,6 +127,10 @@ def edits_per_pass(segment: Segment) -> int:
     """How many edits of this segment's prompts run well in one pass."""
     rows = _ROWS_ON_CPU if segment.clean.device.type == "cpu" else _ROWS_ON_GPU
     return max(1, rows // segment.tokens.ids.numel())
+
+
+# What is called as an `Objective` is, and all that methods of gradients alone ask for.
+Climbed: TypeAlias = Callable[..., Evaluation]
 
 
 @runtime_checkable

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import normalize
 
+from tl_steer.errors import SettingError
+from tl_steer.files.signatures import refuses
 from tl_steer.objectives.divergence import (
     Clean,
     Measured,
@@ -45,9 +47,18 @@ class ResponseMap:
     Args:
         objective: supplies the segment, the measured tokens and the size of a pass.
         pool: how token responses become one row.
+
+    Raises:
+        SettingError: the objective is none of responses at measured tokens, as that of a `Goal`.
     """
 
+    @refuses
     def __init__(self, objective: Objective, pool: Pool = mean_response) -> None:
+        if not isinstance(objective, Objective):
+            raise SettingError(
+                f"{type(objective).__name__} measures no responses, which this method climbs. "
+                "Take a method that goes by gradients: Ascent, Power or Melbo."
+            )
         self.objective, self.pool = objective, pool
         self.segment = objective.segment
 
