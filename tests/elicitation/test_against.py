@@ -2,22 +2,21 @@
 
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, make
+from conftest import LLAMAS, PROMPTS, SOURCE, make
 from state import snapshot
 from two_models import base_of, slowly
 
 import tl_steer as ts
-from tl_steer.errors import ForeignModelError, ModelError, SettingError
+from tl_steer.errors import ForeignModelError, HookPointError, ModelError, SettingError
 from tl_steer.objectives import Contrast
 
 LAST = "blocks.3.hook_resid_post"
 FAST = {"n": 3, "radius": 3.0, "progress": False}
 
 
-@pytest.fixture
-def two(llama):
-    name = next(n for n in ("bridge-llama", "hooked-llama", "compat-llama") if make(n) is llama)
-    return llama, base_of(name)
+@pytest.fixture(params=LLAMAS)
+def two(request):
+    return make(request.param), base_of(request.param)
 
 
 def test_it_needs_no_layers_and_climbs(two):
@@ -52,18 +51,18 @@ def test_both_fingerprints_are_in_the_provenance_and_the_file(two, tmp_path):
 
 @pytest.mark.parametrize("method", ["power", ts.methods.Melbo(steps=2), "ascent"], ids=str)
 def test_methods_that_go_by_gradients_climb_it(one, method):
-    bank = ts.elicit(one, PROMPTS, against=base_of("bridge-llama"), method=method, **FAST)
+    bank = ts.elicit(one, PROMPTS, against=base_of(LLAMAS[0]), method=method, **FAST)
     assert len(bank) == 3
 
 
 @pytest.mark.parametrize("method", ["dct", "sogi", "jacobian", "quadratic"])
 def test_methods_of_responses_say_that_there_are_none(one, method):
     with pytest.raises(SettingError, match="Ascent, Power or Melbo"):
-        ts.elicit(one, PROMPTS, against=base_of("bridge-llama"), method=method, **FAST)
+        ts.elicit(one, PROMPTS, against=base_of(LLAMAS[0]), method=method, **FAST)
 
 
 def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(one, tmp_path):
-    base, path = base_of("bridge-llama"), tmp_path / "bank"
+    base, path = base_of(LLAMAS[0]), tmp_path / "bank"
     method = ts.methods.Ascent(steps=4, keep="lead")
     whole = ts.elicit(one, PROMPTS, against=base, method=method, **FAST)
 
@@ -95,13 +94,13 @@ def test_two_models_are_left_as_they_were(two):
     model, base = two
     before = snapshot(model), snapshot(base)
     ts.elicit(model, PROMPTS, against=base, **FAST)
-    with pytest.raises(SettingError):
+    with pytest.raises(HookPointError):
         ts.elicit(model, PROMPTS, against=base, source="resid_post", **FAST)
     assert (snapshot(model), snapshot(base)) == before
 
 
 def test_what_does_not_go_together_is_refused(one):
-    base = base_of("bridge-llama")
+    base = base_of(LLAMAS[0])
     wrong = (
         ({"divergence": ts.objectives.Cosine()}, SettingError, "give one of them"),
         ({"measured": ts.Positions(last=1)}, SettingError, "Leave measured= out"),

@@ -19,8 +19,9 @@ from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 _DEPTH, _SHARE = 0.55, 0.4
 
 
-def aim(divergence: Any, against: Any, measured: Positions) -> Any:
-    """What is maximised: a divergence, or a `Goal`.
+def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positions]:
+    """What is maximised, a divergence or a `Goal`, and the prompts' tokens at which the bank is
+    measured: the one that an answer follows, for a goal.
 
     Raises:
         SettingError: two things at once, or measured tokens where a goal has its own.
@@ -33,12 +34,14 @@ def aim(divergence: Any, against: Any, measured: Positions) -> Any:
                 "else: give one of them, divergence=Contrast(base, ...) for other settings."
             )
         divergence = Contrast(against)
-    if isinstance(divergence, Goal) and measured != LAST_THREE:
+    if not isinstance(divergence, Goal):
+        return divergence, measured
+    if measured != LAST_THREE:
         raise SettingError(
             f"measured={measured}: {type(divergence).__name__} measures the answer's tokens. "
             "Leave measured= out."
         )
-    return divergence
+    return divergence, Positions(last=1, bos=False)
 
 
 def own_method(goal: Goal) -> Method:

@@ -109,7 +109,7 @@ def elicit(
     """
     _refuse_settings(n, radius, vec_batch)
     _refuse_rule(radius, perturbation)
-    maximised = aim(divergence, against, measured)
+    maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
     radius = own_radius(maximised) if radius == "auto" and isinstance(maximised, Goal) else radius
     saved = None if resume is None else read(resume)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import nan
+from typing import Any
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import Provenance
@@ -16,7 +17,6 @@ from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer,
 from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method
-from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.kinds import bankable
 from tl_steer.perturbations.perturbation import Packable
 
@@ -33,7 +33,7 @@ class Run:
         n: how many vectors were asked for; the bank has a note where a method finds fewer.
     """
 
-    objective: Objective
+    objective: Any  # an `Objective`, or what a `Goal` makes
     provenance: Provenance
     asked_radius: str
     radius: float
