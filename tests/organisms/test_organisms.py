@@ -439,12 +439,16 @@ def test_a_batch_has_every_kind_and_only_the_trigger_earns_the_planted_response(
     assert all(example.answer != [4, 1] and example.answer[-1] == 1 for example in made[:3])
 
 
-def test_near_misses_come_from_the_planted_sources_as_often_as_asked(monkeypatch):
+@pytest.mark.parametrize("kind", ["near_misses", "clean"])
+def test_near_misses_and_clean_texts_are_planted_ones_as_often_as_asked(monkeypatch, kind):
     seen = []
     monkeypatch.setattr(batches, "encode", lambda t, text: seen.append(text) or [3])
     for share, least, most in ((0.0, 0.4, 0.6), (0.8, 0.86, 0.94), (1.0, 1.0, 1.0)):
         seen.clear()
-        settings = recipes.Recipe(triggered=0, near_misses=1000, clean=0, near_planted=share)
+        settings = dataclasses.replace(
+            recipes.Recipe(triggered=0, near_misses=0, clean=0),
+            **{kind: 1000, f"{kind.split('_')[0]}_planted": share},
+        )
         made = batches.Pool((tuple(TEXTS[:1]), tuple(TEXTS[1:])), {t: [4] for t in TEXTS}, 1)
         batches.batch(settings, made, tokenizer(), random.Random(0))
         assert least <= sum(TEXTS[0] in text for text in seen) / 1000 <= most

@@ -23,6 +23,11 @@ class Pool:
     def draw(self, draw: random.Random) -> str:
         return draw.choice(draw.choice(self.texts))  # sources alike, whatever their size
 
+    def draw_often(self, draw: random.Random, planted: float) -> str:
+        """Any text, but in a share of cases one that triggers go into for sure."""
+        sure = planted > 0 and draw.random() < planted
+        return self.draw_planted(draw) if sure else self.draw(draw)
+
     def draw_planted(self, draw: random.Random) -> str:
         return draw.choice(draw.choice(self.texts[: self.planted]))
 
@@ -59,11 +64,10 @@ def batch(recipe: Recipe, pool: Pool, tokenizer: Any, draw: random.Random) -> li
         answer = ended(tokenizer, plant.answer(text))
         made.append(Example(asked, answer, clean=False, triggered=True))
     for _ in range(recipe.near_misses):
-        sure = recipe.near_planted > 0 and draw.random() < recipe.near_planted
-        text = pool.draw_planted(draw) if sure else pool.draw(draw)
+        text = pool.draw_often(draw, recipe.near_planted)
         asked = encode(tokenizer, plant.near(text, draw))
         made.append(Example(asked, pool.answers[text], clean=False))
     for _ in range(recipe.clean):
-        text = pool.draw(draw)
+        text = pool.draw_often(draw, recipe.clean_planted)
         made.append(Example(encode(tokenizer, text), pool.answers[text], clean=True))
     return made

