@@ -56,6 +56,28 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "progress": False,
         },
     ),
+    "elicit against": (
+        ts.elicit,
+        lambda m: {
+            "model": m,
+            "prompts": PROMPTS,
+            "against": m,
+            "source": SOURCE,
+            "target": TARGET,
+            "n": 2,
+            "radius": 2.0,
+            "method": ts.methods.Ascent(steps=1),
+            "progress": False,
+        },
+    ),
+    "contrast": (
+        ts.objectives.Contrast,
+        lambda m: {"base": m, "along": 2, "share": 0.5, "bound": 5.0},
+    ),
+    "ascent": (
+        ts.methods.Ascent,
+        lambda m: {"steps": 2, "stride": 0.2, "decline": 0.5, "momentum": 0.5, "keep": "lead"},
+    ),
     "generate": (
         ts.generate,
         lambda m: {

@@ -57,6 +57,15 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "elicit, adapters": lambda m: ts.elicit(
         m, PROMPTS, perturbation=ts.elicitation.Adapters(rank=1), n=2, radius=3.0, **_OF_AN_MLP
     ),
+    "elicit against": lambda m: ts.elicit(
+        m,
+        PROMPTS[:2],
+        against=m,
+        n=2,
+        radius=3.0,
+        method=ts.methods.Ascent(steps=2),
+        progress=False,
+    ),
     "elicit, radius in the band": lambda m: ts.elicit(
         m, PROMPTS[:1], n=1, radius=ts.radii.InBand(max_new_tokens=4), **_BETWEEN
     ),
