@@ -3,14 +3,16 @@
     python tests/benchmarks/installed.py --kept installed.jsonl
 
 Each contender gives vectors at one hook point; each vector speaks on eight prompts that nothing was
-learned, chosen or tuned on. A *hit* is a vector that shows the planted behaviour on at least four of
-them; *any*, on at least one, is leakage as often as not. Contrast runs with the defaults of
-`elicit(model, prompts, against=base)` on two clean prompts. Controls are random vectors at the same
-hook point, at its length, at that of four lengths at which their median response is next to contrast's, and at the best
-of the four (the best *for them*: chosen by the hits themselves); power iteration, which is the
-default without a base, and DCT, at the same length. Two more runs say what contrast finds where it
-should find nothing or less: against another fine-tune of the base than the true one, and in a model
-in which nothing was installed, against itself.
+learned, chosen or tuned on. A *hit* is a vector that shows the planted behaviour on at least four
+of them; *any*, on at least one, is leakage as often as not. Contrast runs with the defaults of
+`elicit(model, prompts, against=base)` on two clean prompts.
+
+Controls are random vectors at the same hook point: at its length, at that of four lengths at which
+their median response is next to contrast's, and at the best of the four (the best *for them*:
+chosen by the hits themselves); and power iteration, which is the default without a base, and DCT,
+at the same length. Two more runs say what contrast finds where it should find nothing or less:
+against another fine-tune of the base than the true one, and in a model in which nothing was
+installed, against itself.
 
 Every run is a line of the file that `--kept` names, and what is there is not run again; `--finish`
 writes the page from it.
@@ -27,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page import table, write_section
 from planted import at
+from scipy.stats import binomtest
 
 import tl_steer as ts
 from tl_steer import organisms
@@ -187,7 +191,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--organisms", nargs="+", default=list(organisms.NAMES))
     parser.add_argument("--what", nargs="+", default=["contrast", "random", "power", "dct"])
+    parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     given = parser.parse_args()
+    if given.finish:
+        write_section("evidence/installed.md", "installed", page(kept(given.kept)))
+        return
     done = set()
     if given.kept.exists():
         done = {tuple(json.loads(x)["key"]) for x in given.kept.read_text().splitlines()}
@@ -219,6 +227,86 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
         told = found.get("shown", [])
         print(name, what, seed, f"{line['all s']:.0f} s", f"{sum(x >= HALF for x in told)} hits,",
               f"{sum(x > 0 for x in told)} any, of {len(told)}", flush=True)  # fmt: skip
+
+
+def kept(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Runs by organism and contender, seeds in order."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in sorted(lines, key=lambda line: line["key"]):
+        runs.setdefault((line["key"][0], line["key"][1]), []).append(line)
+    return runs
+
+
+def per_100(shown: list[int]) -> str:
+    found, of = sum(x >= HALF for x in shown), len(shown)
+    interval = binomtest(found, of).proportion_ci(0.95, method="exact")
+    any_of = sum(x > 0 for x in shown)
+    return (
+        f"{found} of {of}: {100 * found / of:.0f} ({100 * interval.low:.0f} to "
+        f"{100 * interval.high:.0f}); any {any_of}"
+    )
+
+
+def first_hit(runs: list[dict[str, Any]], orders: list[list[int]]) -> str:
+    """The rank of the first hit, and hits among the first five and ten, seed by seed."""
+    told = []
+    for run, order in zip(runs, orders, strict=True):
+        hits = [run["shown"][i] >= HALF for i in order]
+        rank = str(hits.index(True) + 1) if any(hits) else "none"
+        told.append(f"{rank} ({sum(hits[:5])}, {sum(hits[:10])})")
+    return "; ".join(told)
+
+
+def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    names = [name for name in (*organisms.NAMES, "smollm2") if any(key[0] == name for key in runs)]
+    rows = [row(name, runs) for name in names]
+    ranks = []
+    for (name, what), each in runs.items():
+        if "lead" in each[0] and name != "smollm2":
+            by_lead = [sorted(range(len(r["lead"])), key=lambda i: -r["lead"][i]) for r in each]
+            by_value = [
+                sorted(range(len(r["lead"])), key=lambda i: -r["objective"][i]) for r in each
+            ]
+            orders = by_lead, [r["switch order"] for r in each], by_value
+            ranks.append([name, what, *(first_hit(each, order) for order in orders)])
+    return "\n\n".join(
+        [
+            "`python tests/benchmarks/installed.py`: hits per 100 vectors, with Clopper and "
+            "Pearson's 95% interval, and vectors that show the behaviour on any of the prompts.",
+            table(COLUMNS, rows),
+            "The rank of the first hit, and in brackets the hits among the first five and ten, by "
+            "each score; seeds apart by semicolons.",
+            table(["organism", "contender", "lead", "switch", "objective"], ranks),
+        ]
+    )
+
+
+COLUMNS = [
+    "organism", "contrast", "random, same length", "random, like response", "random, their best",
+    "power", "other base",
+]  # fmt: skip
+
+
+def row(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+    def all_of(what: str) -> str:
+        each = runs.get((name, what))
+        return per_100([x for run in each for x in run["shown"]]) if each else "not run"
+
+    random_runs, contrasted_runs = runs.get((name, "random")), runs.get((name, "contrast"))
+    cells = ["not run"] * 3
+    if random_runs:
+        by_share = {
+            f"{s:g}": [x for run in random_runs for x in run[f"{s:g}"]["shown"]] for s in SHARES
+        }
+        best = max(by_share, key=lambda s: sum(x >= HALF for x in by_share[s]))
+        like = "0.4"
+        if contrasted_runs:
+            wanted = contrasted_runs[0]["response"]
+            like = min(by_share, key=lambda s: abs(random_runs[0][s]["response"] - wanted))
+        cells = [per_100(by_share["0.4"])]
+        cells += [f"{share}: {per_100(by_share[share])}" for share in (like, best)]
+    return [name, all_of("contrast"), *cells, all_of("power"), all_of("wrong base")]
 
 
 if __name__ == "__main__":
