@@ -11,27 +11,24 @@ a model's blocks cannot be called so, rows run apart, and the model's own `gener
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.errors import ModelError
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
-from tl_steer.models.calls import recording, run_to
-from tl_steer.models.hooks import capturing
 from tl_steer.models.model import HookedModel
 from tl_steer.models.packed import LONGEST, Packed, Packing, common_beginning, packing_of
 from tl_steer.models.rows import Row, by_row, continued
 from tl_steer.models.segment import Segment
-from tl_steer.models.staged import Staged, by_stage, new_cache
+from tl_steer.models.staged import Staged, by_stage, new_cache, staged_if_possible
 from tl_steer.models.tokens import TokenBatch
+from tl_steer.models.trunk import CANNOT_PACK, Trunk, grown
 from tl_steer.perturbations.perturbation import Perturbation
 
-_CANNOT_PACK = (ModelError, RuntimeError, IndexError, TypeError, ValueError)
 _ROWS = 64  # of generate, where that has to speak
 Readout = Callable[[Tensor], Tensor]
 
@@ -93,7 +90,7 @@ class Answers:
         if len(self._packing) <= LONGEST and self._packing.agrees(self._chosen):
             try:
                 packed = Packed(self.model, self.tokens, source, target, packing=self._packing)
-            except _CANNOT_PACK:
+            except CANNOT_PACK:
                 pass  # a block that takes other arguments; apart, it is called as it always is
             else:
                 return packed, staged_if_possible(packed, self._bounds)
@@ -164,113 +161,6 @@ class Answers:
         return out[:, 0][:, packing.column.gather(1, self._at)]
 
 
-class Trunk:
-    """One prompt with many continuations, unsteered, from the first block to a hook point.
-
-    Args:
-        begin: a hook point on the way, whose activations are kept.
-        end: the last one.
-    """
-
-    def __init__(
-        self, model: HookedModel, prompt: TokenBatch, along: int, begin: str, end: str
-    ) -> None:
-        self.model, self.prompt, self.begin, self.end = model, prompt, begin, end
-        self.tokens = grown(prompt, prompt.ids.new_zeros(1, along - 1))
-        self._known: dict[int, tuple[Segment, Staged | None]] = {}
-
-    def __call__(
-        self, ids: Int[Tensor, "vec read"]
-    ) -> tuple[Float[Tensor, "vec pos width"], Float[Tensor, "vec pos d_model"]]:
-        """Activations at `begin` and at `end`."""
-        entering = self.entering(ids)
-        segment, _ = self.segment(len(ids))
-        if not isinstance(segment, Packed):
-            return self.through(lambda: segment.replay(entering, len(ids)))
-        packing = segment.packing
-        both = self.through(lambda: segment.replay(packing.pack(entering), 1))
-        return both[0][0][packing.column], both[1][0][packing.column]
-
-    def through(self, replay: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        """What a pass leaves at `begin` and at `end`."""
-        with capturing(self.model, [self.begin]) as seen:
-            end = replay()
-        return seen[self.begin].flatten(2), end
-
-    def entering(self, ids: Int[Tensor, "vec read"]) -> Float[Tensor, "vec pos d_model"]:
-        """What enters the first block."""
-        entering: dict[int, Tensor] = {}
-        tokens = grown(self.prompt.take([0] * len(ids)), ids)
-        with torch.no_grad(), recording(self.model, {}, entering):
-            run_to(self.model, tokens, 1 if int(self.model.cfg.n_layers) > 1 else None)
-        return entering[0]
-
-    def segment(self, vec: int) -> tuple[Segment, Staged | None]:
-        """The row with `vec` continuations side by side, where this model's blocks allow it."""
-        if vec not in self._known:
-            self._known[vec] = self._made(vec)
-        return self._known[vec]
-
-    def _made(self, vec: int) -> tuple[Segment, Staged | None]:
-        first, length = "blocks.0.hook_resid_pre", int(self.prompt.lengths[0])
-        packing = packing_of(self.tokens.take([0] * vec), shared=length)
-        packing, bounds = by_stage(packing, [length] * vec)
-        if len(packing) <= LONGEST:
-            try:
-                packed = Packed(self.model, self.tokens, first, self.end, packing=packing)
-            except _CANNOT_PACK:
-                pass
-            else:
-                return packed, staged_if_possible(packed, bounds)
-        return Segment(self.model, self.tokens, first, self.end), None
-
-    def walk(self, vec: int) -> "Walk":
-        """To go on token by token; only where stages are possible."""
-        return Walk(self, vec)
-
-
-class Walk:
-    """A trunk that grows by one token of each continuation at a time.
-
-    Attributes:
-        last: what the prompt's last token leaves at the end, for every continuation.
-    """
-
-    def __init__(self, trunk: Trunk, vec: int) -> None:
-        self.trunk, self.vec = trunk, vec
-        segment, staged = trunk.segment(vec)
-        assert staged is not None
-        self.staged, self.cache, self.stage = staged, new_cache(), 0
-        self.read = trunk.tokens.ids.new_zeros(
-            vec, trunk.tokens.ids.shape[1] - len(trunk.prompt.ids[0])
-        )
-        a = staged.spans[0][1]
-        with torch.no_grad():
-            out = staged.replay(0, segment.clean_start[:, :a], self.cache)
-        self.last = out[0, -1].expand(vec, -1)
-
-    def step(self, ids: Int[Tensor, " vec"]) -> tuple[Tensor, Tensor]:
-        """Read one more token of every continuation: what it leaves at `begin` and at `end`."""
-        self.read = self.read.clone()
-        self.read[:, self.stage] = ids
-        self.stage += 1
-        entering = self.trunk.entering(self.read)
-        length = int(self.trunk.prompt.lengths[0])
-        start = entering[:, length + self.stage - 1][None]
-        with torch.no_grad():
-            begin, end = self.trunk.through(
-                lambda: self.staged.replay(self.stage, start, self.cache)
-            )
-        return begin[0], end[0]
-
-
-def staged_if_possible(packed: Packed, bounds: list[int]) -> Staged | None:
-    try:
-        return Staged(packed, bounds)
-    except ModelError:
-        return None
-
-
 def generated(
     model: HookedModel, edits: Perturbation, tokens: TokenBatch, n: int
 ) -> Int[Tensor, "vec batch n"]:
@@ -287,17 +177,6 @@ def generated(
             for v in range(len(edits))
         ]
     )
-
-
-def grown(tokens: TokenBatch, ids: Int[Tensor, "batch new"]) -> TokenBatch:
-    """Prompts with something behind each."""
-    lengths, new = tokens.lengths, ids.shape[1]
-    width = tokens.ids.shape[1] + new
-    at = torch.arange(width, device=tokens.ids.device)
-    behind = (at >= lengths[:, None]) & (at < lengths[:, None] + new)
-    longer = torch.nn.functional.pad(tokens.ids, (0, new))
-    longer = longer.masked_scatter(behind, ids.to(longer))
-    return replace(tokens, ids=longer, mask=at < lengths[:, None] + new)
 
 
 def continued_choice(

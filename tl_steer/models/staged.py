@@ -70,6 +70,14 @@ class Staged:
             raise ModelError(f"In stages these blocks give something else (off by {off:.2g}).")
 
 
+def staged_if_possible(packed: Packed, bounds: Sequence[int]) -> Staged | None:
+    """A packed segment in stages, where its blocks can run so."""
+    try:
+        return Staged(packed, bounds)
+    except ModelError:
+        return None
+
+
 def new_cache() -> Any:
     """An empty one, as transformers makes it."""
     from transformers import DynamicCache
