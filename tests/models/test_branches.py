@@ -42,7 +42,7 @@ def test_each_text_gives_what_it_gives_alone_and_the_model_is_left_as_it_was(mod
     assert snapshot(model) == before
 
 
-# GPT-2's blocks get no mask for one text from some versions of the bridge, and then texts stay apart.
+# GPT-2's blocks get no mask for one text from some versions of the bridge: texts stay apart.
 @pytest.mark.parametrize("name", [name for name in BRIDGES if "gpt2" not in name])
 def test_bridges_read_the_beginning_once(name, monkeypatch):
     model, tokens = make(name), None
