@@ -12,6 +12,7 @@ from two_models import base_of, slowly
 import tl_steer as ts
 from tl_steer.errors import ModelError, SettingError
 from tl_steer.models.state import frozen
+from tl_steer.objectives import contrast
 from tl_steer.objectives.contrast import Contrast
 
 LAST = "blocks.3.hook_resid_post"
@@ -55,6 +56,14 @@ def test_value_and_lead_are_the_equations(pair, share, bound):
         assert float(at.scores["lead"][v]) == pytest.approx(lead, abs=1e-3)
 
 
+def test_the_lead_does_not_grow_with_how_odd_a_text_is():
+    """Two prompts, two tokens, all certain: twelve nats at most, and three for being the same."""
+    ids = torch.tensor([[[0, 1], [0, 1]], [[0, 1], [1, 1]]])
+    certain = torch.zeros(2, 2, 2, 3)
+    for nats, expected in ((3.0, (6 + 3, 6 + 1.5)), (40.0, (12 + 3, 12 + 1.5))):
+        assert contrast._lead(ids, certain, certain - nats).tolist() == list(expected)
+
+
 def test_a_single_prompt_has_nobody_to_agree_with(two):
     model, base = two
     edits = edits_of(model, n=1)
@@ -68,8 +77,8 @@ def test_the_gradient_equals_finite_differences(two):
     """Small steps leave the answer as it is, and the answer is held fixed in the gradient."""
     model, base = two
     edits, step = edits_of(model, n=1), 1e-2
-    contrast = Contrast(base, along=3, bound=math.inf)
-    gradient = evaluated(model, contrast, edits).gradients[0][0]
+    unbounded = Contrast(base, along=3, bound=math.inf)
+    gradient = evaluated(model, unbounded, edits).gradients[0][0]
     generator = torch.Generator().manual_seed(0)
     for _ in range(4):
         along = torch.nn.functional.normalize(
@@ -80,7 +89,7 @@ def test_the_gradient_equals_finite_differences(two):
             there = edits.select(slice(None))
             with torch.no_grad():
                 there.vectors += side * step * along
-            ends.append(float(evaluated(model, contrast, there, gradient=False).value))
+            ends.append(float(evaluated(model, unbounded, there, gradient=False).value))
         slope = (ends[0] - ends[1]) / (2 * step)
         assert float(gradient @ along) == pytest.approx(slope, abs=2e-3)
 
