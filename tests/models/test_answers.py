@@ -6,6 +6,7 @@ from conftest import KINDS, PROMPTS, SOURCE, bank_of, make
 
 import tl_steer as ts
 from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models import packed
 from tl_steer.models.answers import Answers
 from tl_steer.models.packed import Packed
 from tl_steer.models.state import frozen
@@ -93,6 +94,16 @@ def test_bridges_speak_in_stages_and_gradients_are_those_of_whole_rows(name):
         found.append((said.ids, gradient))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
+
+
+def test_more_continuations_than_one_row_holds_are_spoken_all_the_same(one, monkeypatch):
+    edits = edits_of(one, n=6)
+    _, expected = spoken(one, BATCHES["a template"], edits)
+    monkeypatch.setattr(packed, "LONGEST", 24)  # enough for the prompts, too little for a trunk
+    answers, said = spoken(one, BATCHES["a template"], edits)
+    assert isinstance(answers.segment, Packed)
+    assert torch.equal(said.ids, expected.ids)
+    torch.testing.assert_close(said.steered, expected.steered, atol=1e-3, rtol=1e-4)
 
 
 def test_a_vector_says_what_it_says_alone(one):

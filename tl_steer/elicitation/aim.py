@@ -15,8 +15,10 @@ from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Goal
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
-# Of the blocks, and of the source's median norm.
-_DEPTH, _SHARE = 0.55, 0.4
+# What "auto" means for a goal: the method, the length, and the source's place among the blocks.
+METHOD: Method = Ascent(keep="lead")
+RADIUS: RadiusRule = ShareOfNorm(0.4)
+_DEPTH = 0.55
 
 
 def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positions]:
@@ -42,16 +44,6 @@ def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positi
             "Leave measured= out."
         )
     return divergence, Positions(last=1, bos=False)
-
-
-def own_method(goal: Goal) -> Method:
-    """What method="auto" means for a goal."""
-    return Ascent(keep="lead")
-
-
-def own_radius(goal: Goal) -> RadiusRule:
-    """What radius="auto" means for a goal."""
-    return ShareOfNorm(_SHARE)
 
 
 def own_ends(model: HookedModel, source: str | None, target: str | None) -> tuple[str, str]:

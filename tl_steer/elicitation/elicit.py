@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import describe, provenance
-from tl_steer.elicitation.aim import aim, own_ends, own_method, own_radius
+from tl_steer.elicitation.aim import METHOD, RADIUS, aim, own_ends
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.run import Run
 from tl_steer.elicitation.scan import scan
@@ -111,7 +111,7 @@ def elicit(
     _refuse_rule(radius, perturbation)
     maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
-    radius = own_radius(maximised) if radius == "auto" and isinstance(maximised, Goal) else radius
+    radius = RADIUS if radius == "auto" and isinstance(maximised, Goal) else radius
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
     refuse_inference_weights(model)
@@ -167,7 +167,7 @@ def _ends(
 
 def _method(method: str | Method, maximised: Any) -> Any:
     if method == "auto" and isinstance(maximised, Goal):
-        return own_method(maximised)
+        return METHOD
     if not isinstance(method, str):
         return method
     if method not in METHODS:

@@ -17,7 +17,7 @@ from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.positions import Positions
 from tl_steer.methods.readings import Directions, Reading
 from tl_steer.methods.spectra import rounding, top_right
-from tl_steer.models.calls import run_to
+from tl_steer.models.calls import run_to, stop_behind
 from tl_steer.models.hooks import capturing
 from tl_steer.models.model import device_of
 from tl_steer.models.reference import Reference
@@ -125,10 +125,9 @@ def clean_differences(
 
 def _clean_source(base: Reference, segment: Segment) -> Tensor:
     """The base's activations where the segment has its source, `[batch pos width]`."""
-    model, name, behind = base.model, segment.source.name, segment.source.layer + 1
+    model, name = base.model, segment.source.name
     tokens, device = segment.tokens, device_of(model)
     tokens = replace(tokens, ids=tokens.ids.to(device), mask=tokens.mask.to(device))
     with frozen(model), torch.no_grad(), capturing(model, [name]) as seen:
-        # The bridge returns logits behind its last block, and none where it is asked to stop there.
-        run_to(model, tokens, behind if behind < int(model.cfg.n_layers) else None)
+        run_to(model, tokens, stop_behind(model, segment.source.layer))
     return seen[name].detach().flatten(2)

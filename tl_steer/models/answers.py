@@ -21,12 +21,12 @@ from torch import Tensor
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel
-from tl_steer.models.packed import LONGEST, Packed, Packing, common_beginning, packing_of
+from tl_steer.models.packed import Packed, common_beginning, packed_or_apart, packing_of
 from tl_steer.models.rows import Row, by_row, continued
 from tl_steer.models.segment import Segment
 from tl_steer.models.staged import Staged, by_stage, new_cache, staged_if_possible
 from tl_steer.models.tokens import TokenBatch
-from tl_steer.models.trunk import CANNOT_PACK, Trunk, grown
+from tl_steer.models.trunk import Trunk, Walk, grown
 from tl_steer.perturbations.perturbation import Perturbation
 
 _ROWS = 64  # of generate, where that has to speak
@@ -55,6 +55,8 @@ class Answers:
         tokens: the prompts.
         along: tokens of a continuation; the last is predicted, and never read.
         positions: the prompts' tokens that are edited.
+        speaks: false for a model that only follows what another says: `grow` then knows nothing of
+            the target.
 
     Raises:
         HookPointError, ModelError: as for `Segment`.
@@ -69,32 +71,25 @@ class Answers:
         *,
         along: int,
         positions: Positions,
+        speaks: bool = True,
     ) -> None:
         self.model, self.prompts, self.along = model, tokens, along
         self.tokens = grown(tokens, tokens.ids.new_zeros(len(tokens), along - 1))
         self._chosen = continued_choice(tokens, positions, self.tokens)
-        self._packing, self._bounds = self._packed_order()
-        self.segment, self.staged = self._segment(source, target)
+        packing = packing_of(self.tokens, shared=common_beginning(tokens))
+        self._packing, bounds = by_stage(packing, tokens.lengths.tolist())
+        if self._packing.agrees(self._chosen):
+            self.segment = packed_or_apart(model, self.tokens, source, target, self._packing)
+        else:
+            self.segment = Segment(model, self.tokens, source, target)
+        self.staged = staged_if_possible(self.segment, bounds) if speaks else None
+        begin = self.segment.beginning
+        end = self.segment.target.name if speaks else begin
         self._trunks = [
-            Trunk(model, tokens.take([p]), along, self.segment.beginning, self.segment.target.name)
-            for p in range(len(tokens))
+            Trunk(model, tokens.take([p]), along, begin, end) for p in range(len(tokens))
         ]
         first = tokens.lengths[:, None] - 1
         self._at = first + torch.arange(along, device=first.device)
-
-    def _packed_order(self) -> tuple[Packing, list[int]]:
-        packing = packing_of(self.tokens, shared=common_beginning(self.prompts))
-        return by_stage(packing, self.prompts.lengths.tolist())
-
-    def _segment(self, source: str | Site, target: str | Site) -> tuple[Segment, Staged | None]:
-        if len(self._packing) <= LONGEST and self._packing.agrees(self._chosen):
-            try:
-                packed = Packed(self.model, self.tokens, source, target, packing=self._packing)
-            except CANNOT_PACK:
-                pass  # a block that takes other arguments; apart, it is called as it always is
-            else:
-                return packed, staged_if_possible(packed, self._bounds)
-        return Segment(self.model, self.tokens, source, target), None
 
     def speak(self, perturbation: Perturbation, read: Readout) -> Spoken:
         """The model's own greedy continuation under every edit.
@@ -102,7 +97,8 @@ class Answers:
         Args:
             read: from activations at the target to logits.
         """
-        if self.staged is None:
+        staged = [trunk.staged(len(perturbation)) for trunk in self._trunks]
+        if self.staged is None or None in staged:
             ids = generated(self.model, perturbation, self.prompts, self.along)
             start, clean = self.grow(ids)
             return Spoken(ids, clean, self.run(perturbation, start))
@@ -110,7 +106,11 @@ class Answers:
 
     def _speak_in_stages(self, edits: Perturbation, read: Readout, staged: Staged) -> Spoken:
         vec, cache = len(edits), new_cache()
-        walks = [trunk.walk(vec) for trunk in self._trunks]
+        walks = [
+            Walk(trunk, own, vec)
+            for trunk in self._trunks
+            if (own := trunk.staged(vec)) is not None
+        ]
         first = self._packing.column.gather(1, self._at[:, :1])[:, 0]
         start = self.segment.clean_start[:, : staged.spans[0][1]].repeat(vec, 1, 1)
         ids: list[Tensor] = []

@@ -11,10 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import ModelError
-from tl_steer.models.calls import Call, Calls, recording, run_to, with_axes
+from tl_steer.models.calls import Call, Calls, entering_first, recording, run_to, with_axes
 from tl_steer.models.hooks import capturing
 from tl_steer.models.model import HookedModel
-from tl_steer.models.packed import LONGEST as LONGEST, Packing, packing_of, with_mask, worth_packing
+from tl_steer.models.packed import (
+    CANNOT_PACK,
+    LONGEST as LONGEST,
+    Packing,
+    packing_of,
+    with_mask,
+    worth_packing,
+)
 from tl_steer.models.tokens import TokenBatch
 
 _ROWS = 16
@@ -30,7 +37,7 @@ def last_stream(model: HookedModel, tokens: TokenBatch) -> Float[Tensor, "batch 
     if worth_packing(packing):
         try:
             return _packed(model, tokens, packing)
-        except (ModelError, RuntimeError, IndexError, TypeError, ValueError):
+        except CANNOT_PACK:
             pass  # blocks that take other arguments; apart, they are called as they always are
     return _apart(model, tokens)
 
@@ -56,10 +63,7 @@ def _apart(model: HookedModel, tokens: TokenBatch) -> Tensor:
 def _packed(model: HookedModel, tokens: TokenBatch, packing: Packing) -> Tensor:
     longest = tokens.take([int(tokens.lengths.argmax())])
     calls, clean = _learned(model, longest)
-    entering: dict[int, Tensor] = {}
-    with recording(model, {}, entering):
-        run_to(model, tokens, 1 if int(model.cfg.n_layers) > 1 else None)
-    stream = packing.pack(entering[0].detach())
+    stream = packing.pack(entering_first(model, tokens))
     for layer, call in calls.items():
         packed = with_mask(call, packing, longest.ids.shape, stream.dtype)
         stream = packed(model.blocks[layer], stream, 1)

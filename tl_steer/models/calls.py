@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import ModelError
@@ -85,6 +86,20 @@ def run_to(model: HookedModel, tokens: TokenBatch, stop: int | None) -> None:
         return_type=None,
         **cacheless(model),
     )
+
+
+def stop_behind(model: HookedModel, layer: int) -> int | None:
+    """Where `run_to` stops behind a block. Behind the last, the bridge would return logits; let
+    it."""
+    return layer + 1 if layer + 1 < int(model.cfg.n_layers) else None
+
+
+def entering_first(model: HookedModel, tokens: TokenBatch) -> Float[Tensor, "batch pos d_model"]:
+    """What enters the first block: the embedded tokens. Runs that block as well."""
+    entering: dict[int, Tensor] = {}
+    with torch.no_grad(), recording(model, {}, entering):
+        run_to(model, tokens, stop_behind(model, 0))
+    return entering[0].detach()
 
 
 def cacheless(model: HookedModel) -> dict[str, bool]:

@@ -9,6 +9,7 @@ prompts become one row; a mask keeps each from seeing the others, and every toke
 in its own prompt.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from tl_steer.models.tokens import TokenBatch
 
 # Attention costs the square of the length; and what saves less is not worth it.
 LONGEST, _WORTH = 768, 0.8
+# What a block raises that takes other arguments; apart, it is called as it always is.
+CANNOT_PACK = (ModelError, RuntimeError, IndexError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +183,15 @@ def packed_if_possible(
     if len(tokens) > 1:
         packing = packing_of(tokens)
         if worth_packing(packing) and packing.agrees(tokens.select(positions)):
-            try:
-                return Packed(model, tokens, source, target)
-            except (ModelError, RuntimeError, IndexError, TypeError, ValueError):
-                pass  # a block that takes other arguments; apart, it is called as it always is
+            return packed_or_apart(model, tokens, source, target, packing)
+    return Segment(model, tokens, source, target)
+
+
+def packed_or_apart(
+    model: HookedModel, tokens: TokenBatch, source: str | Site, target: str | Site, packing: Packing
+) -> Segment:
+    """One row by a packing, where it is not too long and this model's blocks can be called so."""
+    if len(packing) <= LONGEST:
+        with suppress(*CANNOT_PACK):
+            return Packed(model, tokens, source, target, packing=packing)
     return Segment(model, tokens, source, target)

@@ -20,7 +20,7 @@ from tl_steer.errors import HookPointError, ModelError, NotFiniteError, ShapeErr
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import said
 from tl_steer.hook_points.site import Site
-from tl_steer.models.calls import Calls, forget, recording, run_to, with_axes
+from tl_steer.models.calls import Calls, forget, recording, run_to, stop_behind, with_axes
 from tl_steer.models.hooks import capturing, installed
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
@@ -190,7 +190,7 @@ class Segment:
         calls: Calls = {}
         entering: dict[int, Tensor] = {}
         names = list(dict.fromkeys([self.source.name, self.target.name]))
-        stop = _stop(self.model, self.target)
+        stop = stop_behind(self.model, self.target.layer)
         with _told("A forward pass"), torch.no_grad():
             with recording(self.model, calls, entering), capturing(self.model, names) as seen:
                 run_to(self.model, self.tokens, stop)
@@ -260,9 +260,3 @@ def _told(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"{what} fails on this model: {said(error, most=300)}") from error
-
-
-def _stop(model: HookedModel, target: Site) -> int | None:
-    """Stop behind the target. Behind the last block, the bridge would return logits; let it."""
-    behind = target.layer + 1
-    return behind if behind < int(model.cfg.n_layers) else None

@@ -5,6 +5,7 @@ values kept, as in a model's own cached generation, no token is run twice, and g
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 from tl_steer.errors import ModelError
 from tl_steer.models.calls import Call, Calls
 from tl_steer.models.packed import Packed, Packing
+from tl_steer.models.segment import Segment
 
 _NAMES = ("past_key_values", "layer_past")  # of a block's argument
 
@@ -70,12 +72,12 @@ class Staged:
             raise ModelError(f"In stages these blocks give something else (off by {off:.2g}).")
 
 
-def staged_if_possible(packed: Packed, bounds: Sequence[int]) -> Staged | None:
-    """A packed segment in stages, where its blocks can run so."""
-    try:
-        return Staged(packed, bounds)
-    except ModelError:
-        return None
+def staged_if_possible(segment: Segment, bounds: Sequence[int]) -> Staged | None:
+    """A segment in stages, where it is packed and its blocks can run so."""
+    if isinstance(segment, Packed):
+        with suppress(ModelError):
+            return Staged(segment, bounds)
+    return None
 
 
 def new_cache() -> Any:

@@ -11,16 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.errors import ModelError
-from tl_steer.models.calls import recording, run_to
+from tl_steer.models.calls import entering_first
 from tl_steer.models.hooks import capturing
 from tl_steer.models.model import HookedModel
-from tl_steer.models.packed import LONGEST, Packed, packing_of
+from tl_steer.models.packed import Packed, Packing, packed_or_apart, packing_of
 from tl_steer.models.segment import Segment
 from tl_steer.models.staged import Staged, by_stage, new_cache, staged_if_possible
 from tl_steer.models.tokens import TokenBatch
-
-CANNOT_PACK = (ModelError, RuntimeError, IndexError, TypeError, ValueError)
 
 
 class Trunk:
@@ -36,14 +33,15 @@ class Trunk:
     ) -> None:
         self.model, self.prompt, self.begin, self.end = model, prompt, begin, end
         self.tokens = grown(prompt, prompt.ids.new_zeros(1, along - 1))
-        self._known: dict[int, tuple[Segment, Staged | None]] = {}
+        self._segments: dict[int, Segment] = {}
+        self._staged: dict[int, Staged | None] = {}
 
     def __call__(
         self, ids: Int[Tensor, "vec read"]
     ) -> tuple[Float[Tensor, "vec pos width"], Float[Tensor, "vec pos d_model"]]:
         """Activations at `begin` and at `end`."""
         entering = self.entering(ids)
-        segment, _ = self.segment(len(ids))
+        segment = self.segment(len(ids))
         if not isinstance(segment, Packed):
             return self.through(lambda: segment.replay(entering, len(ids)))
         packing = segment.packing
@@ -52,40 +50,35 @@ class Trunk:
 
     def through(self, replay: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """What a pass leaves at `begin` and at `end`."""
+        if self.begin == self.end:
+            end = replay()
+            return end.flatten(2), end
         with capturing(self.model, [self.begin]) as seen:
             end = replay()
         return seen[self.begin].flatten(2), end
 
     def entering(self, ids: Int[Tensor, "vec read"]) -> Float[Tensor, "vec pos d_model"]:
         """What enters the first block."""
-        entering: dict[int, Tensor] = {}
-        tokens = grown(self.prompt.take([0] * len(ids)), ids)
-        with torch.no_grad(), recording(self.model, {}, entering):
-            run_to(self.model, tokens, 1 if int(self.model.cfg.n_layers) > 1 else None)
-        return entering[0]
+        return entering_first(self.model, grown(self.prompt.take([0] * len(ids)), ids))
 
-    def segment(self, vec: int) -> tuple[Segment, Staged | None]:
+    def segment(self, vec: int) -> Segment:
         """The row with `vec` continuations side by side, where this model's blocks allow it."""
-        if vec not in self._known:
-            self._known[vec] = self._made(vec)
-        return self._known[vec]
+        if vec not in self._segments:
+            first, tokens = "blocks.0.hook_resid_pre", self.tokens
+            packing, _ = self._order(vec)
+            self._segments[vec] = packed_or_apart(self.model, tokens, first, self.end, packing)
+        return self._segments[vec]
 
-    def _made(self, vec: int) -> tuple[Segment, Staged | None]:
-        first, length = "blocks.0.hook_resid_pre", int(self.prompt.lengths[0])
+    def staged(self, vec: int) -> Staged | None:
+        """That row token by token, where it can run so."""
+        if vec not in self._staged:
+            self._staged[vec] = staged_if_possible(self.segment(vec), self._order(vec)[1])
+        return self._staged[vec]
+
+    def _order(self, vec: int) -> tuple[Packing, list[int]]:
+        length = int(self.prompt.lengths[0])
         packing = packing_of(self.tokens.take([0] * vec), shared=length)
-        packing, bounds = by_stage(packing, [length] * vec)
-        if len(packing) <= LONGEST:
-            try:
-                packed = Packed(self.model, self.tokens, first, self.end, packing=packing)
-            except CANNOT_PACK:
-                pass
-            else:
-                return packed, staged_if_possible(packed, bounds)
-        return Segment(self.model, self.tokens, first, self.end), None
-
-    def walk(self, vec: int) -> "Walk":
-        """To go on token by token; only where stages are possible."""
-        return Walk(self, vec)
+        return by_stage(packing, [length] * vec)
 
 
 class Walk:
@@ -95,22 +88,16 @@ class Walk:
         last: what the prompt's last token leaves at the end, for every continuation.
     """
 
-    def __init__(self, trunk: Trunk, vec: int) -> None:
-        self.trunk, self.vec = trunk, vec
-        segment, staged = trunk.segment(vec)
-        assert staged is not None
-        self.staged, self.cache, self.stage = staged, new_cache(), 0
-        self.read = trunk.tokens.ids.new_zeros(
-            vec, trunk.tokens.ids.shape[1] - len(trunk.prompt.ids[0])
-        )
+    def __init__(self, trunk: Trunk, staged: Staged, vec: int) -> None:
+        self.trunk, self.staged, self.cache, self.stage = trunk, staged, new_cache(), 0
+        self.read = trunk.tokens.ids.new_zeros(vec, len(staged.spans) - 1)
         a = staged.spans[0][1]
         with torch.no_grad():
-            out = staged.replay(0, segment.clean_start[:, :a], self.cache)
+            out = staged.replay(0, staged.segment.clean_start[:, :a], self.cache)
         self.last = out[0, -1].expand(vec, -1)
 
     def step(self, ids: Int[Tensor, " vec"]) -> tuple[Tensor, Tensor]:
         """Read one more token of every continuation: what it leaves at `begin` and at `end`."""
-        self.read = self.read.clone()
         self.read[:, self.stage] = ids
         self.stage += 1
         entering = self.trunk.entering(self.read)

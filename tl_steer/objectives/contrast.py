@@ -184,8 +184,9 @@ class ContrastObjective:
                     self.segment.target.name,
                     along=self.contrast.along,
                     positions=positions,
+                    speaks=speaks,
                 )
-                for model in (self.segment.model, self.base)
+                for model, speaks in ((self.segment.model, True), (self.base, False))
             )
             self._answers = positions, ours, theirs
         return self._answers[1:]
