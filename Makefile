@@ -77,7 +77,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/jacobian.py
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
-	$(BIN)/python tests/benchmarks/two_models.py
+	$(BIN)/python tests/benchmarks/against.py
 	$(BIN)/python tests/benchmarks/sweep.py
 
 bench-monitor: $(READY)

@@ -1,6 +1,6 @@
 """What a step against a base costs beside one of a single model.
 
-    python tests/benchmarks/two_models.py
+    python tests/benchmarks/against.py
 
 Vectors behind block 16 of the hardened organism on two prompts, gradients included. A step with two
 models is `Contrast` with its defaults. One with a single model draws the same answers and compares
@@ -65,7 +65,7 @@ def main() -> None:
     one = medians["one model, along its answer"]
     rows = [[name, f"{s:.1f}", f"{s / one:.2f}"] for name, s in medians.items()]
     text = (
-        f"`python tests/benchmarks/two_models.py`: {given.n} vectors, a step, medians of "
+        f"`python tests/benchmarks/against.py`: {given.n} vectors, a step, medians of "
         f"{given.runs}.\n\n" + table(["step", "s", "of one model's"], rows)
     )
     write_section("benchmarks.md", "two models", text)
