@@ -81,7 +81,12 @@ def test_every_source_and_choice_of_tokens(llama, source, positions):
 
 
 # GPT-2's blocks get their cache by position.
-@pytest.mark.parametrize("name", [n for n in KINDS if n.startswith("bridge-") and "gpt2" not in n])
+IN_STAGES = pytest.mark.parametrize(
+    "name", [n for n in KINDS if n.startswith("bridge-") and "gpt2" not in n]
+)
+
+
+@IN_STAGES
 def test_bridges_speak_in_stages_and_gradients_are_those_of_whole_rows(name):
     model, edits = make(name), edits_of(make(name))
     found = []
@@ -96,11 +101,13 @@ def test_bridges_speak_in_stages_and_gradients_are_those_of_whole_rows(name):
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-3, rtol=1e-3)
 
 
-def test_more_continuations_than_one_row_holds_are_spoken_all_the_same(one, monkeypatch):
-    edits = edits_of(one, n=6)
-    _, expected = spoken(one, BATCHES["a template"], edits)
+@IN_STAGES
+def test_more_continuations_than_one_row_holds_are_spoken_all_the_same(name, monkeypatch):
+    model = make(name)
+    edits = edits_of(model, n=6)
+    _, expected = spoken(model, BATCHES["a template"], edits)
     monkeypatch.setattr(packed, "LONGEST", 24)  # enough for the prompts, too little for a trunk
-    answers, said = spoken(one, BATCHES["a template"], edits)
+    answers, said = spoken(model, BATCHES["a template"], edits)
     assert isinstance(answers.segment, Packed)
     assert torch.equal(said.ids, expected.ids)
     torch.testing.assert_close(said.steered, expected.steered, atol=1e-3, rtol=1e-4)
