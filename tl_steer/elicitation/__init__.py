@@ -4,5 +4,10 @@ Imports `radii` and what lies below.
 """
 
 from tl_steer.elicitation.elicit import elicit as elicit
+from tl_steer.elicitation.places import (
+    Place as Place,
+    Places as Places,
+    scan_contrast as scan_contrast,
+)
 from tl_steer.elicitation.scan import Pair as Pair, Scan as Scan, scan as scan
 from tl_steer.elicitation.start import Adapters as Adapters, Start as Start, Vectors as Vectors

@@ -8,7 +8,7 @@ from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import LAST_THREE, Positions
-from tl_steer.methods import Ascent, Method
+from tl_steer.methods import Ascent
 from tl_steer.models.model import HookedModel
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.divergence import Displacement
@@ -16,7 +16,7 @@ from tl_steer.objectives.objective import Goal
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
 # What "auto" means for a goal: the method, the length, and the source's place among the blocks.
-METHOD: Method = Ascent(keep="lead")
+METHOD = Ascent(keep="lead")
 RADIUS: RadiusRule = ShareOfNorm(0.4)
 _DEPTH = 0.55
 

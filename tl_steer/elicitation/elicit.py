@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import describe, provenance
-from tl_steer.elicitation.aim import METHOD, RADIUS, aim, own_ends
+from tl_steer.elicitation.aim import METHOD, aim
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
+from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
-from tl_steer.elicitation.scan import scan
 from tl_steer.elicitation.start import Start, Vectors
-from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.methods import METHODS, Method
@@ -28,8 +28,7 @@ from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.objectives.objective import Goal, Objective
 from tl_steer.perturbations.kinds import bankable, refuse_unpackable
-from tl_steer.radii.inband import AUTO
-from tl_steer.radii.rules import RadiusRule
+from tl_steer.radii.rules import RadiusRule, length_of
 
 
 @checked
@@ -111,7 +110,6 @@ def elicit(
     _refuse_rule(radius, perturbation)
     maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
-    radius = RADIUS if radius == "auto" and isinstance(maximised, Goal) else radius
     saved = None if resume is None else read(resume)
     file = _file(checkpoint, every, resume)
     refuse_inference_weights(model)
@@ -119,11 +117,11 @@ def elicit(
         if file is not None:
             file.begin()
         tokens = tokenize(model, prompts)
-        ends = _ends(model, tokens, source, target, saved, seed, maximised)
+        *ends, radius = place(model, tokens, (source, target), radius, saved, seed, maximised)
         segment = Segment(model, tokens, *ends)
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, maximised, measured, seed)
-        length = saved.bank.radius if saved else _radius(segment, chosen, radius, seed)
+        length = saved.bank.radius if saved else length_of(radius, segment, chosen, seed)
         start = bankable(perturbation(segment, n, length, seed, positions))
         refuse_unpackable(start)
         objective = _objective(maximised, segment, chosen, vec_batch)
@@ -134,35 +132,6 @@ def elicit(
             objective.vec_batch = saved.vec_batch(objective.vec_batch)
         run = Run(objective, made, _asked(radius), length, file, n)
         return run.climb(climb, start, resume=saved, progress=progress)
-
-
-def _ends(
-    model: HookedModel,
-    tokens: TokenBatch,
-    source: str | None,
-    target: str | None,
-    saved: Saved | None,
-    seed: int,
-    maximised: Any,
-) -> tuple[str, str]:
-    if isinstance(maximised, Goal):
-        return own_ends(model, source, target)
-    if source is None or target is None:
-        raise SettingError(
-            f"source={source!r}, target={target!r}: expected hook points, such as "
-            "'blocks.3.hook_resid_post', or 'auto' for both."
-        )
-    if (source == "auto") != (target == "auto"):
-        raise SettingError(
-            f"source={source!r}, target={target!r}: they are looked for together; give both names, "
-            "or 'auto' for both."
-        )
-    if source != "auto":
-        return source, target
-    if saved is not None:
-        return saved.bank.source.name, saved.bank.target.name
-    best = scan(model, tokens, read=AUTO, seed=seed).best()
-    return best.source, best.target
 
 
 def _method(method: str | Method, maximised: Any) -> Any:
@@ -209,16 +178,6 @@ def _refuse_rule(radius: float | int | str | RadiusRule, perturbation: Start) ->
         )
 
 
-def _radius(segment: Segment, chosen: Tensor, radius: Any, seed: int) -> float:
-    if isinstance(radius, (int, float)):
-        return float(radius)
-    rule: RadiusRule = AUTO if radius == "auto" else radius
-    found = float(rule(segment, chosen, seed))
-    if not 0 < found < math.inf:
-        raise NotFiniteError(f"{rule} gave radius {found}; give radius= as a number.")
-    return found
-
-
 def _file(
     checkpoint: str | Path | None, every: float | int, resume: str | Path | None
 ) -> Checkpoint | None:
@@ -236,8 +195,8 @@ def _as_it_is(saved: Saved, file: Checkpoint | None) -> Bank:
     return saved.bank
 
 
-def _asked(radius: float | int | str | RadiusRule) -> str:
+def _asked(radius: float | int | RadiusRule) -> str:
     """How a radius was asked for, in words."""
     if isinstance(radius, (int, float)):
         return repr(float(radius))
-    return describe(AUTO if radius == "auto" else radius)
+    return describe(radius)

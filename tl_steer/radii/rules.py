@@ -40,6 +40,25 @@ _BRACKET = (1e-3, 4.0)
 _GUESS = 0.2
 
 
+def length_of(
+    radius: float | int | RadiusRule,
+    segment: Segment,
+    measured: Bool[Tensor, "batch pos"],
+    seed: int,
+) -> float:
+    """A radius as a number: itself, or what a rule finds.
+
+    Raises:
+        NotFiniteError: a rule found none.
+    """
+    if isinstance(radius, (int, float)):
+        return float(radius)
+    found = float(radius(segment, measured, seed))
+    if not 0 < found < math.inf:
+        raise NotFiniteError(f"{radius} gave radius {found}; give radius= as a number.")
+    return found
+
+
 @typed_fields
 @dataclass(frozen=True)
 class ShareOfNorm:
