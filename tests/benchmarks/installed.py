@@ -238,8 +238,8 @@ def kept(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     return runs
 
 
-def per_100(shown: list[int]) -> str:
-    found, of = sum(x >= HALF for x in shown), len(shown)
+def per_100(shown: list[int], half: int = HALF) -> str:
+    found, of = sum(x >= half for x in shown), len(shown)
     interval = binomtest(found, of).proportion_ci(0.95, method="exact")
     any_of = sum(x > 0 for x in shown)
     return (
