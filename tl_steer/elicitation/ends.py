@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tl_steer.elicitation.aim import RADIUS, own_ends
+from tl_steer.elicitation.aim import own_ends, own_radius
 from tl_steer.elicitation.checkpoint import Saved
 from tl_steer.elicitation.places import LENGTHS, scan_contrast
 from tl_steer.elicitation.scan import scan
@@ -53,7 +53,7 @@ def _of_goal(
     """The same for a goal: its own place where none is named, the best of a scan for "auto"."""
     source, target = own_ends(model, *ends)
     if ends[0] != "auto" or not isinstance(goal, Contrast):
-        return source, target, RADIUS if isinstance(radius, str) else radius
+        return source, target, own_radius(goal) if isinstance(radius, str) else radius
     if saved is not None:
         return saved.bank.source.name, target, saved.bank.radius
     lengths = LENGTHS if isinstance(radius, str) else (radius,)

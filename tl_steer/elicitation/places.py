@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tl_steer.elicitation.aim import METHOD, own_ends
+from tl_steer.elicitation.aim import own_ends, own_method
 from tl_steer.elicitation.start import Vectors
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
@@ -132,7 +132,7 @@ def _look(objective: Any, length: float | int | RadiusRule, n: int, steps: int, 
     measured = Positions(last=1, bos=False).measure(segment.mask, segment.tokens.has_bos)
     radius = length_of(length, segment, measured, seed)
     start = Vectors()(segment, n, radius, seed, EVERYWHERE)
-    *_, last = replace(METHOD, steps=steps)(objective, start)
+    *_, last = replace(own_method(objective.contrast), steps=steps)(objective, start)
     begun, climbed = (
         _best_leads(objective(rows, gradient=False)) for rows in (start, last.perturbation)
     )

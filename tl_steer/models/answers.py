@@ -179,6 +179,13 @@ def generated(
     )
 
 
+def unsteered_answers(model: HookedModel, tokens: TokenBatch, n: int) -> Int[Tensor, "batch n"]:
+    """Greedy continuations of every prompt as it is."""
+    with torch.no_grad():
+        found = [continued(model, row[None], n)[0] for row in tokens.rows()]
+    return torch.stack([_filled(row, n) for row in found])
+
+
 def continued_choice(
     tokens: TokenBatch, positions: Positions, longer: TokenBatch
 ) -> Bool[Tensor, "batch pos"]:

@@ -26,4 +26,5 @@ from tl_steer.objectives.response import (
     ResponseMap as ResponseMap,
     stacked_response as stacked_response,
 )
+from tl_steer.objectives.substitution import Substitution as Substitution
 from tl_steer.objectives.weighted import Weighted as Weighted

@@ -83,6 +83,9 @@ class Contrast:
     share: float | int = 0.5
     bound: float | int = 5.0
 
+    length = 0.4  # of the norm, where none is given
+    order = "lead"
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", Reference.of(self.base))
         if self.along < 1 or not 0 < self.share <= 1 or not self.bound > 0:
@@ -165,11 +168,11 @@ class ContrastObjective:
     ) -> tuple[LogProbabilities, LogProbabilities]:
         """What the steered model predicts, and the mixture of the two that it is compared with."""
         read, read_base = self._reads
-        steered, other = _log(read, said.steered), _log(read_base, base)
+        steered, other = log_probabilities(read, said.steered), log_probabilities(read_base, base)
         share = self.contrast.share
         if share < 1:
             with torch.no_grad():
-                clean = _log(read, said.clean)
+                clean = log_probabilities(read, said.clean)
             other = torch.logaddexp(other + math.log(share), clean + math.log1p(-share))
         return steered, other
 
@@ -204,9 +207,10 @@ def _lead(
     return unlikely + _SURE * own.mean(dim=(1, 2)) + _ALIKE * same
 
 
-def _log(
+def log_probabilities(
     read: Callable[[Tensor], Tensor], residual: Float[Tensor, "vec batch along d_model"]
 ) -> LogProbabilities:
+    """Log-probabilities of every next token, of activations where logits are read."""
     logits = at_least_float32(read(residual.flatten(0, 1)))
     told: Tensor = logits.log_softmax(dim=-1).unflatten(0, residual.shape[:2])
     return told
