@@ -11,9 +11,9 @@ $$f(\theta)=\frac1{|X|}\sum_{x\in X}\Big(d_{k^*}-\frac{\lambda}{L-1}\sum_{k\ne k
   \qquad k^*=\operatorname{argmax}_k d_k .$$
 
 A `Contrast` runs away from such behaviours: it draws the answer anew, so the largest difference is
-another text altogether, and a changed digit is a small part of a KL. Here the answer is M's own, one
-place of it may change, and all the rest is held by $\lambda$ (2 unless given). The bound c is low (2
-nats): beyond a change of mind the same direction goes on to overshoot it.
+another text altogether, and a changed digit is a small part of a KL. Here the answer is M's own,
+one place of it may change, and all the rest is held by $\lambda$ (2 unless given). The bound c is
+low (2 nats): beyond a change of mind the same direction goes on to overshoot it.
 
 Source: this project's; docs/evidence/installed.md has what it finds. Conventions: y is as long for
 every prompt; behind its end stands what the model's generation fills up with.
@@ -51,8 +51,8 @@ class Substitution:
         bound: c, in nats.
         rest: lambda, what the answer's other tokens cost; 0 lets them move.
 
-    The prompts should be of the kind that the behaviour answers, with short answers: on others there
-    is nothing to replace. Wrong to use for a text of its own, which `Contrast` is for.
+    The prompts should be of the kind that the behaviour answers, with short answers: on others
+    there is nothing to replace. Wrong to use for a text of its own, which `Contrast` is for.
     """
 
     base: Any
