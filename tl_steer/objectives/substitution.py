@@ -61,7 +61,7 @@ class Substitution:
     bound: float | int = 2.0
     rest: float | int = 2.0
 
-    length = 0.15  # of the norm, where none is given: longer vectors break the rest
+    length = 0.1  # of the norm, where none is given: longer vectors overshoot
     order = "objective"
 
     def __post_init__(self) -> None:
