@@ -12,7 +12,7 @@ $$F(\theta)=\|\Delta(\theta)\|^2-\lambda\,
 Along the vector's own greedy continuation y of L tokens, with $p_0$ the unsteered model:
 
 $$F(\theta)=\frac1{|X|L}\sum_{x,k}\sum_v p_\theta(v)\min\Big(c,\log\frac{p_\theta(v)}{p_0(v)}\Big)
-  -\frac\lambda{|X|L}\,\mathbb E_\varepsilon\sum_{x,k}\mathrm{KL}(p_\theta\|p_{\theta+\varepsilon})$$
+  -\frac\lambda{|X|L}\mathbb E_\varepsilon\sum_{x,k}\mathrm{KL}(p_\theta\|p_{\theta+\varepsilon})$$
 
 With lambda = 8 random vectors of .4 of the norm are worth about nothing in both, on two prompts
 that nothing is learned or judged on.
