@@ -26,12 +26,23 @@ from tl_steer.objectives.contrast import _lead
 
 
 class Slot:
-    """Prompts with room in front of what the user says, on the transformers model underneath."""
+    """Prompts with room in front of what the user says, on the transformers model underneath.
 
-    def __init__(self, model: Any, texts: tuple[str, ...], along: int) -> None:
+    Args:
+        apart: two messages that begin with different tokens; the room is where they part.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        texts: tuple[str, ...],
+        along: int,
+        *,
+        apart: tuple[str, str] = ("One", "two"),
+    ) -> None:
         self.net, self.along = model.original_model, along
         rows = tokenize(model, [ts.chat(text) for text in texts]).rows()
-        cut = common_beginning(tokenize(model, [ts.chat("One"), ts.chat("two")]))
+        cut = common_beginning(tokenize(model, [ts.chat(text) for text in apart]))
         self.embeddings = self.net.get_input_embeddings()
         with torch.no_grad():
             self.before = self._kept(rows[0][None, :cut])
