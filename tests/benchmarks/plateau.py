@@ -1,6 +1,6 @@
 r"""Plateaus: what a vector does is large, and a small push changes little of it.
 
-Two objectives without a base model, for `elicit(divergence=...)`, and the space of a model's own
+Objectives without a base model, for `elicit(divergence=...)`, and the space of a model's own
 clean activations to search in. No script: `without_base.py` runs them.
 
 Of activations, at the last token of each prompt, summed over prompts x, with pushes of
@@ -101,6 +101,38 @@ class Continued:
         return Climb(segment, value, self.share, self.pushes, vec_batch)
 
 
+@dataclass(frozen=True)
+class Alike:
+    r"""Along the continuation, and the same on other prompts, as for soft tokens: the first term of
+    `Continued` plus $\frac w{|X|^2L}\sum_{x,z,k}\log p_\theta(y^z_k|x,y^z_{<k})$, and no pushes:
+    what the model is sure of is flat."""
+
+    weight: float = 1.0
+    along: int = 4
+    bound: float = 5.0
+
+    def on(self, segment: Segment, *, vec_batch: int | None = None) -> "Climb":
+        read, ends = readout(segment.model), (segment.source.name, segment.target.name)
+        answers = Answers(
+            segment.model, segment.tokens, *ends, along=self.along, positions=ts.Positions()
+        )
+
+        def value(part: Perturbation, pushes: list[Tensor]) -> tuple[Tensor, Tensor]:
+            said = answers.speak(part, read)
+            steered, clean = told(read, said.steered), told(read, said.clean)
+            gain = (steered.exp() * (steered - clean).clamp(max=self.bound)).sum(-1)
+            sure = [of_tokens(steered, said.ids)]
+            for shift in range(1, said.ids.shape[1]):
+                ids = said.ids.roll(shift, dims=1)
+                start, _ = answers.grow(ids)
+                sure.append(of_tokens(told(read, answers.run(part, start)), ids))
+            response = (said.steered - said.clean).mean(dim=(1, 2))
+            alike = torch.stack(sure).mean(dim=(0, 2, 3))
+            return gain.mean(dim=(1, 2)) + self.weight * alike, response
+
+        return Climb(segment, value, 0.0, 0, vec_batch)
+
+
 class Climb:
     """Called as an `Objective` is: a value of edits and pushes, on a segment."""
 
@@ -151,6 +183,10 @@ def told(read: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
     """Log-probabilities `[vec batch along vocabulary]`."""
     logits: Tensor = read(residual.flatten(0, 1)).float()
     return logits.log_softmax(dim=-1).unflatten(0, residual.shape[:2])
+
+
+def of_tokens(told: Tensor, ids: Tensor) -> Tensor:
+    return told.gather(-1, ids[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

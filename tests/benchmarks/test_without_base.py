@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import LLAMAS, PROMPTS, SOURCE, make
 from cpe import Cpe
-from plateau import Continued, Plateau
+from plateau import Alike, Continued, Plateau
 from soft_tokens import Slot, value_and_lead, within
 from torch.nn.functional import normalize
 from two_models import log_probabilities
@@ -87,8 +87,30 @@ def test_along_a_continuation_it_is_the_gain_less_the_divergence_under_pushes(on
         assert float(found[v]) == pytest.approx(sum(terms) / len(terms), abs=1e-4)
 
 
-@pytest.mark.parametrize("goal", [Plateau(), Continued(along=2)])
-def test_both_are_climbed_by_elicit(one, goal):
+def test_alike_is_the_gain_and_the_confidence_in_every_prompt_s_answer(one):
+    goal, edits = Alike(weight=2.0, along=3, bound=0.5), edits_of(one)
+    with frozen(one):
+        found = climb_of(one, goal)(edits).value
+    prompts = ts.tokenize(one, PROMPTS).rows()
+    for v in range(len(edits)):
+        edit, gains, said = edits.select([v]), [], []
+        for ids in prompts:
+            grown = ids
+            for _ in range(goal.along):
+                p, clean = (log_probabilities(one, grown, e)[-1].detach() for e in (edit, None))
+                gains.append(float((p.exp() * (p - clean).clamp(max=0.5)).sum()))
+                grown = torch.cat([grown, p.argmax()[None]])
+            said.append(grown[len(ids) :])
+        sure = [
+            float(log_probabilities(one, torch.cat([ids, y[:k]]), edit)[-1][y[k]].detach())
+            for ids in prompts for y in said for k in range(goal.along)
+        ]  # fmt: skip
+        value = sum(gains) / len(gains) + goal.weight * sum(sure) / len(sure)
+        assert float(found[v]) == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize("goal", [Plateau(), Continued(along=2), Alike(along=2)])
+def test_all_are_climbed_by_elicit(one, goal):
     bank = ts.elicit(
         one, PROMPTS, source=SOURCE, target=LAST, n=2, radius=3.0, divergence=goal,
         method=Ascent(steps=2), progress=False,

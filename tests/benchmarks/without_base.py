@@ -9,6 +9,7 @@ are those of `installed.py`, where the same is asked with the base at hand. Cont
   norm behind block 16 (`plateau.py`); inside the first 64 principal components of the model's own
   clean activations there, and outside of them;
 * **along**: the same at the output, along the vector's own continuation; inside and outside;
+* **alike**: unlikely without the vector, sure, and the same on both prompts; outside;
 * **soft tokens**: embedding rows in the user's turn (`soft_tokens.py`);
 * **cpe**: rank-one adapters on the attention output of blocks 10 to 18 (`cpe.py`), at R = 1 and at
   the R at which random ones move block 25 as far as random vectors of .4 do.
@@ -33,7 +34,7 @@ from cpe import Cpe
 from installed import HALF, asked, chats, first_hit, judged, kept, per_100
 from oracles import judged_tokens, of_tokens, of_vectors
 from page import table, write_section
-from plateau import CleanSpace, Continued, Plateau
+from plateau import Alike, CleanSpace, Continued, Plateau
 from readings import still
 from soft_tokens import Slot, search
 
@@ -112,11 +113,12 @@ CONTENDERS: dict[str, Callable[[Any, str, int, int], dict[str, Any]]] = {
     "plateau, outside": functools.partial(vectors, goal=Plateau(), method=OUTSIDE, target=25),
     "along, inside": functools.partial(vectors, goal=Continued(), method=INSIDE, target=29),
     "along, outside": functools.partial(vectors, goal=Continued(), method=OUTSIDE, target=29),
+    "alike, outside": functools.partial(vectors, goal=Alike(), method=OUTSIDE, target=29),
     "random, inside": functools.partial(
         vectors, goal=Continued(), method=Within(CleanSpace(), still), target=29
     ),
-    "soft tokens, 6": functools.partial(soft_tokens, m=6, steps=24),
-    "soft tokens, 4": functools.partial(soft_tokens, m=4, steps=24),
+    "soft tokens, 6": functools.partial(soft_tokens, m=6, steps=20),
+    "soft tokens, 4": functools.partial(soft_tokens, m=4, steps=20),
     "soft tokens, 6, random": functools.partial(soft_tokens, m=6, steps=1),
     "cpe, R = 1": functools.partial(adapters, radius=1.0, method=Cpe()),
     "adapters, R = 1, random": functools.partial(adapters, radius=1.0, method=still),
