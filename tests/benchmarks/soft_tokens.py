@@ -20,9 +20,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import tl_steer as ts
+from tl_steer.banks.said import Said, surprise
+from tl_steer.banks.switch import Switch, _bare
 from tl_steer.models.packed import common_beginning
+from tl_steer.models.rows import Row, through_end
 from tl_steer.models.tokens import tokenize
 from tl_steer.objectives.contrast import _lead
+from tl_steer.objectives.output_kl import readout
 
 
 class Slot:
@@ -47,6 +51,7 @@ class Slot:
         with torch.no_grad():
             self.before = self._kept(rows[0][None, :cut])
             self.plain = [self._kept(row[None, :-1]) for row in rows]
+        self.prompts = [row.cpu() for row in rows]
         self.behind, self.last = [row[cut:] for row in rows], [row[-1:] for row in rows]
 
     def _kept(self, ids: Tensor) -> Any:
@@ -133,12 +138,9 @@ def search(slot: Slot, *, n: int, m: int, seed: int, steps: int = 24, stride: fl
     Args:
         stride: of Adam, in shares of a row's bound.
     """
-    weight = slot.embeddings.weight.detach()
-    bound = mean_norm(weight)
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randint(len(weight), (n, m), generator=generator)
-    soft = within(weight[tokens].clone(), bound).requires_grad_()
-    adam = torch.optim.Adam([soft], lr=stride * bound / weight.shape[1] ** 0.5)
+    soft = started(slot, n=n, m=m, seed=seed).requires_grad_()
+    bound = mean_norm(slot.embeddings.weight)
+    adam = torch.optim.Adam([soft], lr=stride * bound / soft.shape[-1] ** 0.5)
     best = Found(soft.detach().clone(), torch.full((n,), -1e9), torch.full((n,), -1e9))
     for _ in range(steps):
         value, lead = value_and_lead(slot, soft)
@@ -151,8 +153,16 @@ def search(slot: Slot, *, n: int, m: int, seed: int, steps: int = 24, stride: fl
     return best
 
 
+def started(slot: Slot, *, n: int, m: int, seed: int) -> Tensor:
+    """Random tokens' embeddings, where climbs begin."""
+    weight = slot.embeddings.weight.detach()
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(len(weight), (n, m), generator=generator)
+    return within(weight[tokens].clone(), mean_norm(weight))
+
+
 def mean_norm(weight: Tensor) -> float:
-    return float(weight.norm(dim=1).mean())
+    return float(weight.detach().norm(dim=1).mean())
 
 
 def within(soft: Tensor, bound: float) -> Tensor:
@@ -168,3 +178,26 @@ def better(old: Found, new: Found) -> Found:
         torch.where(up, new.value, old.value),
         torch.where(up, new.lead, old.lead),
     )
+
+
+def switch_of(model: Any, slot: Slot, soft: Tensor) -> Tensor:
+    """The switch score of soft tokens, as `rank(by="switch")` has it for what banks hold."""
+    score, prompts = Switch(), slot.prompts
+    said: dict[Row, Said] = {}
+    with torch.no_grad():
+        for x in range(len(prompts)):
+            first, cache = slot.read(soft, x)
+            ids = slot.speak(first, cache)
+            sure = slot.follow(first, cache, ids).gather(-1, ids[..., None])[..., 0]
+            for v, row in enumerate(ids):
+                kept = through_end(model, row)
+                said[Row(v, x)] = Said(kept, sure[v, : len(kept)])
+        read, heads = readout(model), {row: text.ids[: score.head] for row, text in said.items()}
+        nats = surprise(model, prompts, {row: text.ids for row, text in said.items()}, read)
+        bare = _bare(model, prompts, heads, read)
+    alone = {
+        row: score._alone(text, nats[row], bare.get(row), prompts[row.prompt])
+        for row, text in said.items()
+    }
+    rows = [[row for row in said if row.vector == v] for v in range(len(soft))]
+    return torch.stack([score._together([(heads[r], alone[r]) for r in own]) for own in rows])

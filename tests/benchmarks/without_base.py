@@ -36,7 +36,7 @@ from oracles import judged_tokens, of_tokens, of_vectors
 from page import table, write_section
 from plateau import Alike, CleanSpace, Continued, Plateau
 from readings import still
-from soft_tokens import Slot, search
+from soft_tokens import Found, Slot, search, started, switch_of, value_and_lead
 
 import tl_steer as ts
 from tl_steer import organisms
@@ -95,16 +95,30 @@ def ranked(model: Any, name: str, bank: ts.Bank) -> dict[str, Any]:
 
 
 def soft_tokens(model: Any, name: str, n: int, seed: int, *, m: int, steps: int) -> dict[str, Any]:
-    """Soft tokens in the order of their lead."""
+    """Soft tokens in the order of their lead; with no steps, where climbs begin."""
     with frozen(model):
         slot = Slot(model, asked(name)[0], along=4)
-        found = search(slot, n=n, m=m, seed=seed, steps=steps)
+        found = Found(*climbed(slot, n, m, seed, steps))
         order = found.lead.argsort(descending=True)
-        return judged_tokens(model, name, found.soft[order]) | {
+        soft = found.soft[order]
+        worth = switch_of(model, Slot(model, asked(name)[0], along=8), soft)
+        return judged_tokens(model, name, soft) | {
+            "switch order": worth.argsort(descending=True, stable=True).tolist(),
+            "switch": worth.sort(descending=True).values.tolist(),
             "objective": found.value[order].tolist(),
             "lead": found.lead[order].tolist(),
             "oracle": of_tokens(model, name, slot),
         }
+
+
+def climbed(slot: Slot, n: int, m: int, seed: int, steps: int) -> tuple[torch.Tensor, ...]:
+    if steps:
+        found = search(slot, n=n, m=m, seed=seed, steps=steps)
+        return found.soft, found.value, found.lead
+    soft = started(slot, n=n, m=m, seed=seed)
+    with torch.no_grad():
+        pairs = [value_and_lead(slot, part) for part in soft.split(32)]
+    return soft, *(torch.cat(each) for each in zip(*pairs, strict=True))
 
 
 INSIDE, OUTSIDE = Within(CleanSpace(), Ascent()), Ascent()
@@ -119,7 +133,7 @@ CONTENDERS: dict[str, Callable[[Any, str, int, int], dict[str, Any]]] = {
     ),
     "soft tokens, 6": functools.partial(soft_tokens, m=6, steps=20),
     "soft tokens, 4": functools.partial(soft_tokens, m=4, steps=20),
-    "soft tokens, 6, random": functools.partial(soft_tokens, m=6, steps=1),
+    "soft tokens, 6, random": functools.partial(soft_tokens, m=6, steps=0),
     "cpe, R = 1": functools.partial(adapters, radius=1.0, method=Cpe()),
     "adapters, R = 1, random": functools.partial(adapters, radius=1.0, method=still),
 }
