@@ -167,3 +167,17 @@ def test_cpe_keeps_every_factor_of_every_layer_at_norm_one(one):
     for values in bank.perturbation().parameters():
         torch.testing.assert_close(normalize(values, dim=-1), values)
         assert values.shape[:3] == (3, 2, 1)
+
+
+@pytest.mark.parametrize("name", BRIDGES)
+def test_soft_tokens_that_are_words_make_the_model_say_what_the_words_do(name):
+    model = make(name)
+    slot = Slot(model, TEXTS, along=5, apart=("t5", "t44"))
+    soft = slot.embeddings.weight.detach()[[23, 24]][None]  # t20 t21
+    for x, text in enumerate(TEXTS):
+        ids = ts.tokenize(model, [ts.chat(f"t20 t21 {text}")]).ids
+        with frozen(model), torch.no_grad():
+            told = slot.speak(*slot.read(soft, x))
+            for _ in range(5):
+                ids = torch.cat([ids, model(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        assert told.tolist() == ids[:, -5:].tolist()
