@@ -107,8 +107,16 @@ def soft_tokens(model: Any, name: str, n: int, seed: int, *, m: int, steps: int)
             "switch": worth.sort(descending=True).values.tolist(),
             "objective": found.value[order].tolist(),
             "lead": found.lead[order].tolist(),
+            "nearest": nearest(model, slot, soft),
             "oracle": of_tokens(model, name, slot),
         }
+
+
+def nearest(model: Any, slot: Slot, soft: torch.Tensor) -> list[list[str]]:
+    """The token whose embedding has the largest cosine with each row."""
+    rows = torch.nn.functional.normalize(slot.embeddings.weight.detach(), dim=1)
+    found = torch.stack([(own @ rows.T).argmax(dim=-1) for own in soft])
+    return [[model.tokenizer.decode([i]) for i in ids] for ids in found.tolist()]
 
 
 def climbed(slot: Slot, n: int, m: int, seed: int, steps: int) -> tuple[torch.Tensor, ...]:
