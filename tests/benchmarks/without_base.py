@@ -202,13 +202,13 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
 def row(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
     values = torch.tensor([x for run in each for x in run["objective"]])
     by_value = [sorted(range(len(r["shown"])), key=lambda i: -r["objective"][i]) for r in each]
-    switched = [r["switch order"] for r in each if "switch order" in r]
+    told = [r for r in each if "switch order" in r]
     oracle = each[0].get("oracle", {"objective": [], "shown": []})
     return [
         name,
         what,
         per_100([x for run in each for x in run["shown"]]),
-        first_hit(each, switched) if switched else "not ranked",
+        first_hit(told, [r["switch order"] for r in told]) if told else "not ranked",
         first_hit(each, by_value),
         f"{float(values.median()):.3g}, {float(values.max()):.3g}",
         ", ".join(f"{value:.3g}" for value in oracle["objective"]),
