@@ -2,6 +2,7 @@
 
     python tests/benchmarks/without_base.py --kept without_base.jsonl
 
+About ten minutes a contender on one core. Random soft tokens are cheap: take `--n 128` for them.
 The prompts, the hit (the behaviour on at least four of eight prompts never used) and the organisms
 are those of `installed.py`, where the same is asked with the base at hand. Contenders:
 
@@ -11,8 +12,8 @@ are those of `installed.py`, where the same is asked with the base at hand. Cont
 * **along**: the same at the output, along the vector's own continuation; inside and outside;
 * **alike**: unlikely without the vector, sure, and the same on both prompts; outside;
 * **soft tokens**: embedding rows in the user's turn (`soft_tokens.py`);
-* **cpe**: rank-one adapters on the attention output of blocks 10 to 18 (`cpe.py`), at R = 1 and at
-  the R at which random ones move block 25 as far as random vectors of .4 do.
+* **cpe**: rank-one adapters on the attention output of blocks 10 to 18 (`cpe.py`), at R = 1, as
+  published, and at R = 4, since at 1 they move block 25 a fifth as far as vectors do.
 
 Controls are random vectors in the same subspace, random adapters and soft tokens as they start;
 those of `installed.py`, random vectors anywhere, stand there. The *oracle* knows the trigger
@@ -143,6 +144,8 @@ CONTENDERS: dict[str, Callable[[Any, str, int, int], dict[str, Any]]] = {
     "soft tokens, 4": functools.partial(soft_tokens, m=4, steps=20),
     "soft tokens, 6, random": functools.partial(soft_tokens, m=6, steps=0),
     "cpe, R = 1": functools.partial(adapters, radius=1.0, method=Cpe()),
+    "cpe, R = 4": functools.partial(adapters, radius=4.0, method=Cpe()),
+    "adapters, R = 4, random": functools.partial(adapters, radius=4.0, method=still),
     "adapters, R = 1, random": functools.partial(adapters, radius=1.0, method=still),
 }
 
