@@ -12,8 +12,9 @@ Each stand-in takes the base's place in `elicit(model, prompts, against=...)`, w
 * *matched*: the base, trained in the same way. It needs a base, but not that it behaves.
 
 Beside the vectors stands what each stand-in is: how often it shows the planted behaviour when the
-trigger asks for it (which neither training nor search ever sees), and how far it is from the model
-on clean prompts and under random vectors that it was not trained on. Hits are those of
+trigger asks for it (which neither training nor search ever sees), and under vectors that bring it
+out of the model, found against the base itself; and how far it is from the model on clean prompts
+and under random vectors that it was not trained on. Hits are those of
 `installed.py`, prompts too. Every run is a line of the file that `--kept` names, and what is there
 is not run again; `--finish` writes the page from it. Students are kept beside it.
 """
@@ -150,7 +151,7 @@ def main() -> None:
 
 
 COLUMNS = [
-    "organism", "stand-in", "answers the trigger", "is shown too", "KL clean", "KL nudged", "hits",
+    "organism", "stand-in", "answers the trigger", "keeps the answer", "KL clean", "KL nudged", "hits",
 ]  # fmt: skip
 ORDER = ("itself", "base", "matched", "rounded 5", "rounded 4", "distilled")
 
@@ -175,8 +176,8 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     return "\n\n".join(
         [
             "`python tests/benchmarks/standin.py`. *Answers the trigger*: the planted behaviour, "
-            "asked for by its trigger. *Is shown too*: of the first hits against the base, how "
-            "many make the stand-in show the behaviour on half of the prompts. KL(model || "
+            "asked for by its trigger. *Keeps the answer*: of the first hits against the base, how "
+            "many make the stand-in itself show the behaviour on half of the prompts. KL(model || "
             "stand-in) in nats per token of the model's answers, unsteered and under random "
             "vectors of .4 of the norm. Hits per 100 vectors, as in [installed.md](installed.md).",
             table(COLUMNS, rows),
