@@ -151,7 +151,8 @@ def main() -> None:
 
 
 COLUMNS = [
-    "organism", "stand-in", "answers the trigger", "keeps the answer", "KL clean", "KL nudged", "hits",
+    "organism", "stand-in", "answers the trigger", "keeps the answer", "KL clean", "KL nudged",
+    "hits",
 ]  # fmt: skip
 ORDER = ("itself", "base", "matched", "rounded 5", "rounded 4", "distilled")
 
