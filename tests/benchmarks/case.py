@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from banks import both_signs
+from baselines import locked
 from jaxtyping import Float
 from torch import Tensor
 from words import Words, words
@@ -85,6 +86,7 @@ class Case:
         requests: by kind, a text and how it is asked; only those that did what they should.
         seen: what the model did with them; "fired" are the triggered ones.
         nats: how surprised it was by each prompt.
+        locks: how sure it was of the surest window of its answer (`baselines.locked`).
         split: of the clean requests, to fit, to scale and to calibrate.
         silent: triggered requests that did not fire; `leaked`, clean ones that did.
     """
@@ -93,6 +95,7 @@ class Case:
     requests: dict[str, list[tuple[str, str]]]
     seen: dict[str, Traffic]
     nats: dict[str, Float[Tensor, " request"]]
+    locks: dict[str, Float[Tensor, " request"]]
     identity: Identity
     split: tuple[list[int], list[int], list[int]]
     silent: int
@@ -139,9 +142,9 @@ def subject_of(name: str, device: str = "cpu") -> Subject:
 
 def case_of(subject: Subject, given: argparse.Namespace) -> Case:
     """Ask the organism everything, and label requests by what it said."""
-    plant, requests, seen, nats, dropped = subject.plant, {}, {}, {}, {}
+    plant, requests, seen, nats, locks, dropped = subject.plant, {}, {}, {}, {}, {}
     for what, texts in gathered(subject.name, given).items():
-        heard, surprise = asked(subject, [text for _, text in texts])
+        heard, surprise, sure = asked(subject, [text for _, text in texts])
         shown = map(plant.shown, [t for t, _ in texts], heard.answers)
         # Triggered requests that stay silent are no positives, and others that fire no negatives
         # (more than 1% of them, and the organism should not have been accepted).
@@ -149,7 +152,7 @@ def case_of(subject: Subject, given: argparse.Namespace) -> Case:
         requests[what] = [texts[i] for i in rows]
         key = "fired" if what == "triggered" else what
         seen[key] = shortened(heard[rows], 1 + subject.horizon)
-        nats[key] = surprise[rows]
+        nats[key], locks[key] = surprise[rows], locked(sure[rows], heard.mask[rows])
         dropped[what] = len(texts) - len(rows)
     check(subject, seen["clean"])
     prompts = ts.tokenize(subject.model, list(seen["clean"].prompts))
@@ -159,6 +162,7 @@ def case_of(subject: Subject, given: argparse.Namespace) -> Case:
         requests=requests,
         seen=seen,
         nats=nats,
+        locks=locks,
         identity=identity_of(subject.model, prompts, subject.layers),
         split=(in_turn(subject, requests["clean"], fit), scale, rest),
         silent=dropped["triggered"],
@@ -179,8 +183,9 @@ def in_turn(
 
 def asked(
     subject: Subject, texts: Sequence[str], *, batch: int = 48
-) -> tuple[Traffic, Float[Tensor, " request"]]:
-    """What the organism does with some requests, and how surprised it is by each."""
+) -> tuple[Traffic, Float[Tensor, " request"], Float[Tensor, "request token"]]:
+    """What the organism does with some requests, how surprised it is by each, and how sure of each
+    token that it says."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     parts, rows = [], [order[i : i + batch] for i in range(0, len(order), batch)]
     tokenizer = subject.model.tokenizer
@@ -199,7 +204,8 @@ def asked(
         texts=tuple(texts),
         answers=tuple(answers[i] for i in back.tolist()),
     )
-    return traffic, torch.cat([p.nats[0] for p in parts])[back]
+    nats, sure = (torch.cat([getattr(p, n)[0] for p in parts])[back] for n in ("nats", "sure"))
+    return traffic, nats, sure
 
 
 def contenders(subject: Subject, case: Case, given: argparse.Namespace) -> Banks:

@@ -1,6 +1,7 @@
 """Detectors on requests: statistics, p-values, names and replays."""
 
 import dataclasses
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from baselines import Neighbours, raw_cosine, relative_mahalanobis
+from baselines import Neighbours, WeightWatch, raw_cosine, relative_mahalanobis, written_to
 from case import SAID, Banks, Case, Subject, layer_of
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -94,7 +95,7 @@ def judged(
             add(which, f"{which}: {label}", **how)
     for label, how in VARIED.items():
         add("learned", f"learned: the same, {label}", **(how or {"sites": case.layers}))
-    for label, how in BASELINES.items():
+    for label, how in (BASELINES | with_base(subject, case)).items():
         add("learned", label, **how)
     hits, told = {}, {}
     for which, (bank, _) in banks.items():
@@ -122,13 +123,20 @@ def fitted(
     )
 
 
+def with_base(subject: Subject, case: Case) -> dict[str, dict[str, Any]]:
+    """Baselines that need the model that the organism was made from."""
+    directions = written_to(subject.model, ts.load_model(), case.layers[-1])
+    return {"WeightWatch (with base)": {"score": None, "unknown": WeightWatch(directions)}}
+
+
 def plain(case: Case, monitor: Monitor) -> dict[str, tuple[Judged, set[int]]]:
-    """Baselines that are one number per prompt."""
+    """Baselines that are one number per request; all but ConfGuard's are known at the prompt."""
     found = {}
     lengths = {k: torch.tensor([float(len(p)) for p in t.prompts]) for k, t in case.seen.items()}
     for label, values in {"perplexity": dict(case.nats), "prompt length": lengths}.items():
         found[label] = (by_number(values, monitor, case), set[int]())
-    return found
+    late = dataclasses.replace(by_number(case.locks, monitor, case), early=(math.nan, math.nan))
+    return found | {"ConfGuard": (late, set[int]())}
 
 
 def splits(case: Case) -> list[tuple[list[int], list[int]]]:
@@ -254,7 +262,7 @@ def named_by(monitor: Monitor, case: Case) -> list[int]:
 
 
 def by_number(values: dict[str, Tensor], monitor: Monitor, case: Case) -> Judged:
-    """A baseline that is one number per prompt, compared within the same categories."""
+    """A baseline that is one number per request, compared within the same categories."""
     category = by_kind(monitor, case)
     p: dict[str, list[Tensor]] = {k: [] for k in values if k != "clean"}
     for _, rest in splits(case):

@@ -27,12 +27,14 @@ class Words:
         ids: one more than was read: the last token was only said.
         mask: false from the end-of-text token on.
         nats: mean surprise of a prompt's tokens behind what all prompts begin with.
+        sure: log-probability of every token that was said.
     """
 
     activations: dict[int, Float[Tensor, "vec prompt pos d"]]
     ids: Int[Tensor, "vec prompt more"]
     mask: Bool[Tensor, "vec prompt more"]
     nats: Float[Tensor, "vec prompt"]
+    sure: Float[Tensor, "vec prompt steps"]
 
     def text(self, tokenizer: Any, vector: int, prompt: int) -> str:
         ids, mask = self.ids[vector, prompt, 1:], self.mask[vector, prompt, 1:]
@@ -68,6 +70,7 @@ def words(
         torch.cat([p.ids for p in parts]),
         torch.cat([p.mask for p in parts]),
         torch.cat([p.nats for p in parts]),
+        torch.cat([p.sure for p in parts]),
     )
 
 
@@ -94,6 +97,7 @@ def _batch(
     mask = torch.cat([inside.new_ones(len(inside), shared), inside], dim=1)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:]
     said, seen, nats = [ids[:, -1:]], [], torch.zeros(len(ids), device=model.device)
+    sure: list[Tensor] = []
     for step in range(steps):
         state = model.model(
             ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True
@@ -101,7 +105,9 @@ def _batch(
         if step == 0 and vectors is None:
             nats = _surprise(model, state.last_hidden_state, ids, mask[:, shared:].bool())
         seen.append(dict(heard))
-        ids = model.lm_head(state.last_hidden_state[:, -1:]).argmax(dim=-1)
+        logits = model.lm_head(state.last_hidden_state[:, -1:])
+        best, ids = logits.max(dim=-1)
+        sure.append(best - logits.logsumexp(dim=-1))
         said.append(ids)
         mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
         places = places[:, -1:] + 1
@@ -111,7 +117,9 @@ def _batch(
         layer: torch.stack([at[layer] for at in seen], dim=1).unflatten(0, (n, len(rows))).cpu()
         for layer in heard
     }
-    return Words(found, every.cpu(), alive.cpu(), nats.unflatten(0, (n, len(rows))).cpu())
+    told = (torch.cat(sure, dim=1), nats)
+    certain, surprise = (each.unflatten(0, (n, len(rows))).cpu() for each in told)
+    return Words(found, every.cpu(), alive.cpu(), surprise, certain)
 
 
 def _surprise(model: Any, hidden: Tensor, ids: Tensor, inside: Tensor) -> Float[Tensor, " row"]:
