@@ -12,6 +12,7 @@ from tl_steer.banks.flatness import Flatness as Flatness
 from tl_steer.banks.generate import generate as generate
 from tl_steer.banks.generations import Generations as Generations
 from tl_steer.banks.halve import halve as halve
+from tl_steer.banks.ladder import ladder as ladder
 from tl_steer.banks.provenance import Provenance as Provenance, check_fits as check_fits
 from tl_steer.banks.rank import SCORES as SCORES, rank as rank
 from tl_steer.banks.scores import Growth as Growth, Score as Score, Toward as Toward
