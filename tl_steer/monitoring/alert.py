@@ -23,6 +23,7 @@ from tl_steer.monitoring.panel import Panel, Scores
 
 KNOWN, UNKNOWN, DRIFT = "known perturbation", "unknown anomaly", "drift"
 UNSCORABLE = "could not be scored"
+SAYS = 0.2  # from what share of an answer on a vector is named for its words
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,21 @@ class Alert:
             "unknown anomaly". "could not be scored": an activation was NaN, infinite or too large;
             no vector, `tokens` are those where it was, and the p-value is the smallest there is.
             ("drift": the traffic as a whole has moved; no vector.)
-        vector: the bank's row that fits best; of an unknown anomaly, nothing is claimed of it.
+        vector: the bank's row whose replays say most of what the answer said; where none says
+            `SAYS` of it, the one whose activations fit best. Of an unknown anomaly, nothing is
+            claimed of it.
         label: the auditor's; `verdict` is "benign", "dangerous" or "".
-        rank: the vector's place among all of them on this request: 1, the best.
+        rank: the vector's place among all of them on this request, by what it was named by: 1.
         named: how many vectors, from the best on, step-down control lets one name at alpha.
-        p_value: of the request. `vector_p` is the vector's, after step-down.
+        p_value: of the request. `vector_p` is the vector's, by its activations and after
+            step-down; NaN where others fit much better.
+        said: on what share of clean requests the vector says what was said (`Replays.agreement`);
+            NaN where it was named by activations.
         statistic: in nats of the clean tail. `threshold` is what it exceeded.
         explained: the share of what is unusual that lies along the bank's responses; NaN if no
             detector tells.
         tokens: those over the threshold, in order.
-        alternatives: the next best vectors.
+        alternatives: the other vectors whose activations fit best.
         trace: the statistic at every scored token, from the prompt's end on; NaN at one that could
             not be scored.
     """
@@ -96,6 +102,7 @@ class Alert:
     bank: Bank = field(repr=False, compare=False)
     examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
     at: float = field(default_factory=time.time, compare=False)
+    said: float = math.nan
 
     @property
     def verdict(self) -> str:
@@ -180,12 +187,13 @@ def alert_for(
         tokenizer: to show them as text.
     """
     limit = panel.thresholds(alpha)[int(scores.category[row])]
+    spoken, said = _spoken(panel, ids)
     found = [
         Candidate(int(v), panel.bank.labels[int(v)], i + 1, float(scores.values[row, i]), float(p))
         for i, (v, p) in enumerate(zip(scores.vectors[row], scores.vector_p[row], strict=True))
     ]
     known = bool(found) and float(scores.known_p[row]) <= alpha
-    best = found[0] if found else None
+    best, others = _named(panel, found, spoken)
     statistics = scores.tokens[row].tolist()
     fired = [
         Fired(i, int(ids[i]), _text(tokenizer, ids[i]), s)
@@ -198,7 +206,7 @@ def alert_for(
         kind=KNOWN if known else UNKNOWN,
         vector=best.vector if best else None,
         label=best.label if best else "",
-        rank=1 if best else 0,
+        rank=int(best is not None),
         named=sum(other.p_value <= alpha for other in found),
         alpha=float(alpha),
         p_value=float(scores.p_values[row]),
@@ -207,11 +215,34 @@ def alert_for(
         threshold=limit,
         explained=float(scores.explained[row]),
         tokens=tuple(fired),
-        alternatives=tuple(found[1:]),
+        alternatives=others,
         trace=tuple(s if math.isfinite(s) else math.nan for s in statistics[:scored]),
         bank=panel.bank,
         examples=panel.examples,
+        said=said,
     )
+
+
+def _spoken(panel: Panel, ids: Sequence[int]) -> tuple[int | None, float]:
+    """The vector that says most of what was said, and on what share of clean requests; no vector
+    where that is hardly more than chance."""
+    if panel.replays is None:
+        return None, math.nan
+    agreement = panel.replays.agreement([int(i) for i in ids[1 : 1 + panel.horizon]])
+    best = int(agreement.argmax())
+    said = float(agreement[best])
+    return (best, said) if said >= SAYS else (None, math.nan)
+
+
+def _named(
+    panel: Panel, found: Sequence[Candidate], spoken: int | None
+) -> tuple[Candidate | None, tuple[Candidate, ...]]:
+    """The vector that an alert names, and the alternatives."""
+    if spoken is None:
+        return (found[0] if found else None), tuple(found[1:])
+    unknown = Candidate(spoken, panel.bank.labels[spoken], 0, math.nan, math.nan)
+    own = next((each for each in found if each.vector == spoken), unknown)
+    return own, tuple(each for each in found if each.vector != spoken)
 
 
 def unscorable_alert(

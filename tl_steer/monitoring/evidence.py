@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
@@ -20,6 +20,7 @@ from tl_steer.models.state import frozen
 from tl_steer.models.taps import host_of
 from tl_steer.models.tokens import tokenize
 from tl_steer.monitoring.detectors.detector import Reference
+from tl_steer.monitoring.replays import NOTHING, Replays
 from tl_steer.monitoring.traffic import Kept, Traffic, kept_of
 
 # Activations under a vector are kept at few generated tokens of a prompt: neighbours are alike.
@@ -34,10 +35,13 @@ class Effects:
         responses: mean change, over prompts; among generated tokens, over those of a prompt first.
         steered: activations under the vector, prompt after prompt: one at each end, and as many
             generated tokens of each (some twice, where an answer is short).
+        said: what the vectors made the model say, as `Replays.ids`; `None` where only activations
+            were kept.
     """
 
     responses: tuple[Float[Tensor, "vec d"], Float[Tensor, "vec d"]]
     steered: tuple[Float[Tensor, "vec prompt d"], Float[Tensor, "vec token d"]]
+    said: Int[Tensor, "vec prompt pos"] | None = None
 
     def __getitem__(self, rows: Sequence[int] | Tensor) -> "Effects":
         """Those of some of the vectors."""
@@ -45,6 +49,7 @@ class Effects:
         return Effects(
             (self.responses[0][index], self.responses[1][index]),
             (self.steered[0][index], self.steered[1][index]),
+            None if self.said is None else self.said[index],
         )
 
 
@@ -81,17 +86,35 @@ def spoken_effects(
 
     with frozen(model), torch.no_grad():
         made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
+    heard = [[made[Row(v, p)] for p in range(len(tokens))] for v in range(len(bank))]
+    said = _answers(heard, horizon)
     return {
-        name: effects_of(
-            [
-                [made[Row(v, p)].activations[i] for p in range(len(tokens))]
-                for v in range(len(bank))
-            ],
-            traffic,
-            name,
+        name: dataclasses.replace(
+            effects_of([[kept.activations[i] for kept in row] for row in heard], traffic, name),
+            said=said,
         )
         for i, name in enumerate(traffic.activations)
     }
+
+
+def _answers(heard: list[list[Kept]], horizon: int) -> Int[Tensor, "vec prompt pos"] | None:
+    """The generated tokens that were read back in; `None` where none can be."""
+    if not horizon:
+        return None
+    shape = len(heard), len(heard[0]), horizon
+    said = torch.full(shape, NOTHING, dtype=torch.long, device="cpu")
+    for v, row in enumerate(heard):
+        for p, kept in enumerate(row):
+            ids = kept.ids[1 : 1 + horizon]
+            said[v, p, : len(ids)] = ids
+    return said
+
+
+def replays_of(said: Int[Tensor, "vec prompt pos"] | None, clean: Traffic) -> Replays | None:
+    """With what is said to clean requests; `None` where nothing is known of what vectors say."""
+    if said is None:
+        return None
+    return Replays(said, clean.ids[:, 1:].masked_fill(~clean.mask[:, 1:], NOTHING))
 
 
 def effects_of(

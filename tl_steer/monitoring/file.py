@@ -23,12 +23,13 @@ from tl_steer.monitoring.detectors.fitted import FITTED
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.reader import Phase, Reader, Standard
+from tl_steer.monitoring.replays import Replays
 from tl_steer.monitoring.soundness import refuse_unsound
 from tl_steer.monitoring.statistics.categories import Categories
 from tl_steer.monitoring.statistics.level import Level
 
 _FILE = TensorFile("monitor", "tl_steer_monitor", BankFileError)
-_BANK, _DETECTORS, _CATEGORIES = "bank.", "detector.", "categories."
+_BANK, _DETECTORS, _CATEGORIES, _REPLAYS = "bank.", "detector.", "categories.", "replays."
 _PLAIN = ("unknown", "namer")
 _MOST_KNOWN = 8  # scores that one monitor looks for vectors with
 _CALIBRATION = tuple(each.name for each in dataclasses.fields(Calibration))
@@ -84,6 +85,8 @@ def _pack(panel: Panel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors |= {"levels": _with_allowance(panel.reader.levels), "checked": panel.identity.checked}
     tensors |= {_CATEGORIES + n: values for n, values in vars(panel.reader.categories).items()}
     tensors |= {f"example.{i}": row for i, row in enumerate(panel.examples)}
+    if panel.replays is not None:
+        tensors |= {_REPLAYS + n: values for n, values in vars(panel.replays).items()}
     kinds: dict[str, Any] = {}
     for i, phases in enumerate(panel.reader.phases):
         for j, phase in enumerate(phases):
@@ -188,7 +191,15 @@ def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) 
         horizon=meta["horizon"],
         examples=tuple(tensors[f"example.{i}"] for i in range(int(meta["examples"]))),
         settings=dict(meta["settings"]),
+        replays=_replays(tensors),
     )
+
+
+def _replays(tensors: Mapping[str, Tensor]) -> Replays | None:
+    """Monitors of older versions have none."""
+    if not any(name.startswith(_REPLAYS) for name in tensors):
+        return None
+    return Replays(*(tensors[_REPLAYS + each.name] for each in dataclasses.fields(Replays)))
 
 
 def _end(found: Any) -> int | tuple[int, ...] | None:

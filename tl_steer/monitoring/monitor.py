@@ -31,7 +31,7 @@ from tl_steer.monitoring.detectors.detector import (
     Unexplained,
     WhitenedCosine,
 )
-from tl_steer.monitoring.evidence import Effects, references, spoken_effects
+from tl_steer.monitoring.evidence import Effects, references, replays_of, spoken_effects
 from tl_steer.monitoring.file import load_panel, save_panel
 from tl_steer.monitoring.identity import Identity, identity_of
 from tl_steer.monitoring.panel import Panel, calibrated
@@ -87,8 +87,9 @@ class Monitor(Panel):
             score: what compares activations with vectors; any `detectors.Score`, or several,
                 each of which is a part of its own. `None` leaves the bank out.
             unknown: what finds anomalies that no vector explains; `None` does without.
-            namer: what tells which vector it is, once there is an alarm; `None` leaves that to
-                `score`. It costs nothing until then.
+            namer: what tells which vector it is by activations, once there is an alarm, where no
+                vector's replay says what the answer said; `None` leaves names to `score` alone. It
+                costs nothing until then.
             categories: what tells kinds of requests apart, so that each is compared with its own
                 (`statistics.categories`); as it is, where there are calibration requests for two or
                 more. `None` compares every request with all.
@@ -225,6 +226,7 @@ class Monitor(Panel):
             horizon=horizon,
             examples=fit.prompts[:_EXAMPLES],
             settings={k: _described(v) for k, v in told.items()} | sizes | (settings or {}),
+            replays=replays_of(found[names[-1]].said if namer else None, fit),
         )
         refuse_unsound(made)
         return made

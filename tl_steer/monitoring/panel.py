@@ -20,6 +20,7 @@ from tl_steer.monitoring.calibration import Calibration, refuse_unscorable, with
 from tl_steer.monitoring.detectors.fitted import Residual
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.reader import Reader, statistics
+from tl_steer.monitoring.replays import Replays
 from tl_steer.monitoring.statistics.conformal import (
     Guarantee,
     mondrian_p_values,
@@ -79,6 +80,8 @@ class Panel:
         horizon: generated tokens that are scored; those behind are not.
         examples: token ids of a few clean prompts, for `replay`.
         settings: how it was fitted, for people to read.
+        replays: what every vector made the model say, by which alerts are named; `None` where they
+            are named by activations alone.
     """
 
     bank: Bank
@@ -89,6 +92,7 @@ class Panel:
     horizon: int
     examples: tuple[Int[Tensor, " _"], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    replays: Replays | None = None
 
     @checked
     def score(

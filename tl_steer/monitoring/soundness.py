@@ -20,6 +20,7 @@ from tl_steer.monitoring.detectors.fitted import FITTED, Residual
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.panel import TOP, Panel
 from tl_steer.monitoring.reader import Phase, Reader
+from tl_steer.monitoring.replays import NOTHING
 from tl_steer.monitoring.running import Running
 
 _MOST_TOKENS = 1 << 20
@@ -61,9 +62,22 @@ def _refuse_plan(panel: Panel) -> None:
         named = site.name.split(".")
         fits = named[0] != "blocks" or named[1:2] == [str(site.layer)]
         _insist(fits and site.layer < mark.n_layers, f"{site} is not in block {site.layer}")
+    _refuse_replays(panel)
     for row in panel.examples:
         fine = row.dtype == torch.long and row.ndim == 1 and len(row) > 0
         _insist(fine and _ids(row.tolist(), mark.d_vocab), "an example is no row of token ids")
+
+
+def _refuse_replays(panel: Panel) -> None:
+    if panel.replays is None:
+        return
+    ids, clean = panel.replays.ids, panel.replays.clean
+    told = ids.ndim == 3 and len(ids) == len(panel.bank) and ids.shape[1] > 0 and clean.ndim == 2
+    _insist(told, f"its vectors' answers have shapes {tuple(ids.shape)}, {tuple(clean.shape)}")
+    most = panel.identity.fingerprint.d_vocab
+    for values in (ids, clean):
+        fine = values.dtype == torch.long and bool(((values >= NOTHING) & (values < most)).all())
+        _insist(fine, "its vectors' answers are of no token ids")
 
 
 def _ids(values: Iterable[Any], d_vocab: int) -> bool:
