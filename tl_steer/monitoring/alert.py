@@ -19,29 +19,11 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import Prompts, TokenBatch
 from tl_steer.monitoring.audit import AlertRow
+from tl_steer.monitoring.naming import Candidate, name_of
 from tl_steer.monitoring.panel import Panel, Scores
 
 KNOWN, UNKNOWN, DRIFT = "known perturbation", "unknown anomaly", "drift"
 UNSCORABLE = "could not be scored"
-SAYS = 0.2  # from what share of an answer on a vector is named for its words
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A vector that a request looks like.
-
-    Attributes:
-        vector: its row in the bank, and `label` the bank's.
-        rank: its place among all vectors on this request, from 1.
-        score: what it was ranked by (`tl_steer.monitoring.panel.Scores.values`).
-        p_value: step-down, over all vectors.
-    """
-
-    vector: int
-    label: str
-    rank: int
-    score: float
-    p_value: float
 
 
 @dataclass(frozen=True)
@@ -74,7 +56,7 @@ class Alert:
         p_value: of the request. `vector_p` is the vector's, by its activations and after
             step-down; NaN where others fit much better.
         said: on what share of clean requests the vector says what was said (`Replays.agreement`);
-            NaN where it was named by activations.
+            0 where it was named by activations.
         statistic: in nats of the clean tail. `threshold` is what it exceeded.
         explained: the share of what is unusual that lies along the bank's responses; NaN if no
             detector tells.
@@ -102,7 +84,7 @@ class Alert:
     bank: Bank = field(repr=False, compare=False)
     examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
     at: float = field(default_factory=time.time, compare=False)
-    said: float = math.nan
+    said: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -187,13 +169,9 @@ def alert_for(
         tokenizer: to show them as text.
     """
     limit = panel.thresholds(alpha)[int(scores.category[row])]
-    spoken, said = _spoken(panel, ids)
-    found = [
-        Candidate(int(v), panel.bank.labels[int(v)], i + 1, float(scores.values[row, i]), float(p))
-        for i, (v, p) in enumerate(zip(scores.vectors[row], scores.vector_p[row], strict=True))
-    ]
-    known = bool(found) and float(scores.known_p[row]) <= alpha
-    best, others = _named(panel, found, spoken)
+    name = name_of(panel, scores, row, ids)
+    known = name.vector is not None and float(scores.known_p[row]) <= alpha
+    best = name.vector
     statistics = scores.tokens[row].tolist()
     fired = [
         Fired(i, int(ids[i]), _text(tokenizer, ids[i]), s)
@@ -207,7 +185,7 @@ def alert_for(
         vector=best.vector if best else None,
         label=best.label if best else "",
         rank=int(best is not None),
-        named=sum(other.p_value <= alpha for other in found),
+        named=int((scores.vector_p[row] <= alpha).sum()),
         alpha=float(alpha),
         p_value=float(scores.p_values[row]),
         vector_p=best.p_value if best else float("nan"),
@@ -215,34 +193,12 @@ def alert_for(
         threshold=limit,
         explained=float(scores.explained[row]),
         tokens=tuple(fired),
-        alternatives=others,
+        alternatives=name.others,
         trace=tuple(s if math.isfinite(s) else math.nan for s in statistics[:scored]),
         bank=panel.bank,
         examples=panel.examples,
-        said=said,
+        said=name.said,
     )
-
-
-def _spoken(panel: Panel, ids: Sequence[int]) -> tuple[int | None, float]:
-    """The vector that says most of what was said, and on what share of clean requests; no vector
-    where that is hardly more than chance."""
-    if panel.replays is None:
-        return None, math.nan
-    agreement = panel.replays.agreement([int(i) for i in ids[1 : 1 + panel.horizon]])
-    best = int(agreement.argmax())
-    said = float(agreement[best])
-    return (best, said) if said >= SAYS else (None, math.nan)
-
-
-def _named(
-    panel: Panel, found: Sequence[Candidate], spoken: int | None
-) -> tuple[Candidate | None, tuple[Candidate, ...]]:
-    """The vector that an alert names, and the alternatives."""
-    if spoken is None:
-        return (found[0] if found else None), tuple(found[1:])
-    unknown = Candidate(spoken, panel.bank.labels[spoken], 0, math.nan, math.nan)
-    own = next((each for each in found if each.vector == spoken), unknown)
-    return own, tuple(each for each in found if each.vector != spoken)
 
 
 def unscorable_alert(
