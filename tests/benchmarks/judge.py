@@ -115,13 +115,11 @@ def fitted(
     sites: Sequence[str] | None = None,
     **how: Any,
 ) -> Monitor:
-    places = [
-        dataclasses.replace(bank.target, name=s, layer=layer_of(s))
-        for s in sites or case.layers[-1:]
-    ]
-    return Monitor.of(
-        bank, case.seen["clean"], effects, case.identity, split=case.split, sites=places, **how
-    )
+    names = sites or case.layers[-1:]
+    places = [dataclasses.replace(bank.target, name=s, layer=layer_of(s)) for s in names]
+    checked = case.identity.checked[[case.layers.index(s) for s in names]]
+    own = dataclasses.replace(case.identity, checked=checked)
+    return Monitor.of(bank, case.seen["clean"], effects, own, split=case.split, sites=places, **how)
 
 
 def with_base(subject: Subject, case: Case) -> dict[str, dict[str, Any]]:
