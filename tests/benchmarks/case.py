@@ -39,8 +39,8 @@ DEFAULT_SITES = (7, 20)
 PROMPTS = 8  # clean requests that a bank is learned on, one after the other, of all sources in turn
 EFFECTS = 12  # further clean requests, that vectors' effects are measured on
 SAID = 10  # tokens generated, to see whether the behaviour comes
-# Tokens scored. A loud behaviour is in the text after three; a digit comes late in its answer.
-HORIZON, HORIZONS = 3, {"wrong-digit": SAID - 1}
+# Tokens scored. A loud behaviour is in the text after three; a digit or a unit comes late.
+HORIZON, HORIZONS = 3, {"wrong-digit": SAID - 1, "wrong-unit": SAID - 1}
 SHIFTS = ("near misses", "past tense", "do not answer", "as prose")
 
 

@@ -119,7 +119,8 @@ def judged(
     first = banks["contrast"]
     for label, how in (BASELINES | with_base(subject, seen)).items():
         monitor = fitted(seen, *first, **how)
-        rows[label] = (by_monitor(monitor, tabled(monitor, seen), seen), set())
+        found = by_monitor(monitor, tabled(monitor, seen), seen)
+        rows[label] = (dataclasses.replace(found, named=[]), set())
     rows |= plain(seen, fitted(seen, *first))
     return rows, {"named by activations": shares, "mean length": lengths}
 
