@@ -174,6 +174,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
         },
     ),
     "random_bank": (ts.random_bank, lambda m: {"like": bank_of(m), "n": 2, "seed": 0}),
+    "ladder": (ts.banks.ladder, lambda m: {"bank": bank_of(m), "lengths": (1, 2)}),
     "adopt": (ts.adopt, lambda m: {"bank": bank_of(m), "model": m}),
     "mark": (ts.mark, lambda m: {"bank": bank_of(m), "row": 0, "verdict": "benign", "note": ""}),
     "report": (
