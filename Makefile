@@ -83,6 +83,8 @@ bench: $(READY)
 bench-monitor: $(READY)
 	$(BIN)/python tests/benchmarks/monitor.py
 	$(BIN)/python tests/benchmarks/monitor.py --overhead
+	mkdir -p $(VENV)/contrast
+	$(BIN)/python tests/benchmarks/contrast_monitor.py --folder $(VENV)/contrast
 
 # Hours: every organism, three seeds; goes on from where it was. Writes docs/evidence/installed.md.
 bench-installed: KEPT := $(VENV)/installed.jsonl
