@@ -13,6 +13,7 @@ FOLDER keeps banks, requests, effects and results; what is there is not made aga
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +34,8 @@ from judge import (
     tabled,
     with_base,
 )
-from page import write_section
-from verdicts import written
+from page import table, write_section
+from verdicts import cells_of, shifts_of, written
 
 import tl_steer as ts
 from tl_steer.banks import ladder
@@ -95,7 +96,9 @@ def one(name: str, given: argparse.Namespace) -> str:
     banks = contenders(subject, seen, given)
     found, facts = judged(subject, seen, banks)
     facts |= {"fired": len(seen.seen["fired"]), "silent": seen.silent, "tokens": subject.horizon}
-    facts |= {"vectors": len(banks["contrast"][0]), "s": round(time.perf_counter() - began)}
+    bank, effects = banks["contrast"]
+    heard = next(iter(effects.values())).steered[0].shape[1]
+    facts |= {"vectors": len(bank), "effects of": heard, "s": round(time.perf_counter() - began)}
     return written(name, PLACES, found, facts)
 
 
@@ -129,6 +132,34 @@ def share(named: list[int], hits: set[int]) -> str:
     return f"{sum(v in hits for v in named)} of {len(named)}"
 
 
+SHOWN = (
+    "contrast: cosine + local + unexplained",
+    "random, radius: cosine + local + unexplained",
+    "random, response: cosine + local + unexplained",
+    "Mahalanobis (Ledoit-Wolf)",
+    "5 nearest neighbours",
+    "WeightWatch (with base)",
+    "ConfGuard",
+)
+
+
+def summary(done: dict[str, str]) -> str:
+    """The most important figures of every organism, read back from its table."""
+    cells, rows = cells_of(done), []
+    for name, text in done.items():
+        facts = json.loads(text[text.index("{") :].split("\n", 1)[0])
+        for label in SHOWN:
+            if name not in cells.get(label, {}):
+                continue
+            found, which = cells[label][name], label.split(":")[0]
+            alone = facts["named by activations"].get(which, "–")
+            rates = [found[column] for column in ("TPR 5%", "TPR 1%", "FPR at 1%")]
+            shifts = sum(shifts_of(found)) / len(shifts_of(found))
+            rows.append([name, label, *rates, f"{shifts:.0f}%", found["named"], alone])
+    head = ["organism", "detector", "TPR 5%", "TPR 1%", "FPR at 1%", "shifts", "named"]
+    return table([*head, "by activations alone"], rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True)
@@ -149,7 +180,8 @@ def main() -> None:
             print(path.read_text(), flush=True)
         if path.exists():
             done[name] = path.read_text()
-    write_section("evidence/monitoring_contrast.md", "contrast", "\n\n".join(done.values()))
+    text = "\n\n".join([summary(done), *done.values()])
+    write_section("evidence/monitoring_contrast.md", "contrast", text)
 
 
 if __name__ == "__main__":
