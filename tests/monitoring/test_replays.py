@@ -25,7 +25,7 @@ import tl_steer as ts
 from tl_steer.banks import ladder
 from tl_steer.errors import SettingError
 from tl_steer.monitoring.alert import alert_for
-from tl_steer.monitoring.evidence import spoken_effects
+from tl_steer.monitoring.evidence import Effects, spoken_effects
 from tl_steer.monitoring.naming import SAYS
 from tl_steer.monitoring.replays import NOTHING, Replays
 from tl_steer.monitoring.soundness import refuse_unsound
@@ -133,6 +133,13 @@ def test_what_vectors_say_is_what_generate_says(llama):
             with ts.perturbing(llama, edit):
                 out = answer(llama, row[None])[0, len(row) :]
             assert said[v, p].tolist() == out[:HORIZON].tolist()
+
+
+def test_what_some_vectors_said_is_theirs():
+    rows = torch.arange(6.0).view(3, 2)
+    said = torch.arange(12).view(3, 2, 2)
+    effects = Effects((rows, rows), (rows[:, None], rows[:, None]), said)
+    assert torch.equal(effects[[2, 0]].said, said[[2, 0]])
 
 
 def test_replays_come_back_from_a_file_and_older_files_have_none(tmp_path):
