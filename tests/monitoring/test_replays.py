@@ -137,8 +137,8 @@ def test_what_vectors_say_is_what_generate_says(llama):
 
 def test_what_some_vectors_said_is_theirs():
     rows = torch.arange(6.0).view(3, 2)
-    said = torch.arange(12).view(3, 2, 2)
-    effects = Effects((rows, rows), (rows[:, None], rows[:, None]), said)
+    twice, said = rows[:, None].expand(3, 2, 2), torch.arange(12).view(3, 2, 2)
+    effects = Effects((rows, rows), (twice, twice), said)
     assert torch.equal(effects[[2, 0]].said, said[[2, 0]])
 
 
