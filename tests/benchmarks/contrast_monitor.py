@@ -122,11 +122,11 @@ def judged(
     rows: dict[str, tuple[Judged, set[int]]] = {}
     shares, lengths = {}, {}
     for which, (bank, effects) in banks.items():
-        made = {}
+        made, alone = {}, []
         for label, how in WITH_BANK.items():
             monitor = fitted(seen, bank, effects, categories=grouping, **how)
             made[f"{which}: {label}"] = by_monitor(monitor, tabled(monitor, seen), seen)
-            alone = named_by(dataclasses.replace(monitor, replays=None), seen)
+            alone = alone or named_by(dataclasses.replace(monitor, replays=None), seen)
         named = {v for each in made.values() for v in each.named} | set(alone)
         hits = replayed(subject, seen, bank, sorted(named))
         rows |= {label: (each, hits) for label, each in made.items()}

@@ -1,7 +1,8 @@
 """Which vector a request is named for, once there is an alarm.
 
 The one whose replays say most of what the answer said, since that is what an auditor will see on
-replay; where none says enough of it, the one whose activations fit best.
+replay; where none says enough of it, the one whose activations fit best. Vectors that say about as
+much, as many do where a behaviour is loud, are told apart by activations as well.
 """
 
 import math
@@ -13,6 +14,7 @@ from tl_steer.monitoring.panel import Panel, Scores
 # From what share of an answer on a vector is named for its words. Fewer are in a few common
 # words, which one vector or another has always said.
 SAYS = 0.2
+_AS_MUCH = 0.9  # of the most that any vector says
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,13 @@ def name_of(panel: Panel, scores: Scores, row: int, ids: Sequence[int]) -> Name:
             zip(scores.vectors[row], scores.values[row], scores.vector_p[row], strict=True)
         )
     ]
-    vector, said = _spoken(panel, ids)
-    if vector is None:
-        return Name(found[0] if found else None, 0.0, tuple(found[1:]))
-    unseen = Candidate(vector, panel.bank.labels[vector], 0, math.nan, math.nan)
-    best = next((each for each in found if each.vector == vector), unseen)
-    return Name(best, said, tuple(each for each in found if each.vector != vector))
-
-
-def _spoken(panel: Panel, ids: Sequence[int]) -> tuple[int | None, float]:
-    """The vector that says most of what was said, if one says enough, and how much."""
     if panel.replays is None:
-        return None, 0.0
-    agreement = panel.replays.agreement([int(i) for i in ids[1 : 1 + panel.horizon]])
-    best = int(agreement.argmax())
-    said = float(agreement[best])
-    return (best, said) if said >= SAYS else (None, 0.0)
+        return Name(found[0] if found else None, 0.0, tuple(found[1:]))
+    said = panel.replays.agreement([int(i) for i in ids[1 : 1 + panel.horizon]])
+    most = int(said.argmax())
+    if float(said[most]) < SAYS:
+        return Name(found[0] if found else None, 0.0, tuple(found[1:]))
+    unseen = Candidate(most, panel.bank.labels[most], 0, math.nan, math.nan)
+    as_much = (each for each in found if said[each.vector] >= _AS_MUCH * said[most])
+    best = next(as_much, unseen)
+    return Name(best, float(said[best.vector]), tuple(x for x in found if x is not best))
