@@ -6,10 +6,11 @@ import sys
 
 import pytest
 from conftest import LLAMAS, PROMPTS, make
+from two_models import base_of
 from typer.testing import CliRunner
 
 import tl_steer as ts
-from tl_steer import cli
+from tl_steer import cli, objectives
 from tl_steer.monitoring.audit import AuditLog
 
 runner = CliRunner()
@@ -65,6 +66,28 @@ def test_dose_shows_radii_and_the_band(tiny, tmp_path):
     assert "Band: radius" in run(*asked).output
     found = json.loads(run(*asked, "--json").output)
     assert {round(dose["share"], 5) for dose in found["doses"]} == {0.1, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "goal"), [((), objectives.Contrast), (("--one-token",), objectives.Substitution)]
+)
+def test_elicit_against_a_base_is_the_same_search_as_in_python(tmp_path, monkeypatch, flags, goal):
+    models = {"mine": make(LLAMAS[0]), "base": base_of(LLAMAS[0])}
+    monkeypatch.setattr(ts, "load_model", models.__getitem__)
+    path = tmp_path / "b.safetensors"
+    asked = ("elicit", path, "-p", PROMPTS[0], "--model", "mine", "--against", "base", *flags)
+    done = run(*asked, "--n", 2, "--radius", 2, "--json")
+    assert done.exit_code == 0, done.output
+    expected = ts.elicit(
+        models["mine"], [ts.chat(PROMPTS[0])], divergence=goal(models["base"]), n=2, radius=2,
+        progress=False,
+    )  # fmt: skip
+    assert ts.load_bank(path).vectors.equal(expected.vectors)
+
+
+def test_one_token_without_a_base_is_refused(tiny, tmp_path):
+    with pytest.raises(ts.SteerError, match="--against"):
+        run("elicit", tmp_path / "b", "-p", PROMPTS[0], "--one-token")
 
 
 def test_sweep_tells_what_is_systematic_and_keeps_the_cells(tiny, tmp_path):

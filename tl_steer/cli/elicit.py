@@ -17,6 +17,7 @@ from tl_steer.cli.app import (
     sites,
 )
 from tl_steer.errors import SettingError
+from tl_steer.objectives import Contrast, Displacement, Divergence, Goal, Substitution
 
 
 @app.command()
@@ -29,6 +30,14 @@ def elicit(
     against: Annotated[
         str, typer.Option(help="The model that this one was made from: find what was installed.")
     ] = "",
+    one_token: Annotated[
+        bool,
+        typer.Option(
+            "--one-token",
+            help="With --against: keep the model's own answer but for one token, for quiet "
+            "behaviours.",
+        ),
+    ] = False,
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
     radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
     method: Annotated[
@@ -52,6 +61,8 @@ def elicit(
         length: float | str = radius if radius == "auto" else float(radius)
     except ValueError as error:
         raise SettingError(f"--radius {radius}: expected a number or 'auto'.") from error
+    if one_token and not against:
+        raise SettingError("--one-token compares two models: give --against as well.")
     hooked = ts.load_model(model)
     default_source, default_target = (None, None) if against else sites(hooked)
     bank = ts.elicit(
@@ -59,7 +70,7 @@ def elicit(
         prompts_of(hooked, prompt, raw),
         source=source or default_source,
         target=target or default_target,
-        against=ts.load_model(against) if against else None,
+        divergence=_divergence(against, one_token),
         n=n,
         radius=length,
         method=method,
@@ -73,6 +84,13 @@ def elicit(
     if not (checkpoint or resume):
         bank.save(save)
     print_bank(bank, save, as_json)
+
+
+def _divergence(against: str, one_token: bool) -> Divergence | Goal:
+    if not against:
+        return Displacement()
+    base = ts.load_model(against)
+    return Substitution(base) if one_token else Contrast(base)
 
 
 @app.command()

@@ -75,7 +75,7 @@ class Contrast:
     The target has to be the last block's `hook_resid_post`, where answers are read. Wrong to use
     with a base that differs from the model in more than what is looked for, unless what else
     differs is meant to be found too; and for behaviours that change one token of an answer, which
-    are small in KL.
+    are small in KL: `Substitution` is for them.
     """
 
     base: Any
