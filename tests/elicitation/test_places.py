@@ -14,7 +14,7 @@ from tl_steer.objectives import Contrast
 from tl_steer.radii import ShareOfNorm
 
 SOURCES = ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
-SHORT = {"n": 5, "steps": 2, "seed": 3}
+SHORT = {"n": 6, "steps": 2, "seed": 3}
 
 
 @pytest.fixture(scope="module", params=LLAMAS)
@@ -32,21 +32,21 @@ def test_every_source_is_tried_at_every_length(found):
     assert tried == [(source, radius) for source in SOURCES for radius in (1.0, 3.0)]
 
 
-def test_a_place_is_worth_the_mean_lead_of_what_elicit_finds_there(two, found):
+def test_a_place_is_worth_the_five_best_leads_of_what_elicit_finds_there(two, found):
     model, base = two
     place = found.places[3]
     bank = ts.elicit(
-        model, PROMPTS, against=base, source=place.source, radius=place.radius, n=5, seed=3,
+        model, PROMPTS, against=base, source=place.source, radius=place.radius, n=6, seed=3,
         method=Ascent(steps=2, keep="lead"), progress=False,
     )  # fmt: skip
-    assert place.lead == pytest.approx(float(bank.scores["lead"].mean()), abs=1e-3)
+    assert place.lead == pytest.approx(float(bank.scores["lead"][:5].mean()), abs=1e-3)
 
 
-def test_beside_it_stands_the_mean_lead_of_the_random_vectors_it_began_with(two, found):
+def test_beside_it_stand_the_five_best_leads_of_the_random_vectors_it_began_with(two, found):
     model, base = two
     place = found.places[1]
     segment = Segment(model, ts.tokenize(model, PROMPTS), place.source, place.target)
-    start = Vectors()(segment, 5, 3.0, 3, ts.Positions())
+    start = Vectors()(segment, 6, 3.0, 3, ts.Positions())
     leads = [
         slowly(
             model,
@@ -56,9 +56,9 @@ def test_beside_it_stands_the_mean_lead_of_the_random_vectors_it_began_with(two,
             share=0.5,
             bound=5.0,
         )[1]
-        for i in range(5)
+        for i in range(6)
     ]
-    assert place.random == pytest.approx(sum(leads) / 5, abs=1e-2)
+    assert place.random == pytest.approx(sum(sorted(leads)[1:]) / 5, abs=1e-2)
 
 
 def test_the_best_place_has_the_largest_lead_and_comes_first_when_sorted(found):
