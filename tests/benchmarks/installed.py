@@ -291,9 +291,9 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             "`python tests/benchmarks/installed.py`: hits per 100 vectors, with Clopper and "
             "Pearson's 95% interval, and vectors that show the behaviour on any of the prompts.",
             table(COLUMNS, rows),
-            "`Substitution`, which keeps the answer but for one token; random vectors of its length; "
-            f"and the same search on {ELSEWHERE}, in which this was not installed. Values are in "
-            "nats; in a model against itself none exceeds .69.",
+            "`Substitution`, which keeps the answer but for one token; random vectors of its "
+            f"length; and the same search on {ELSEWHERE}, in which this was not installed. Values "
+            "are in nats; in a model against itself none exceeds .69.",
             table(
                 SUBSTITUTED, [quiet(name, runs) for name, what in runs if what == "substitution"]
             ),

@@ -11,6 +11,7 @@ from tl_steer.errors import SettingError
 from tl_steer.models.state import frozen
 from tl_steer.objectives import Substitution
 from tl_steer.objectives.substitution import substituted
+from tl_steer.radii import ShareOfNorm
 
 LAST = "blocks.3.hook_resid_post"
 
@@ -97,16 +98,37 @@ def test_elicit_climbs_it_and_orders_by_it(two):
     model, base = two
     before = snapshot(model), snapshot(base)
     goal = Substitution(base, along=3)
-    bank = ts.elicit(model, PROMPTS, divergence=goal, n=3, progress=False)
+    bank = ts.elicit(model, PROMPTS, divergence=goal, n=3, radius=2.0, progress=False)
     values = bank.objective.tolist()
     assert values == sorted(values, reverse=True)
-    assert bank.radius_share == pytest.approx(Substitution.length, rel=1e-3)
     assert "Substitution" in bank.provenance.divergence
     expected = restated(
         model, base, bank[0].perturbation(), along=3, share=0.5, bound=2.0, rest=2.0
     )
     assert values[0] == pytest.approx(expected, abs=1e-3)
     assert (snapshot(model), snapshot(base)) == before
+
+
+def test_vectors_are_as_short_as_replaces_the_token_and_no_shorter(two, monkeypatch):
+    """The first of the lengths whose two best of eight are worth enough; the longest, if none."""
+    model, base = two
+    goal = Substitution(base, along=3, rest=0)
+    asked = {"divergence": goal, "progress": False}
+
+    def two_best(share):
+        bank = ts.elicit(model, PROMPTS, n=8, radius=ShareOfNorm(share), **asked)
+        return float(bank.objective[:2].mean())
+
+    worth = [two_best(share) for share in goal.lengths]
+    for enough, expected in (
+        (worth[0] - 1e-4, goal.lengths[0]),
+        (max(worth[:2]) + 1e-4, next(s for s, w in zip(goal.lengths, worth, strict=True)
+                                     if w >= max(worth[:2]) + 1e-4)),
+        (99.0, goal.lengths[-1]),
+    ):  # fmt: skip
+        monkeypatch.setattr(Substitution, "enough", enough)
+        found = ts.elicit(model, PROMPTS, n=2, **asked)
+        assert found.radius_share == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ from typing import Any
 
 from tl_steer.elicitation.aim import own_ends, own_radius
 from tl_steer.elicitation.checkpoint import Saved
-from tl_steer.elicitation.places import LENGTHS, scan_contrast
+from tl_steer.elicitation.places import LENGTHS, scan_contrast, shortest
 from tl_steer.elicitation.scan import scan
 from tl_steer.errors import SettingError
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Goal
+from tl_steer.objectives.substitution import Substitution
 from tl_steer.radii.inband import AUTO
 from tl_steer.radii.rules import RadiusRule
 
@@ -52,6 +53,9 @@ def _of_goal(
 ) -> tuple[str, str, float | int | RadiusRule]:
     """The same for a goal: its own place where none is named, the best of a scan for "auto"."""
     source, target = own_ends(model, *ends)
+    if isinstance(goal, Substitution) and isinstance(radius, str):
+        found = saved.bank.radius if saved else shortest(model, tokens, goal, source, seed)
+        return source, target, found
     if ends[0] != "auto" or not isinstance(goal, Contrast):
         return source, target, own_radius(goal) if isinstance(radius, str) else radius
     if saved is not None:

@@ -28,11 +28,13 @@ from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Evaluation
+from tl_steer.objectives.substitution import Substitution
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm, length_of
 
 LENGTHS = (ShareOfNorm(0.3), ShareOfNorm(0.4), ShareOfNorm(0.55))
 _DEPTHS = (0.4, 0.55, 0.7)
 _BEST = 5
+_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,22 @@ def scan_contrast(
             objective = contrast.on(segment)
             found += [_look(objective, length, n, steps, seed) for length in lengths]
     return Places(tuple(found))
+
+
+def shortest(
+    model: HookedModel, tokens: TokenBatch, goal: Substitution, source: str, seed: int
+) -> float:
+    """The radius at which a few vectors replace a token for certain: the first of the goal's
+    lengths whose two best reach `goal.enough`; the longest, where none do."""
+    objective = goal.on(Segment(model, tokens, *own_ends(model, source, None)))
+    norm = objective.segment.source_norm()
+    for share in goal.lengths:
+        start = Vectors()(objective.segment, _TRIED, share * norm, seed, EVERYWHERE)
+        *_, last = own_method(goal)(objective, start)
+        found = objective(last.perturbation, gradient=False).value
+        if float(found.topk(2).values.mean()) >= goal.enough:
+            break
+    return share * norm
 
 
 def default_sources(model: HookedModel) -> list[str]:
