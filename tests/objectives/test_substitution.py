@@ -7,6 +7,7 @@ from state import snapshot
 from two_models import base_of, log_probabilities
 
 import tl_steer as ts
+from tl_steer.elicitation import ends
 from tl_steer.errors import SettingError
 from tl_steer.models.state import frozen
 from tl_steer.objectives import Substitution
@@ -107,6 +108,16 @@ def test_elicit_climbs_it_and_orders_by_it(two):
     )
     assert values[0] == pytest.approx(expected, abs=1e-3)
     assert (snapshot(model), snapshot(base)) == before
+
+
+def test_a_length_that_was_found_is_not_sought_again_when_a_run_goes_on(two, tmp_path, monkeypatch):
+    model, base = two
+    asked = {"divergence": Substitution(base, along=3), "n": 2, "progress": False}
+    bank = ts.elicit(model, PROMPTS, checkpoint=tmp_path / "bank", **asked)
+    monkeypatch.setattr(ends, "shortest", lambda *_: pytest.fail("it is known"))
+    again = ts.elicit(model, PROMPTS, resume=tmp_path / "bank", **asked)
+    assert again.vectors.equal(bank.vectors)
+    assert again.radius == bank.radius
 
 
 def test_vectors_are_as_short_as_replaces_the_token_and_no_shorter(two, monkeypatch):
