@@ -1,13 +1,12 @@
 """A scan says what linear algebra says of every pair of hook points."""
 
-import sys
-
 import pytest
 import torch
 from conftest import PROMPTS
 from linear import LinearHost
 
 import tl_steer as ts
+from tl_steer.elicitation import ends
 from tl_steer.elicitation.scan import default_pairs
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.radii.band import Dose, DoseResponse
@@ -76,7 +75,7 @@ def test_a_scan_that_reads_counts_coherent_texts_and_elicit_goes_where_most_are(
     assert best.texts == max(pair.texts for pair in found.pairs)
     assert ts.scan(llama, PROMPTS, pairs, read=few, **knobs) == found
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["tl_steer.elicitation.elicit"], "scan", lambda *_, **__: found)
+        patch.setattr(ends, "scan", lambda *_, **__: found)
         bank = ts.elicit(
             llama, PROMPTS, source="auto", target="auto", n=2, radius=1.0,
             measured=ts.Positions(last=1), progress=False,
