@@ -7,7 +7,7 @@ from state import snapshot
 from two_models import base_of, log_probabilities
 
 import tl_steer as ts
-from tl_steer.elicitation import ends
+from tl_steer.elicitation.aim import Shortest
 from tl_steer.errors import SettingError
 from tl_steer.models.state import frozen
 from tl_steer.objectives import Substitution
@@ -114,7 +114,7 @@ def test_a_length_that_was_found_is_not_sought_again_when_a_run_goes_on(two, tmp
     model, base = two
     asked = {"divergence": Substitution(base, along=3), "n": 2, "progress": False}
     bank = ts.elicit(model, PROMPTS, checkpoint=tmp_path / "bank", **asked)
-    monkeypatch.setattr(ends, "shortest", lambda *_: pytest.fail("it is known"))
+    monkeypatch.setattr(Shortest, "__call__", lambda *_: pytest.fail("it is known"))
     again = ts.elicit(model, PROMPTS, resume=tmp_path / "bank", **asked)
     assert again.vectors.equal(bank.vectors)
     assert again.radius == bank.radius

@@ -4,19 +4,28 @@ A divergence goes with `METHODS["auto"]`, `radii.AUTO` and named layers; a contr
 with a method, a length and layers of its own.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
+
+from tl_steer.elicitation.start import Vectors
 from tl_steer.errors import SettingError
-from tl_steer.hook_points.positions import LAST_THREE, Positions
+from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.methods import Ascent
 from tl_steer.models.model import HookedModel
+from tl_steer.models.segment import Segment
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Goal
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
+# Where a goal is measured: at the token that an answer follows.
+ANSWERED = Positions(last=1, bos=False)
 # Where a contrast's source is among the blocks.
 _DEPTH = 0.55
+_TRIED = 8
 
 
 def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positions]:
@@ -41,7 +50,7 @@ def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positi
             f"measured={measured}: {type(divergence).__name__} measures the answer's tokens. "
             "Leave measured= out."
         )
-    return divergence, Positions(last=1, bos=False)
+    return divergence, ANSWERED
 
 
 def own_method(goal: Goal) -> Ascent:
@@ -51,9 +60,29 @@ def own_method(goal: Goal) -> Ascent:
 
 
 def own_radius(goal: Goal) -> RadiusRule:
-    """How long a goal's vectors are, where that is not said: its `length`, if it has one, times the
-    norm."""
+    """How long a goal's vectors are, where that is not said: the `Shortest` of its `lengths`, or
+    its `length`, if it has one, times the norm."""
+    if hasattr(goal, "lengths"):
+        return Shortest(goal)
     return ShareOfNorm(getattr(goal, "length", Contrast.length))
+
+
+@dataclass(frozen=True)
+class Shortest:
+    """The first of a goal's lengths (shares of the norm) at which the two best of a few vectors
+    reach what is `enough` for it; the longest, where none do."""
+
+    goal: Any
+
+    def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
+        objective, norm = self.goal.on(segment), segment.source_norm()
+        for share in self.goal.lengths:
+            start = Vectors()(segment, _TRIED, share * norm, seed, EVERYWHERE)
+            *_, last = own_method(self.goal)(objective, start)
+            found = objective(last.perturbation, gradient=False).value
+            if float(found.topk(2).values.mean()) >= self.goal.enough:
+                break
+        return float(share * norm)
 
 
 def own_ends(model: HookedModel, source: str | None, target: str | None) -> tuple[str, str]:

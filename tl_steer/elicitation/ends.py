@@ -4,14 +4,13 @@ from typing import Any
 
 from tl_steer.elicitation.aim import own_ends, own_radius
 from tl_steer.elicitation.checkpoint import Saved
-from tl_steer.elicitation.places import LENGTHS, scan_contrast, shortest
+from tl_steer.elicitation.places import LENGTHS, scan_contrast
 from tl_steer.elicitation.scan import scan
 from tl_steer.errors import SettingError
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Goal
-from tl_steer.objectives.substitution import Substitution
 from tl_steer.radii.inband import AUTO
 from tl_steer.radii.rules import RadiusRule
 
@@ -30,39 +29,22 @@ def place(
     Raises:
         SettingError: hook points that are not named, or only one of them.
     """
-    if isinstance(maximised, Goal):
-        return _of_goal(model, tokens, ends, radius, saved, seed, maximised)
-    source, target = _named(ends)
-    if source == "auto":
+    goal = maximised if isinstance(maximised, Goal) else None
+    source, target = own_ends(model, *ends) if goal else _named(ends)
+    own = own_radius(goal) if goal else AUTO
+    length = own if isinstance(radius, str) else radius
+    if ends[0] != "auto" or (goal and not isinstance(goal, Contrast)):
+        return source, target, length
+    if isinstance(goal, Contrast):
         if saved is not None:
-            source, target = saved.bank.source.name, saved.bank.target.name
-        else:
-            best = scan(model, tokens, read=AUTO, seed=seed).best()
-            source, target = best.source, best.target
-    return source, target, AUTO if isinstance(radius, str) else radius
-
-
-def _of_goal(
-    model: HookedModel,
-    tokens: TokenBatch,
-    ends: tuple[str | None, str | None],
-    radius: float | int | str | RadiusRule,
-    saved: Saved | None,
-    seed: int,
-    goal: Any,
-) -> tuple[str, str, float | int | RadiusRule]:
-    """The same for a goal: its own place where none is named, the best of a scan for "auto"."""
-    source, target = own_ends(model, *ends)
-    if isinstance(goal, Substitution) and isinstance(radius, str):
-        found = saved.bank.radius if saved else shortest(model, tokens, goal, source, seed)
-        return source, target, found
-    if ends[0] != "auto" or not isinstance(goal, Contrast):
-        return source, target, own_radius(goal) if isinstance(radius, str) else radius
+            return saved.bank.source.name, target, saved.bank.radius
+        lengths = LENGTHS if isinstance(radius, str) else (radius,)
+        best = scan_contrast(model, tokens, goal, lengths=lengths, seed=seed).best()
+        return best.source, target, best.radius
     if saved is not None:
-        return saved.bank.source.name, target, saved.bank.radius
-    lengths = LENGTHS if isinstance(radius, str) else (radius,)
-    best = scan_contrast(model, tokens, goal, lengths=lengths, seed=seed).best()
-    return best.source, target, best.radius
+        return saved.bank.source.name, saved.bank.target.name, length
+    pair = scan(model, tokens, read=AUTO, seed=seed).best()
+    return pair.source, pair.target, length
 
 
 def _named(ends: tuple[str | None, str | None]) -> tuple[str, str]:

@@ -16,25 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tl_steer.elicitation.aim import own_ends, own_method
+from tl_steer.elicitation.aim import ANSWERED, own_ends, own_method
 from tl_steer.elicitation.start import Vectors
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.files.tables import Sheet, Tabled, number
-from tl_steer.hook_points.positions import EVERYWHERE, Positions
+from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Evaluation
-from tl_steer.objectives.substitution import Substitution
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm, length_of
 
 LENGTHS = (ShareOfNorm(0.3), ShareOfNorm(0.4), ShareOfNorm(0.55))
 _DEPTHS = (0.4, 0.55, 0.7)
 _BEST = 5
-_TRIED = 8
 
 
 @dataclass(frozen=True)
@@ -122,22 +120,6 @@ def scan_contrast(
     return Places(tuple(found))
 
 
-def shortest(
-    model: HookedModel, tokens: TokenBatch, goal: Substitution, source: str, seed: int
-) -> float:
-    """The radius at which a few vectors replace a token for certain: the first of the goal's
-    lengths whose two best reach `goal.enough`; the longest, where none do."""
-    objective = goal.on(Segment(model, tokens, *own_ends(model, source, None)))
-    norm = objective.segment.source_norm()
-    for share in goal.lengths:
-        start = Vectors()(objective.segment, _TRIED, share * norm, seed, EVERYWHERE)
-        *_, last = own_method(goal)(objective, start)
-        found = objective(last.perturbation, gradient=False).value
-        if float(found.topk(2).values.mean()) >= goal.enough:
-            break
-    return share * norm
-
-
 def default_sources(model: HookedModel) -> list[str]:
     """Behind two fifths, somewhat more than half, and seven tenths of the blocks."""
     n_layers = int(model.cfg.n_layers)
@@ -147,7 +129,7 @@ def default_sources(model: HookedModel) -> list[str]:
 
 def _look(objective: Any, length: float | int | RadiusRule, n: int, steps: int, seed: int) -> Place:
     segment = objective.segment
-    measured = Positions(last=1, bos=False).measure(segment.mask, segment.tokens.has_bos)
+    measured = ANSWERED.measure(segment.mask, segment.tokens.has_bos)
     radius = length_of(length, segment, measured, seed)
     start = Vectors()(segment, n, radius, seed, EVERYWHERE)
     *_, last = replace(own_method(objective.contrast), steps=steps)(objective, start)

@@ -59,12 +59,11 @@ def name_of(panel: Panel, scores: Scores, row: int, ids: Sequence[int]) -> Name:
             zip(scores.vectors[row], scores.values[row], scores.vector_p[row], strict=True)
         )
     ]
-    if panel.replays is None:
+    answer = [int(i) for i in ids[1 : 1 + panel.horizon]]
+    said = None if panel.replays is None else panel.replays.agreement(answer)
+    if said is None or float(said.max()) < SAYS:
         return Name(found[0] if found else None, 0.0, tuple(found[1:]))
-    said = panel.replays.agreement([int(i) for i in ids[1 : 1 + panel.horizon]])
     most = int(said.argmax())
-    if float(said[most]) < SAYS:
-        return Name(found[0] if found else None, 0.0, tuple(found[1:]))
     unseen = Candidate(most, panel.bank.labels[most], 0, math.nan, math.nan)
     as_much = (each for each in found if said[each.vector] >= _AS_MUCH * said[most])
     best = next(as_much, unseen)
