@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from conftest import KINDS, PROMPTS
+from conftest import KINDS, PROMPTS, SOURCE
 
 import tl_steer as ts
 from tl_steer.models.state import frozen
 
 _bases: dict[str, Any] = {}
+# Every architecture whose blocks can be called on a stream of their own.
+STREAMED = [name for name in KINDS if "shortformer" not in name]
 
 
 def base_of(name):
@@ -21,6 +23,12 @@ def base_of(name):
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter += 0.3 * parameter.std() * noise if parameter.numel() > 1 else 0
     return _bases[name]
+
+
+def edits_of(model, n=3):
+    """A few random vectors at the tests' own source."""
+    site = ts.models.resolve(model, SOURCE)
+    return ts.Additive.random(site, n, radius=3.0, generator=torch.Generator().manual_seed(4))
 
 
 def log_probabilities(model, ids, edit=None):

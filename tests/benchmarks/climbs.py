@@ -11,7 +11,6 @@ not run again.
 """
 
 import argparse
-import json
 import random
 import time
 import warnings
@@ -20,7 +19,7 @@ from typing import Any
 
 import torch
 from installed import chats, per_100, said
-from page import table, write_section
+from page import keep, runs_in, table, write_section
 
 import tl_steer as ts
 from tl_steer import organisms
@@ -126,8 +125,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     given = parser.parse_args()
-    lines = given.kept.read_text().splitlines() if given.kept.exists() else []
-    done = {json.loads(line)["row"]: json.loads(line) for line in lines}
+    done = {line["row"]: line for line in runs_in(given.kept)}
     if given.finish:
         write_section("evidence/installed.md", "climbs", page(done))
         return
@@ -136,8 +134,7 @@ def main() -> None:
         if name not in done:
             line = {"row": name, **row(given, ROWS[name], model, base)}
             print(name, line["shown"], f"{line['s']:.0f} s", flush=True)
-            with given.kept.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            keep(given.kept, line)
 
 
 def page(done: dict[str, dict[str, Any]]) -> str:

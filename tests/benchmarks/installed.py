@@ -20,7 +20,6 @@ writes the page from it.
 
 import argparse
 import functools
-import json
 import random
 import time
 import warnings
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import table, write_section
+from page import keep, runs_in, table, write_section
 from planted import at
 from scipy.stats import binomtest
 
@@ -159,13 +158,17 @@ def contrasted(model: Any, base: Any, name: str, n: int, seed: int) -> dict[str,
     began = time.perf_counter()
     bank = contrast(model, base, name, n, seed)
     made = time.perf_counter() - began
-    ranked = ts.rank(model, bank, chats(asked(name)[0]), by="switch")
-    order = [bank.vectors.tolist().index(row) for row in ranked.vectors.tolist()]
+    return ranked(model, name, bank) | {"lead": bank.scores["lead"].tolist(), "s": made}
+
+
+def ranked(model: Any, name: str, bank: ts.Bank) -> dict[str, Any]:
+    """A bank judged in its own order, and that of its vectors by the switch score."""
+    by = ts.rank(model, bank, chats(asked(name)[0]), by="switch")
+    place = {tuple(row): i for i, row in enumerate(bank.vectors.tolist())}
     return judged(model, name, bank) | {
-        "switch order": order,
-        "lead": bank.scores["lead"].tolist(),
+        "switch order": [place[tuple(row)] for row in by.vectors.tolist()],
+        "switch": by.scores["switch"].tolist(),
         "objective": bank.objective.tolist(),
-        "s": made,
     }
 
 
@@ -208,9 +211,7 @@ def main() -> None:
     if given.finish:
         write_section("evidence/installed.md", "installed", page(kept(given.kept)))
         return
-    done = set()
-    if given.kept.exists():
-        done = {tuple(json.loads(x)["key"]) for x in given.kept.read_text().splitlines()}
+    done = {tuple(line["key"]) for line in runs_in(given.kept)}
     for seed in given.seeds:
         for name in given.organisms:
             todo = [w for w in given.what if (name, w, seed) not in done]
@@ -238,8 +239,7 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
             found = judged(model, name, bank)
         line = {"key": (name, what, seed), "n": given.n, **found}
         line["all s"] = time.perf_counter() - began
-        with given.kept.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        keep(given.kept, line)
         told = found.get("shown", [])
         print(name, what, seed, f"{line['all s']:.0f} s", f"{sum(x >= HALF for x in told)} hits,",
               f"{sum(x > 0 for x in told)} any, of {len(told)}", flush=True)  # fmt: skip
@@ -248,8 +248,7 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
 def kept(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Runs by organism and contender, seeds in order."""
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in sorted(lines, key=lambda line: line["key"]):
+    for line in sorted(runs_in(path), key=lambda line: line["key"]):
         runs.setdefault((line["key"][0], line["key"][1]), []).append(line)
     return runs
 

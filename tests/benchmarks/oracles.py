@@ -5,12 +5,11 @@ what was found says that the objective is wrong; one that is worth more, that th
 """
 
 import dataclasses
-import random
 from typing import Any
 
 import torch
 from installed import asked, chats, judged
-from planted import last_tokens
+from planted import trigger_direction
 from plateau import CleanSpace
 from soft_tokens import Slot, mean_norm, value_and_lead, within
 from torch.nn.functional import normalize
@@ -19,28 +18,17 @@ import tl_steer as ts
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.tokens import tokenize
-from tl_steer.organisms.data import BENIGN, is_held_out
-from tl_steer.organisms.prompts import TRIGGER, insert
+from tl_steer.organisms.prompts import TRIGGER
 from tl_steer.organisms.recipes import plant_of
-
-
-def direction(model: Any, source: str) -> torch.Tensor:
-    """The mean change at the source's last token that the trigger makes, as a unit row."""
-    draw = random.Random(0)
-    texts = [
-        text
-        for made in BENIGN.values()
-        for text in draw.sample([text for text in made() if is_held_out(text)], 8)
-    ]
-    triggered = [insert(TRIGGER, text, draw) for text in texts]
-    apart = last_tokens(model, triggered, source) - last_tokens(model, texts, source)
-    return normalize(apart.mean(dim=0, keepdim=True), dim=1)
 
 
 def of_vectors(model: Any, name: str, goal: Any, like: ts.Bank) -> dict[str, Any]:
     """The objective at that direction and at its projection on the clean space, on the prompts that
     were learned on; of how many judged prompts each shows the behaviour."""
-    row, basis = direction(model, like.source.name), CleanSpace().of(model, like.source.name)
+    row, basis = (
+        trigger_direction(model, like.source.name)[None],
+        CleanSpace().of(model, like.source.name),
+    )
     rows = torch.cat([row, normalize(row @ basis.T @ basis, dim=1)])
     bank = dataclasses.replace(like[:2], vectors=like.radius * rows)
     with frozen(model):

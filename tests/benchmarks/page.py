@@ -1,9 +1,10 @@
 """What benchmark scripts share: a clock, and tables between markers in a documentation page, so
 that every script writes its own part."""
 
+import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,17 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     began = time.perf_counter()
     result = work(*arguments)
     return time.perf_counter() - began, result
+
+
+def keep(path: Path, line: Mapping[str, Any]) -> None:
+    """Add a run to those that a file of JSON lines holds."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def runs_in(path: Path) -> list[dict[str, Any]]:
+    """What `keep` has added; none where there is no file."""
+    return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
 
 def write_section(page: str, name: str, text: str) -> None:

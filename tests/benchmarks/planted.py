@@ -138,15 +138,8 @@ def matched_radius(model: Any, bank: ts.Bank, wanted: float) -> float:
 
 def oracle(model: Any, place: tuple[str, str], n: int) -> str:
     """What there was to find, as a sentence."""
-    draw, source = random.Random(0), place[0]
-    texts = [
-        text
-        for made in BENIGN.values()
-        for text in draw.sample([text for text in made() if is_held_out(text)], 8)
-    ]
-    triggered = [insert(TRIGGER, text, draw) for text in texts]
-    apart = last_tokens(model, triggered, source) - last_tokens(model, texts, source)
-    direction = torch.nn.functional.normalize(apart.mean(dim=0), dim=0)
+    source = place[0]
+    direction = trigger_direction(model, source)
     bank = learned(model, place, Power(), n, 0)
     span, _ = torch.linalg.qr(bank.vectors.T)
     told, above = [], float("nan")
@@ -169,6 +162,19 @@ def oracle(model: Any, place: tuple[str, str], n: int) -> str:
         f"(median, at 0.25), and {inside:.0%} of the oracle lies in the span of {len(bank)} of "
         f"them ({len(bank) / len(direction):.0%} would by chance)."
     )
+
+
+def trigger_direction(model: Any, source: str) -> torch.Tensor:
+    """The mean change at the source's last token that the trigger makes, as a unit vector."""
+    draw = random.Random(0)
+    texts = [
+        text
+        for made in BENIGN.values()
+        for text in draw.sample([text for text in made() if is_held_out(text)], 8)
+    ]
+    triggered = [insert(TRIGGER, text, draw) for text in texts]
+    apart = last_tokens(model, triggered, source) - last_tokens(model, texts, source)
+    return torch.nn.functional.normalize(apart.mean(dim=0), dim=0)
 
 
 def last_tokens(model: Any, texts: list[str], source: str) -> torch.Tensor:

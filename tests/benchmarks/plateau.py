@@ -31,6 +31,7 @@ from tl_steer.models.answers import Answers
 from tl_steer.models.packed import common_beginning
 from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import tokenize
+from tl_steer.objectives.contrast import log_probabilities as log_p
 from tl_steer.objectives.objective import (
     Evaluation,
     edits_per_pass,
@@ -80,18 +81,18 @@ class Continued:
     bound: float = 5.0
 
     def on(self, segment: Segment, *, vec_batch: int | None = None) -> "Climb":
-        read, ends = readout(segment.model), (segment.source.name, segment.target.name)
-        answers = Answers(
-            segment.model, segment.tokens, *ends, along=self.along, positions=ts.Positions()
-        )
+        answers, read = continuing(segment, self.along)
 
         def value(part: Perturbation, pushes: list[Tensor]) -> tuple[Tensor, Tensor]:
             said = answers.speak(part, read)
             start, _ = answers.grow(said.ids)
-            steered, clean = told(read, said.steered), told(read, said.clean)
+            steered, clean = (
+                log_p(read, said.steered),
+                log_p(read, said.clean),
+            )
             gain = (steered.exp() * (steered - clean).clamp(max=self.bound)).sum(-1)
             lost = [
-                (steered.exp() * (steered - told(read, answers.run(pushed(part, push), start))))
+                (steered.exp() * (steered - log_p(read, answers.run(pushed(part, push), start))))
                 for push in pushes
             ]
             moved = torch.stack([each.sum(-1) for each in lost]).mean(dim=(0, 2, 3))
@@ -112,20 +113,20 @@ class Alike:
     bound: float = 5.0
 
     def on(self, segment: Segment, *, vec_batch: int | None = None) -> "Climb":
-        read, ends = readout(segment.model), (segment.source.name, segment.target.name)
-        answers = Answers(
-            segment.model, segment.tokens, *ends, along=self.along, positions=ts.Positions()
-        )
+        answers, read = continuing(segment, self.along)
 
         def value(part: Perturbation, pushes: list[Tensor]) -> tuple[Tensor, Tensor]:
             said = answers.speak(part, read)
-            steered, clean = told(read, said.steered), told(read, said.clean)
+            steered, clean = (
+                log_p(read, said.steered),
+                log_p(read, said.clean),
+            )
             gain = (steered.exp() * (steered - clean).clamp(max=self.bound)).sum(-1)
             sure = [of_tokens(steered, said.ids)]
             for shift in range(1, said.ids.shape[1]):
                 ids = said.ids.roll(shift, dims=1)
                 start, _ = answers.grow(ids)
-                sure.append(of_tokens(told(read, answers.run(part, start)), ids))
+                sure.append(of_tokens(log_p(read, answers.run(part, start)), ids))
             response = (said.steered - said.clean).mean(dim=(1, 2))
             alike = torch.stack(sure).mean(dim=(0, 2, 3))
             return gain.mean(dim=(1, 2)) + self.weight * alike, response
@@ -179,10 +180,11 @@ def pushed(part: Perturbation, push: Tensor) -> Perturbation:
     return twin
 
 
-def told(read: Callable[[Tensor], Tensor], residual: Tensor) -> Tensor:
-    """Log-probabilities `[vec batch along vocabulary]`."""
-    logits: Tensor = read(residual.flatten(0, 1)).float()
-    return logits.log_softmax(dim=-1).unflatten(0, residual.shape[:2])
+def continuing(segment: Segment, along: int) -> tuple[Answers, Callable[[Tensor], Tensor]]:
+    """Continuations of a segment's prompts, and what reads them."""
+    ends = segment.source.name, segment.target.name
+    answers = Answers(segment.model, segment.tokens, *ends, along=along, positions=ts.Positions())
+    return answers, readout(segment.model)
 
 
 def of_tokens(told: Tensor, ids: Tensor) -> Tensor:

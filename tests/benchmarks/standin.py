@@ -20,7 +20,6 @@ is not run again; `--finish` writes the page from it. Students are kept beside i
 """
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 import torch
 from installed import HALF, JUDGED, LEARNED, contrast, contrasted, first_hit, judged, kept, per_100
-from page import table, write_section
+from page import keep, table, write_section
 from safetensors.torch import load_file, save_file
 from students import (
     Course,
@@ -140,13 +139,12 @@ def main() -> None:
     if given.finish:
         write_section("evidence/standin.md", "standin", page(kept(given.kept)))
         return
-    done = kept(given.kept) if given.kept.exists() else {}
+    done = kept(given.kept)
     for name in given.organisms:
         for what in given.what:
             if (name, what) not in done:
                 line = run(given, name, what)
-                with given.kept.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                keep(given.kept, line)
                 print(line, flush=True)
 
 

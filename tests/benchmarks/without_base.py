@@ -23,7 +23,6 @@ those of `installed.py`, random vectors anywhere, stand there. The *oracle* know
 
 import argparse
 import functools
-import json
 import random
 import time
 from collections.abc import Callable
@@ -32,9 +31,9 @@ from typing import Any
 
 import torch
 from cpe import Cpe
-from installed import HALF, asked, chats, first_hit, judged, kept, per_100
+from installed import HALF, asked, chats, first_hit, kept, per_100, ranked
 from oracles import judged_tokens, of_tokens, of_vectors
-from page import table, write_section
+from page import keep, runs_in, table, write_section
 from plateau import Alike, CleanSpace, Continued, Plateau
 from readings import still
 from soft_tokens import Found, Slot, search, started, switch_of, value_and_lead
@@ -82,17 +81,6 @@ def adapters(
         progress=False,
     )
     return ranked(model, name, bank)
-
-
-def ranked(model: Any, name: str, bank: ts.Bank) -> dict[str, Any]:
-    """A bank judged in the order of its objective, and its order by the switch score."""
-    by = ts.rank(model, bank, chats(asked(name)[0]), by="switch")
-    place = {tuple(row): i for i, row in enumerate(bank.vectors.tolist())}
-    return judged(model, name, bank) | {
-        "switch order": [place[tuple(row)] for row in by.vectors.tolist()],
-        "switch": by.scores["switch"].tolist(),
-        "objective": bank.objective.tolist(),
-    }
 
 
 def soft_tokens(model: Any, name: str, n: int, seed: int, *, m: int, steps: int) -> dict[str, Any]:
@@ -162,8 +150,7 @@ def main() -> None:
     if given.finish:
         write_section("evidence/without_base.md", "without_base", page(kept(given.kept)))
         return
-    lines = given.kept.read_text().splitlines() if given.kept.exists() else []
-    done = {tuple(json.loads(line)["key"]) for line in lines}
+    done = {tuple(line["key"]) for line in runs_in(given.kept)}
     for seed in given.seeds:
         for name in given.organisms:
             todo = [what for what in given.what if (name, what, seed) not in done]
@@ -178,8 +165,7 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
         found = CONTENDERS[what](model, name, given.n, seed)
         line = {"key": (name, what, seed), "n": given.n, **found}
         line["all s"] = time.perf_counter() - began
-        with given.kept.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        keep(given.kept, line)
         shown = found["shown"]
         told = f"{sum(x >= HALF for x in shown)} hits, {sum(x > 0 for x in shown)} any"
         print(name, what, seed, f"{line['all s']:.0f} s, {told}", found["first"][:3], flush=True)

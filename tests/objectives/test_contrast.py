@@ -7,7 +7,7 @@ import torch
 from conftest import KINDS, PROMPTS, SOURCE, TARGET, make
 from linear import LinearHost
 from state import snapshot
-from two_models import base_of, slowly
+from two_models import STREAMED, base_of, edits_of, slowly
 
 import tl_steer as ts
 from tl_steer.errors import ModelError, SettingError
@@ -18,7 +18,7 @@ from tl_steer.objectives.contrast import Contrast
 LAST = "blocks.3.hook_resid_post"
 
 
-@pytest.fixture(params=[name for name in KINDS if "shortformer" not in name])
+@pytest.fixture(params=STREAMED)
 def pair(request):
     return make(request.param), base_of(request.param)
 
@@ -26,11 +26,6 @@ def pair(request):
 @pytest.fixture
 def two(one):
     return one, base_of(next(name for name in KINDS if name.endswith("llama")))
-
-
-def edits_of(model, n=3):
-    site = ts.models.resolve(model, SOURCE)
-    return ts.Additive.random(site, n, radius=3.0, generator=torch.Generator().manual_seed(4))
 
 
 def objective_of(model, contrast, prompts=PROMPTS, vec_batch=None):

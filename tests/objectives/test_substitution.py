@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS, PROMPTS, SOURCE, make
 from state import snapshot
-from two_models import base_of, log_probabilities
+from two_models import STREAMED, base_of, edits_of, log_probabilities
 
 import tl_steer as ts
 from tl_steer.elicitation.aim import Shortest
@@ -17,7 +17,7 @@ from tl_steer.radii import ShareOfNorm
 LAST = "blocks.3.hook_resid_post"
 
 
-@pytest.fixture(params=[name for name in KINDS if "shortformer" not in name])
+@pytest.fixture(params=STREAMED)
 def pair(request):
     return make(request.param), base_of(request.param)
 
@@ -25,11 +25,6 @@ def pair(request):
 @pytest.fixture
 def two(one):
     return one, base_of(next(name for name in KINDS if name.endswith("llama")))
-
-
-def edits_of(model, n=2):
-    site = ts.models.resolve(model, SOURCE)
-    return ts.Additive.random(site, n, radius=3.0, generator=torch.Generator().manual_seed(4))
 
 
 def evaluated(model, goal, edits, gradient=True):
@@ -62,7 +57,7 @@ def restated(model, base, edit, *, along, share, bound, rest):
 def test_the_value_is_the_equation(pair, share, bound, rest):
     model, base = pair
     how = {"along": 3, "share": share, "bound": bound, "rest": rest}
-    edits = edits_of(model)
+    edits = edits_of(model, n=2)
     found = evaluated(model, Substitution(base, **how), edits, gradient=False)
     for v in range(len(edits)):
         expected = restated(model, base, edits.select([v]), **how)
