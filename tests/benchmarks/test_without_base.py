@@ -7,7 +7,7 @@ from cpe import Cpe
 from plateau import Alike, Continued, Plateau
 from soft_tokens import Slot, value_and_lead, within
 from torch.nn.functional import normalize
-from two_models import log_probabilities
+from two_models import edits_of, log_probabilities
 
 import tl_steer as ts
 from tl_steer.elicitation.start import Adapters
@@ -18,11 +18,6 @@ from tl_steer.perturbations.sphere import random_on_sphere
 LAST = "blocks.3.hook_resid_post"
 BRIDGES = [name for name in LLAMAS if name.startswith("bridge")]
 TEXTS = ("t5 t9 t30", "t44 t12 t13 t14")
-
-
-def edits_of(model, n=2):
-    site = ts.models.resolve(model, SOURCE)
-    return ts.Additive.random(site, n, radius=3.0, generator=torch.Generator().manual_seed(4))
 
 
 def climb_of(model, goal):
@@ -54,7 +49,7 @@ def last_of(model, ids, edit=None):
 
 
 def test_a_plateau_is_movement_less_what_pushes_change(one):
-    goal, edits = Plateau(weight=2.0), edits_of(one)
+    goal, edits = Plateau(weight=2.0), edits_of(one, n=2)
     with frozen(one):
         found = climb_of(one, goal)(edits, step=5).value
     for v in range(len(edits)):
@@ -69,7 +64,7 @@ def test_a_plateau_is_movement_less_what_pushes_change(one):
 
 
 def test_along_a_continuation_it_is_the_gain_less_the_divergence_under_pushes(one):
-    goal, edits = Continued(weight=2.0, along=3, bound=0.5), edits_of(one)
+    goal, edits = Continued(weight=2.0, along=3, bound=0.5), edits_of(one, n=2)
     with frozen(one):
         found = climb_of(one, goal)(edits, step=5).value
     (push,) = pushes_of(goal, edits, 5)
@@ -88,7 +83,7 @@ def test_along_a_continuation_it_is_the_gain_less_the_divergence_under_pushes(on
 
 
 def test_alike_is_the_gain_and_the_confidence_in_every_prompt_s_answer(one):
-    goal, edits = Alike(weight=2.0, along=3, bound=0.5), edits_of(one)
+    goal, edits = Alike(weight=2.0, along=3, bound=0.5), edits_of(one, n=2)
     with frozen(one):
         found = climb_of(one, goal)(edits).value
     prompts = ts.tokenize(one, PROMPTS).rows()
@@ -167,6 +162,29 @@ def test_cpe_keeps_every_factor_of_every_layer_at_norm_one(one):
     for values in bank.perturbation().parameters():
         torch.testing.assert_close(normalize(values, dim=-1), values)
         assert values.shape[:3] == (3, 2, 1)
+
+
+def test_cpe_keeps_whole_factors_apart_in_rounds_before_each_part_gets_norm_one(one):
+    segment = ts.Segment(one, ts.tokenize(one, PROMPTS), "blocks.1.hook_attn_out", LAST)
+    here = Adapters(rank=1, layers=(1, 2))(segment, 3, 1.0, 0, ts.Positions())
+    generator = torch.Generator().manual_seed(3)
+    gradients = tuple(torch.randn(p.shape, generator=generator) for p in here.parameters())
+    size = torch.cat([g.flatten(1) for g in gradients], dim=1).norm(dim=1)
+    w = [torch.cat([g[k].flatten() for g in gradients]) / size[k] for k in range(3)]
+    for _ in range(4):
+        away = []
+        for i in range(3):
+            pull = {j: float(size[j] * (w[i] @ w[j] / 0.5).exp()) for j in range(3) if j != i}
+            taken = sum(pull[j] / sum(pull.values()) * w[j] for j in pull)
+            away.append(normalize(w[i] - taken, dim=0))
+        w = away
+    found = Cpe(rounds=4, temperature=0.5)._next(here, gradients)
+    place = 0
+    for parameter in found.parameters():
+        one_of = parameter[0].numel()
+        expected = torch.stack([row[place : place + one_of].view_as(parameter[0]) for row in w])
+        torch.testing.assert_close(parameter.detach(), normalize(expected, dim=-1))
+        place += one_of
 
 
 @pytest.mark.parametrize("name", BRIDGES)
