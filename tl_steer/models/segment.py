@@ -26,7 +26,8 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
-from tl_steer.perturbations.perturbation import Edit, Perturbation
+from tl_steer.perturbations.edit import Edit
+from tl_steer.perturbations.perturbation import Perturbation
 
 
 class Segment:

@@ -5,9 +5,9 @@ No model is needed here. Imports `hook_points` and what lies below.
 
 from tl_steer.perturbations.adapter import Adapter as Adapter
 from tl_steer.perturbations.additive import Additive as Additive
+from tl_steer.perturbations.edit import Edit as Edit
 from tl_steer.perturbations.kinds import KINDS as KINDS
 from tl_steer.perturbations.perturbation import (
-    Edit as Edit,
     HookFunction as HookFunction,
     Hooks as Hooks,
     Packable as Packable,

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from tl_steer.errors import HookPointError, SettingError, ShapeError
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
-from tl_steer.perturbations.perturbation import Edit, Hooks, Packable
+from tl_steer.perturbations.edit import Edit
+from tl_steer.perturbations.perturbation import Hooks, Packable
 
 # The input of each map, by the kind of its source; and the map's own output on models with a norm
 # between that and the source.
