@@ -98,7 +98,7 @@ def forged(path, change):
     ("change", "message"),
     [
         (lambda m, t: m.update(format=99), "bank format 99"),
-        (lambda m, t: m.update(kind="virus"), "unknown kind"),
+        (lambda m, t: m.update(kind="virus"), "is not registered here"),
         (lambda m, t: m["source"].update(width=10**9), "rows of"),
         (lambda m, t: m["source"].update(kind="eval"), "not a hook point"),
         (lambda m, t: m.update(labels=["a"]), "label per vector"),

@@ -11,7 +11,7 @@ from torch import nn
 
 import tl_steer as ts
 from tl_steer.errors import SettingError
-from tl_steer.perturbations import KINDS, Packable
+from tl_steer.perturbations.kinds import KINDS
 
 MEASURED = ts.Positions(last=1, bos=False)
 
@@ -27,13 +27,13 @@ class Hooked(ts.Additive):
 
 
 class Narrow(ts.perturbations.Adapter):
-    """Another kind by its name, which no bank knows."""
+    """Another class by another name, which no bank knows."""
 
     kind = "narrow"
 
 
 class Loose(ts.Perturbation):
-    """Not packable."""
+    """Not registered."""
 
     def __init__(self, site, vectors):
         super().__init__(site)
@@ -46,15 +46,12 @@ class Loose(ts.Perturbation):
         pass
 
 
-class Gain(Packable):
+class Gain(ts.Perturbation):
     """Multiplies; ones are the identity, and zeros are not."""
 
-    kind = "gain"
-    right = True
-
     def __init__(self, site, gains, *, radius=1.0, positions=ts.Positions()):  # noqa: B008
-        super().__init__(site, positions=positions)
-        self.radius, self.gains = float(radius), nn.Parameter(gains.detach().clone())
+        super().__init__(site, radius=radius, positions=positions)
+        self.gains = nn.Parameter(gains.detach().clone())
 
     def forward(self, activation, rows):
         return activation * self.gains[rows.to(self.gains.device)][:, None].to(activation)
@@ -62,26 +59,15 @@ class Gain(Packable):
     def project_(self):
         pass
 
-    @classmethod
-    def packed_width(cls, site, form):
-        return site.width
-
-    @classmethod
-    def neutral(cls, site, form):
-        return torch.ones(1, site.width) if cls.right else torch.zeros(1, site.width)
-
-    @classmethod
-    def unpack(cls, site, rows, *, radius, positions, form):
-        return cls(site, rows, radius=radius, positions=positions)
-
 
 @contextlib.contextmanager
-def known(kind):
-    KINDS[kind.kind] = kind
+def known(kind, name="gain"):
+    ts.perturbations.register(name)(kind)
     try:
         yield
     finally:
-        del KINDS[kind.kind]
+        del KINDS[name]
+        del kind.kind
 
 
 def start_of(kind):
@@ -117,9 +103,9 @@ def elicit(model, kind, method="power"):
     [
         (Twice, "its kind 'additive' is that of Additive"),
         (Hooked, "its kind 'additive' is that of Additive"),
-        (Narrow, "its kind 'narrow' is not known"),
-        (Loose, "not Packable"),
-        (Gain, "its kind 'gain' is not known"),
+        (Narrow, "not registered"),
+        (Loose, "not registered"),
+        (Gain, "not registered"),
     ],
 )
 def test_what_no_bank_can_hold_is_refused_before_the_first_step(one, kind, told):
@@ -150,20 +136,19 @@ def test_a_method_that_changes_the_kind_is_refused_at_its_first_step(one):
 
 def test_a_kind_that_does_not_come_back_as_it_was_is_refused(one):
     class Lossy(Gain):
-        kind = "lossy"
-
         @classmethod
         def unpack(cls, site, rows, **knobs):
             return super().unpack(site, rows.round(), **knobs)
 
-    with known(Lossy), pytest.raises(SettingError, match="other numbers come back"):
+    with known(Lossy, "lossy"), pytest.raises(SettingError, match="not what was packed"):
         elicit(one, Lossy)
 
 
 def gains(model):
     held = bank_of(model, 4)
     rows = 1 + 0.5 * torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
-    return dataclasses.replace(held, vectors=rows, kind="gain")
+    form = {"parameters": {"gains": [24]}, "settings": {}}
+    return dataclasses.replace(held, vectors=rows, kind="gain", form=form)
 
 
 def test_the_unsteered_model_beside_a_kind_of_ones_own_is_the_unsteered_model(llama):
@@ -180,19 +165,6 @@ def test_the_unsteered_model_beside_a_kind_of_ones_own_is_the_unsteered_model(ll
         seen, other = (ts.inspect(llama, b, PROMPTS[0]) for b in (own, bank_of(llama)))
         torch.testing.assert_close(seen.clean, other.clean)
         torch.testing.assert_close(seen.likely_lp[0], other.likely_lp[0])
-
-
-def test_a_neutral_row_that_does_something_is_refused(one, monkeypatch):
-    monkeypatch.setattr(Gain, "right", False)
-    with known(Gain):
-        own = gains(one)
-        for use in (
-            lambda: ts.generate(one, own, PROMPTS, max_new_tokens=2),
-            lambda: ts.sweep(one, own, PROMPTS, n_random=0, progress=False),
-            lambda: ts.inspect(one, own, PROMPTS[0]),
-        ):
-            with pytest.raises(SettingError, match=r"neutral\(\) of kind 'gain'"):
-                use()
 
 
 # What is saved can be loaded

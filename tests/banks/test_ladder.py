@@ -72,5 +72,5 @@ def test_what_has_no_length_is_refused(llama):
         method=ts.methods.Power(steps=1),
         progress=False,
     )
-    with pytest.raises(SettingError, match=r"scales steering vectors"):
+    with pytest.raises(SettingError, match=r"holds no strength of its own"):
         ladder(adapters, lengths=(1, 2))

@@ -55,7 +55,8 @@ def test_the_exponent_of_a_known_power_law(monkeypatch):
     """A response that grows with the cube of the radius has exponent 6, since it is squared."""
     host, bank, _ = linear(torch.randn(3, 6))
 
-    def cubic(segment, bank, vectors):
+    def cubic(segment, bank, edits):
+        vectors = edits.vectors.detach()
         return vectors * vectors.norm(dim=1, keepdim=True) ** 2
 
     monkeypatch.setattr(sys.modules["tl_steer.banks.scores"], "_respond", cubic)
@@ -164,7 +165,8 @@ def test_growth_is_the_slope_that_the_given_radii_have(monkeypatch):
     """On a response that bends, another stretch of radii has another slope."""
     host, bank, _ = linear(torch.eye(6)[:2] * 2)
 
-    def bent(segment, bank, vectors):
+    def bent(segment, bank, edits):
+        vectors = edits.vectors.detach()
         size = vectors.norm(dim=1, keepdim=True)
         return vectors * (1 + size)
 

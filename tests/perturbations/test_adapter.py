@@ -314,10 +314,11 @@ def test_random_controls_have_unit_columns(one):
         torch.testing.assert_close(norms, torch.ones_like(norms))
 
 
-def test_adapter_banks_merge_with_nothing(one):
+def test_adapter_banks_merge_if_they_share_their_one_radius(one):
     bank = bank_of(one)
-    with pytest.raises(SettingError, match="merge with nothing"):
-        bank.merge(bank)
+    assert len(bank.merge(bank)) == 2 * len(bank)
+    with pytest.raises(SettingError, match="share one radius"):
+        bank.merge(dataclasses.replace(bank, radius=2 * bank.radius))
 
 
 def test_a_bank_says_what_it_is(one):
@@ -346,10 +347,10 @@ def test_a_file_with_a_hostile_form_is_refused(one, tmp_path, monkeypatch):
     assert json.dumps(dict(bank.form))
 
 
-@pytest.mark.parametrize("radius", ["auto", ts.radii.ShareOfNorm(0.1)])
-def test_a_radius_rule_is_refused(one, radius):
+def test_a_radius_rule_is_refused_and_auto_is_one(one):
     with pytest.raises(SettingError, match="Give a number"):
-        bank_of(one, radius=radius)
+        bank_of(one, radius=ts.radii.ShareOfNorm(0.1))
+    assert bank_of(one, radius="auto").radius == 1
 
 
 @pytest.mark.parametrize(

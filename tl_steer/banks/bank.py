@@ -28,8 +28,8 @@ from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import same_model
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.kinds import KINDS
-from tl_steer.perturbations.perturbation import Hooks, Packable
+from tl_steer.perturbations.kinds import kind_of, module_of
+from tl_steer.perturbations.perturbation import Hooks, Perturbation
 from tl_steer.perturbations.sphere import distinct_rows
 
 BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
@@ -51,7 +51,7 @@ class Bank(Tabled):
             adapters the radius is R in W' = W + R B A^T, and there is no share (NaN).
         positions: the tokens that the vectors are added at.
         labels: a note on each vector, the user's own.
-        kind: how a row is to be read; a key of `KINDS`.
+        kind: how a row is to be read: the name that a kind of perturbation was registered by.
         form: what else that kind needs to know (layers and rank of an adapter).
         scores: further numbers per vector, by name (singular values, say).
     """
@@ -74,10 +74,8 @@ class Bank(Tabled):
         if not self.labels:
             object.__setattr__(self, "labels", ("",) * len(self.vectors))
         object.__setattr__(self, "form", plain_json(self.form))
-        if self.kind not in KINDS:
-            raise SettingError(f"Unknown kind {self.kind!r}; there are {', '.join(KINDS)}.")
         columns = (self.vectors, self.responses, self.objective, *self.scores.values())
-        width = KINDS[self.kind].packed_width(self.source, self.form)
+        width = kind_of(self.kind).packed_width(self.source, self.form)
         if {len(self.labels), *map(len, columns)} != {len(self.vectors)} or (
             self.vectors.shape[1] != width
         ):
@@ -146,9 +144,8 @@ class Bank(Tabled):
         return self[distinct_rows(self.responses, threshold)]
 
     def merge(self, other: "Bank") -> "Bank":
-        """Both banks' vectors. Radii may differ (the mean is kept); models and sites may not."""
-        if not KINDS[self.kind].mergeable:
-            raise SettingError(f"Banks of kind {self.kind!r} merge with nothing; keep two banks.")
+        """Both banks' vectors. Radii may differ where the rows hold their own, as vectors do (the
+        mean is kept); models and sites may not."""
         for name in ("source", "target", "positions", "kind", "form"):
             if getattr(self, name) != getattr(other, name):
                 raise SettingError(
@@ -159,6 +156,11 @@ class Bank(Tabled):
             raise SettingError(
                 f"These banks come from different models ({self.provenance.model}, "
                 f"{other.provenance.model}) and cannot be merged."
+            )
+        if self.radius != other.radius and not self._rows_know_their_radius():
+            raise SettingError(
+                f"Banks of kind {self.kind!r} share one radius, and these have {self.radius:.3g} "
+                f"and {other.radius:.3g}: keep two banks."
             )
         note = f"merged {len(self)} with {len(other)} vectors ({other.provenance.method})"
         share = len(self) / (len(self) + len(other))
@@ -176,6 +178,9 @@ class Bank(Tabled):
             radius_share=share * self.radius_share + (1 - share) * other.radius_share,
             provenance=dataclasses.replace(self.provenance, notes=(*self.provenance.notes, note)),
         )
+
+    def _rows_know_their_radius(self) -> bool:
+        return kind_of(self.kind).lengths is not Perturbation.lengths
 
     def nearest(self) -> list[tuple[int, float]]:
         """For each vector the other one whose response is most like its own, and their |cosine|;
@@ -205,28 +210,17 @@ class Bank(Tabled):
         labels[int(chosen_rows([row], len(self)))] = text
         return dataclasses.replace(self, labels=tuple(labels))
 
-    def holding(self, vectors: Float[Tensor, "vec n"]) -> Packable:
-        """Other vectors in the place of the bank's own, as many as you like; `neutral` is the one
-        that stands for the unsteered model."""
-        return KINDS[self.kind].unpack(
+    def holding(self, vectors: Float[Tensor, "vec n"]) -> Perturbation:
+        """Other vectors in the place of the bank's own, as many as you like."""
+        return kind_of(self.kind).unpack(
             self.source, vectors, radius=self.radius, positions=self.positions, form=self.form
         )
 
-    def neutral(self) -> Float[Tensor, "one n"]:
-        """The row of an edit that changes nothing."""
-        row = KINDS[self.kind].neutral(self.source, self.form).to(self.vectors)
-        if row.shape != (1, self.vectors.shape[1]):
-            raise SettingError(
-                f"neutral() of kind {self.kind!r} gave {tuple(row.shape)}; expected one row of "
-                f"{self.vectors.shape[1]}."
-            )
-        return row
-
-    def perturbation(self) -> Packable:
+    def perturbation(self) -> Perturbation:
         """The vectors as a `Perturbation`, to be trained further or run in a `Segment`."""
         return self.holding(self.vectors)
 
-    def for_model(self, model: HookedModel) -> Packable:
+    def for_model(self, model: HookedModel) -> Perturbation:
         """`perturbation`, for a model that the bank was made for.
 
         Raises:
@@ -263,6 +257,7 @@ class Bank(Tabled):
         return {
             "format": BANK_FILE.version,
             "kind": self.kind,
+            "module": module_of(self.kind),
             "form": dict(self.form),
             "source": dataclasses.asdict(self.source),
             "target": dataclasses.asdict(self.target),

@@ -16,6 +16,7 @@ from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError
 from tl_steer.files.jsons import fields, real, text, texts, whole
 from tl_steer.files.signatures import typed
+from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
@@ -64,7 +65,7 @@ def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path)
     try:
         kind = text(meta["kind"])
         if kind not in KINDS:
-            raise BankFileError(f"{path} holds perturbations of unknown kind {kind!r}.")
+            raise BankFileError(f"{path} holds {_unknown(kind, meta.get('module', ''))}")
         bank = Bank(
             vectors=tensors["vectors"],
             responses=tensors["responses"],
@@ -73,7 +74,7 @@ def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path)
             target=site_from_json(meta["target"]),
             radius=real(meta["radius"]),
             radius_share=_share(meta["radius_share"]),
-            positions=positions_from_json(meta["positions"]),
+            positions=Positions.from_json(meta["positions"]),
             labels=texts(meta["labels"]),
             kind=kind,
             form=dict(meta["form"]),
@@ -86,6 +87,15 @@ def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path)
     except _BAD as error:
         raise BankFileError(f"{path} is not a valid bank: {error}") from error
     return bank
+
+
+def _unknown(kind: str, module: Any) -> str:
+    """What to do about a kind; whose module is named, if that is a name, and never imported."""
+    told = f"perturbations of kind {shorten(kind, 40)!r}, which is not registered here. "
+    named = isinstance(module, str) and all(part.isidentifier() for part in module.split("."))
+    if named and module != "__main__":
+        return told + f"If you trust its author: import {shorten(module, 80)} first, then load it."
+    return told + 'Define its class with @ts.perturbations.register("...") first, then load it.'
 
 
 # What values of the wrong kind raise when they are used.
@@ -104,23 +114,12 @@ def provenance_from_json(meta: Any) -> Provenance:
         **given
         | {
             "fingerprint": Fingerprint(**mark | {"signature": tuple(mark["signature"])}),
-            "measured": positions_from_json(given["measured"]),
+            "measured": Positions.from_json(given["measured"]),
             "notes": texts(given["notes"]),
         }
     )
     made.refuse_kinds()
     return made
-
-
-def positions_from_json(meta: Any) -> Positions:
-    """As `Positions.to_json` wrote it.
-
-    Raises:
-        ValueError, TypeError: it is something else.
-    """
-    found = Positions(**fields(meta, set(Positions().to_json())))
-    found.refuse_kinds()
-    return found
 
 
 def site_from_json(meta: Any) -> Site:

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import check_neutral
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import Positions
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, until_end
 from tl_steer.models.state import frozen, seeded
 from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
+from tl_steer.perturbations.perturbation import Scale
 
 
 @checked
@@ -31,6 +32,8 @@ def generate(
     seed: int = 0,
     use_past_kv_cache: bool = True,
     batch_rows: int = 64,
+    scale: Scale = 1,
+    positions: Positions | None = None,
 ) -> Generations:
     """Continue every prompt under every vector of the bank, and once without any.
 
@@ -43,6 +46,9 @@ def generate(
         seed: for sampling. The global random state is left as it was.
         use_past_kv_cache: leave it on, but for tests.
         batch_rows: rows per batch; lower it if memory runs out. Greedy rows do not depend on it.
+        scale: how strongly the vectors act: a number, or one for each.
+        positions: the tokens that they act on, if not those that they were trained at:
+            `hook_points.PROMPT`, `GENERATED`, `Positions(start=5)`, `Positions(decay=0.9)`.
 
     Raises:
         ForeignModelError: the bank was made for another model.
@@ -52,7 +58,6 @@ def generate(
     """
     _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
     check_fits(model, bank.provenance)
-    check_neutral(model, bank)
     refuse_no_text(model, cached=use_past_kv_cache)
     tokens = tokenize(model, prompts)
     refuse_beyond_context(model, tokens, max_new_tokens)
@@ -64,7 +69,7 @@ def generate(
         new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
         return [decode(model, until_end(model, row), special=False) for row in new]
 
-    edits = bank.holding(torch.cat([bank.vectors, bank.neutral()]))
+    edits = bank.perturbation().used(scale, positions).beside_unsteered()
     with frozen(model), torch.no_grad(), seeded(model, seed):
         done = by_row(model, edits, tokens, work, batch_rows=batch_rows)
     n = len(bank)
@@ -73,7 +78,16 @@ def generate(
         unsteered=tuple(done[Row(n, p)] for p in range(len(tokens))),
         texts=tuple(tuple(done[Row(v, p)] for p in range(len(tokens))) for v in range(n)),
         labels=bank.labels,
-        settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling},
+        settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling}
+        | used_settings(scale, positions),
+    )
+
+
+def used_settings(scale: Scale, positions: Positions | None) -> dict[str, Any]:
+    """How a bank was used, as JSON, where that is not how it was trained."""
+    factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu")
+    return ({} if bool((factors == 1).all()) else {"scale": factors.tolist()}) | (
+        {} if positions is None else {"positions": positions.to_json()}
     )
 
 

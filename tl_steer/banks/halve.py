@@ -3,7 +3,6 @@
 many vectors, few prompts -> half of them, twice the prompts -> ... -> winners -> held-out prompts
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import random_bank
+from tl_steer.banks.control import random_bank, unsteered_bank
 from tl_steer.banks.generate import generate
 from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.rank import SCORES
@@ -148,7 +147,7 @@ class _Trial:
         self, score: Score, bank: Bank, tokens: TokenBatch
     ) -> tuple[list[list[float]], list[float]]:
         """A score is one number for all these prompts: each of them counts for as much."""
-        unsteered = dataclasses.replace(bank[0], vectors=bank.neutral())
+        unsteered = unsteered_bank(bank)
         with frozen(self.model), torch.no_grad():
             found = [score(self.model, each, tokens).tolist() for each in (bank, unsteered)]
         values, bare = ([_finite(value) for value in each] for each in found)

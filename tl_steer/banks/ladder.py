@@ -9,7 +9,6 @@ import torch
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
-from tl_steer.perturbations.additive import Additive
 
 
 @typed
@@ -26,7 +25,7 @@ def ladder(bank: Bank, *, lengths: Sequence[float | int]) -> Bank:
         lengths: multiples, above 0 and no two alike.
 
     Raises:
-        SettingError: lengths that are none, or a bank that does not hold steering vectors.
+        SettingError: lengths that are none, or a bank of a kind whose rows do not grow.
     """
     steps = [float(length) for length in lengths]
     if not steps or not all(0 < x < math.inf for x in steps) or len(set(steps)) < len(steps):
@@ -34,20 +33,21 @@ def ladder(bank: Bank, *, lengths: Sequence[float | int]) -> Bank:
             f"lengths={list(lengths)}: expected different numbers above 0, multiples of the "
             "vectors' lengths, such as (0.75, 1, 1.5)."
         )
-    if bank.kind != Additive.kind:
-        raise SettingError(
-            f"ladder() scales steering vectors, and this bank holds {bank.kind!r}, whose rows are "
-            "no lengths. Elicit one at each radius and keep several banks."
-        )
     made, mean = bank.provenance, sum(steps) / len(steps)
     note = f"at {', '.join(f'{step:g}' for step in steps)} times their lengths"
     rungs = bank[torch.arange(len(bank), device="cpu").repeat(len(steps))]
     times = torch.tensor(steps, dtype=bank.vectors.dtype, device="cpu").repeat_interleave(len(bank))
+    scaled = rungs.perturbation().scaled(times)
+    if scaled.strengths is not None:
+        raise SettingError(
+            f"ladder() makes rows longer, and a row of {bank.kind!r} holds no strength of its own. "
+            "Elicit one bank at each radius and keep several, or give scale= where they are used."
+        )
     unknown = torch.where(times == 1, 0.0, math.nan)
     scores = {name: values + unknown for name, values in rungs.scores.items()}
     return dataclasses.replace(
         rungs,
-        vectors=times[:, None] * rungs.vectors,
+        vectors=scaled.pack(),
         responses=rungs.responses + unknown[:, None],
         objective=rungs.objective + unknown,
         scores=scores | {"length": times},

@@ -22,8 +22,8 @@ from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import mean_response
 from tl_steer.objectives.objective import edits_per_pass
 from tl_steer.objectives.output_kl import divergence_from, next_token
-from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.sphere import cosines, to_sphere
+from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.sphere import cosines
 
 Score = Callable[[HookedModel, Bank, TokenBatch], Float[Tensor, " vec"]]
 
@@ -58,7 +58,8 @@ class Growth:
     r"""How fast the response grows with the radius: p in $\|\Delta(R)\|^2 \propto R^p$.
 
     $\Delta$ is the mean change at the target, and p the least-squares slope of
-    $\log\|\Delta(R v/\|v\|)\|^2$ against log R over `factors` times the bank's radius. Because the
+    $\log\|\Delta(R v/\|v\|)\|^2$ against log R over `factors` times the bank's radius (for other
+    kinds than vectors, against the strength of the edit). Because the
     norm is *squared*, 2 is a linear response. Above 2 the model amplifies the vector more the
     longer it is; compare with `random_bank`, since p also falls where the model saturates.
     """
@@ -70,12 +71,14 @@ class Growth:
             raise SettingError(f"{self}: a slope needs at least two different numbers above 0.")
 
     def __call__(self, model: HookedModel, bank: Bank, tokens: TokenBatch) -> Float[Tensor, " vec"]:
-        if bank.kind != Additive.kind:
-            raise SettingError(f"A bank of kind {bank.kind!r} has no ray to grow along.")
         segment = Segment(model, tokens, bank.source, bank.target)
         radii = [factor * bank.radius for factor in self.factors]
+        edits = bank.perturbation()
         sizes = [
-            _respond(segment, bank, to_sphere(bank.vectors, radius)).double().square().sum(dim=1)
+            _respond(segment, bank, edits.scaled(radius / edits.lengths()))
+            .double()
+            .square()
+            .sum(dim=1)
             for radius in radii
         ]
         return _slope(
@@ -137,15 +140,13 @@ def single_token(model: HookedModel, text: str | int) -> int:
 
 def _responses(model: HookedModel, bank: Bank, tokens: TokenBatch) -> Tensor:
     segment = Segment(model, tokens, bank.source, bank.target)
-    return _respond(segment, bank, bank.vectors)
+    return _respond(segment, bank, bank.perturbation())
 
 
-def _respond(
-    segment: Segment, bank: Bank, vectors: Float[Tensor, "vec n"]
-) -> Float[Tensor, "vec d_target"]:
+def _respond(segment: Segment, bank: Bank, edits: Perturbation) -> Float[Tensor, "vec d_target"]:
     """Mean responses at the tokens that the bank measured."""
     measured = bank.provenance.measured.measure(segment.mask, segment.tokens.has_bos)
-    edits = bank.holding(vectors).to(segment.clean.device)
+    edits = edits.to(segment.clean.device)
     step = edits_per_pass(segment)
     runs = (segment.run(edits.select(slice(i, i + step))) for i in range(0, len(bank), step))
     return torch.cat([mean_response(run, segment.clean, measured) for run in runs]).cpu()

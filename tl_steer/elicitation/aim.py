@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from tl_steer.elicitation.start import Vectors
+from tl_steer.elicitation.start import started
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.methods import Ascent
@@ -19,6 +19,7 @@ from tl_steer.models.segment import Segment
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Goal
+from tl_steer.perturbations.additive import Additive
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
 # Where a goal is measured: at the token that an answer follows.
@@ -77,7 +78,7 @@ class Shortest:
     def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
         objective, norm = self.goal.on(segment), segment.source_norm()
         for share in self.goal.lengths:
-            start = Vectors()(segment, _TRIED, share * norm, seed, EVERYWHERE)
+            start = started(Additive, segment, _TRIED, share * norm, seed, EVERYWHERE)
             *_, last = own_method(self.goal)(objective, start)
             found = objective(last.perturbation, gradient=False).value
             if float(found.topk(2).values.mean()) >= self.goal.enough:

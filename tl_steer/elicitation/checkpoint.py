@@ -29,7 +29,7 @@ from tl_steer.files.lock import locked
 from tl_steer.files.write import beside, tidy
 from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import same_model
-from tl_steer.perturbations.perturbation import Packable
+from tl_steer.perturbations.perturbation import Perturbation
 
 _RUN, _METHOD = "run", "method."
 _MOST_RECORD = 1 << 20
@@ -213,7 +213,7 @@ def _refuse_to_replace(path: Path) -> None:
 def refuse_other_run(
     saved: Saved,
     asked: Provenance,
-    start: Packable,
+    start: Perturbation,
     target: Site,
     *,
     radius: str,

@@ -16,7 +16,7 @@ from tl_steer.elicitation.aim import aim, own_method
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
-from tl_steer.elicitation.start import Start, Vectors
+from tl_steer.elicitation.start import radius_is_norm, started
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
@@ -27,7 +27,8 @@ from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.objectives.objective import Goal, Objective
-from tl_steer.perturbations.kinds import bankable, refuse_unpackable
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.kinds import refuse_unusable
 from tl_steer.radii.rules import RadiusRule, length_of
 
 
@@ -40,7 +41,7 @@ def elicit(
     target: str | None = None,
     against: Any = None,
     n: int = 32,
-    perturbation: Start = Vectors(),  # noqa: B008 (frozen)
+    perturbation: Any = Additive,
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "auto",
     divergence: Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
@@ -66,10 +67,13 @@ def elicit(
             named, the divergence is `objectives.Contrast(against)`, and "auto" stands for what
             docs/methods.md ("Two models") found to be best for it. Both models are run.
         n: how many vectors.
-        perturbation: the kind that is searched: `Vectors()`, or `Adapters(rank=1, layers=...)`,
+        perturbation: the kind that is searched: a registered class or its name (`Additive`,
+            "ablation"), `functools.partial` of the class with settings (`partial(Clamp, value=2)`),
+            or a callable that makes them from the segment, such as `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); or a rule such as
-            `ShareOfNorm(0.1)` or `Calibrated()`. For adapters R of W' = W + R B A^T, a number.
+            `ShareOfNorm(0.1)` or `Calibrated()`. For kinds whose radius is no norm, a number, and
+            "auto" is 1: R of W' = W + R B A^T for adapters.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
             "quadratic", "sogi", "ascent", "melbo"), or a method object such as `Power(spread=1)`.
             docs/methods.md compares them and says what "auto" is.
@@ -107,7 +111,7 @@ def elicit(
     afterwards.
     """
     _refuse_settings(n, radius, vec_batch)
-    _refuse_rule(radius, perturbation)
+    radius = _own_unit(radius, perturbation)
     maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
     saved = None if resume is None else read(resume)
@@ -122,8 +126,8 @@ def elicit(
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, maximised, measured, seed)
         length = saved.bank.radius if saved else length_of(radius, segment, chosen, seed)
-        start = bankable(perturbation(segment, n, length, seed, positions))
-        refuse_unpackable(start)
+        start = started(perturbation, segment, n, length, seed, positions)
+        refuse_unusable(start)
         objective = _objective(maximised, segment, chosen, vec_batch)
         if saved is not None:
             refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))
@@ -170,12 +174,18 @@ def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: 
         )
 
 
-def _refuse_rule(radius: float | int | str | RadiusRule, perturbation: Start) -> None:
-    if not isinstance(radius, (int, float)) and not isinstance(perturbation, Vectors):
-        raise SettingError(
-            f"radius={radius!r}: rules find the norm of vectors, not the radius of {perturbation}. "
-            "Give a number; 1 is a common start for adapters."
-        )
+def _own_unit(
+    radius: float | int | str | RadiusRule, perturbation: Any
+) -> float | int | str | RadiusRule:
+    """The radius, for kinds of which it is no norm: rules find norms."""
+    if isinstance(radius, (int, float)) or radius_is_norm(perturbation):
+        return radius
+    if radius == "auto":
+        return 1.0
+    raise SettingError(
+        f"radius={radius!r}: rules find the norm of what is added, which is not the radius of "
+        f"{describe(perturbation)}. Give a number; 1 is a common start."
+    )
 
 
 def _file(

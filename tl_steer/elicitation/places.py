@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tl_steer.elicitation.aim import ANSWERED, own_ends, own_method
-from tl_steer.elicitation.start import Vectors
+from tl_steer.elicitation.start import started
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.files.tables import Sheet, Tabled, number
@@ -28,6 +28,7 @@ from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Evaluation
+from tl_steer.perturbations.additive import Additive
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm, length_of
 
 LENGTHS = (ShareOfNorm(0.3), ShareOfNorm(0.4), ShareOfNorm(0.55))
@@ -131,7 +132,7 @@ def _look(objective: Any, length: float | int | RadiusRule, n: int, steps: int, 
     segment = objective.segment
     measured = ANSWERED.measure(segment.mask, segment.tokens.has_bos)
     radius = length_of(length, segment, measured, seed)
-    start = Vectors()(segment, n, radius, seed, EVERYWHERE)
+    start = started(Additive, segment, n, radius, seed, EVERYWHERE)
     *_, last = replace(own_method(objective.contrast), steps=steps)(objective, start)
     begun, climbed = (
         _best_leads(objective(rows, gradient=False)) for rows in (start, last.perturbation)

@@ -18,7 +18,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method
 from tl_steer.perturbations.kinds import bankable
-from tl_steer.perturbations.perturbation import Packable
+from tl_steer.perturbations.perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Run:
     n: int = 0
 
     def climb(
-        self, method: Method, start: Packable, *, resume: Saved | None, progress: bool
+        self, method: Method, start: Perturbation, *, resume: Saved | None, progress: bool
     ) -> Bank:
         """Run a method to its end, or to Ctrl-C if there is something to return by then."""
         refuse_stateless(method, resume)
@@ -81,8 +81,7 @@ class Run:
             source=segment.source,
             target=segment.target,
             radius=self.radius,
-            # An adapter's radius is no length in the residual stream.
-            radius_share=self.radius / segment.source_norm() if found.kind == "additive" else nan,
+            radius_share=self.radius / segment.source_norm() if found.radius_is_norm else nan,
             positions=found.positions,
             kind=found.kind,
             form=found.form(),
@@ -90,7 +89,9 @@ class Run:
             provenance=replace(self.provenance, notes=(*short, *notes)),
         ).sort(getattr(self.objective, "order", "objective"))
 
-    def _iterates(self, method: Method, start: Packable, resume: Saved | None) -> Iterator[Iterate]:
+    def _iterates(
+        self, method: Method, start: Perturbation, resume: Saved | None
+    ) -> Iterator[Iterate]:
         if resume is None:
             return method(self.objective, start)
         device = next(start.parameters()).device

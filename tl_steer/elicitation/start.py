@@ -1,43 +1,102 @@
 """Where a search starts: which kind of perturbation, at random, from a seed.
 
-A start is what `elicit(perturbation=...)` takes: any callable with the signature of `Start` that
-returns a kind which banks can hold.
+`elicit(perturbation=...)` takes a registered kind (its class, its name, or `functools.partial` of
+the class with settings), which is then drawn by its own `random`; or, for what depends on the
+model, any callable with the signature of `Start`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from tl_steer.errors import HookPointError, SettingError
+from tl_steer.errors import HookPointError, SettingError, SteerError
 from tl_steer.files.signatures import typed_fields
+from tl_steer.files.text import said
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import STAGES
 from tl_steer.models.linear_map import departures, width_of
 from tl_steer.models.segment import Segment
 from tl_steer.perturbations.adapter import BEFORE_NORM, READS, Adapter, layers_from, map_names
-from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.perturbation import Packable
-from tl_steer.perturbations.sphere import random_on_sphere
+from tl_steer.perturbations.kinds import bankable, kind_of
+from tl_steer.perturbations.perturbation import Perturbation
 
 # (segment, n, radius, seed, positions) -> n perturbations at the segment's source.
-Start = Callable[[Segment, int, float, int, Positions], Packable]
+Start = Callable[[Segment, int, float, int, Positions], Perturbation]
+Named = str | type[Perturbation] | functools.partial[Any]
 
 
-@typed_fields
-@dataclass(frozen=True)
-class Vectors:
-    """Steering vectors, uniform on the sphere of the radius."""
+def started(
+    start: Start | Named,
+    segment: Segment,
+    n: int,
+    radius: float,
+    seed: int,
+    positions: Positions,
+) -> Perturbation:
+    """`n` perturbations at random at the segment's source.
 
-    def __call__(
-        self, segment: Segment, n: int, radius: float, seed: int, positions: Positions
-    ) -> Additive:
-        generator = torch.Generator().manual_seed(seed)
-        vectors = random_on_sphere(n, segment.source.width, radius=radius, generator=generator)
-        return Additive(
-            segment.source, _trainable(segment, vectors), radius=radius, positions=positions
+    Raises:
+        SettingError: `start` gives none, or a kind that cannot be drawn at random.
+    """
+    named = _named(start)
+    if named is None:
+        return bankable(_called(start, segment, n, radius, seed, positions))
+    kind, settings = named
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        made = kind.random(
+            segment.source,
+            n,
+            radius=radius,
+            generator=generator,
+            positions=positions,
+            settings=settings,
         )
+    except SteerError:
+        raise
+    except Exception as error:
+        raise SettingError(
+            f"{kind.__name__} cannot be drawn at random: {said(error, most=200)}. Its constructor "
+            "must take (site, rows, *, radius, positions), with rows [vec width]; otherwise "
+            "override the classmethod random()."
+        ) from error
+    dtype = torch.promote_types(segment.clean.dtype, torch.float32)
+    return bankable(made).to(segment.clean_source.device, dtype)
+
+
+def _called(start: Any, *given: Any) -> object:
+    try:
+        return start(*given)
+    except SteerError:
+        raise
+    except TypeError as error:
+        raise SettingError(
+            f"perturbation={repr(start)[:80]} gave {said(error, most=200)}; expected a kind "
+            "(its class or name, or functools.partial of the class with settings), or a callable "
+            "(segment, n, radius, seed, positions) -> Perturbation."
+        ) from error
+
+
+def _named(start: Any) -> tuple[type[Perturbation], dict[str, Any]] | None:
+    """The class and the settings of a kind that is given by either of its names."""
+    settings: dict[str, Any] = {}
+    if isinstance(start, functools.partial) and not start.args:
+        start, settings = start.func, dict(start.keywords)
+    if isinstance(start, str):
+        start = kind_of(start)
+    return (
+        (start, settings) if isinstance(start, type) and issubclass(start, Perturbation) else None
+    )
+
+
+def radius_is_norm(start: Any) -> bool:
+    """Whether radius rules can find the radius of what this starts."""
+    named = _named(start)
+    return bool(getattr(named[0] if named else start, "radius_is_norm", True))
 
 
 @typed_fields
@@ -59,6 +118,7 @@ class Adapters:
 
     rank: int = 1
     layers: Sequence[int] | None = None
+    radius_is_norm: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:

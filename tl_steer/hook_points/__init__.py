@@ -5,7 +5,9 @@ Imports `files`.
 
 from tl_steer.hook_points.positions import (
     EVERYWHERE as EVERYWHERE,
+    GENERATED as GENERATED,
     LAST_THREE as LAST_THREE,
+    PROMPT as PROMPT,
     Positions as Positions,
 )
 from tl_steer.hook_points.site import (

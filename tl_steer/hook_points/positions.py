@@ -1,10 +1,13 @@
 """Which tokens: those that a perturbation edits, or those that an objective measures."""
 
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
@@ -12,7 +15,7 @@ from tl_steer.files.signatures import typed_fields
 
 
 @typed_fields
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Positions:
     """A choice of tokens that stays right in padded batches and during cached generation.
 
@@ -22,26 +25,63 @@ class Positions:
         bos: whether a leading BOS token belongs to the choice. Its activations are massive and
             nearly constant, so measured positions leave it out; steering usually includes it.
         generated: whether tokens generated after the prompt belong to it. Measuring ignores this.
+        start: from which token of the text on, counted from 0 at the prompt's first, whether it
+            was in the prompt or came after it.
+        weights: how strongly each token is edited, from the text's first on; behind the last
+            weight, as strongly as without. Measuring ignores this and `decay`.
+        decay: what every generated token is edited by, times that of the token before it.
+
+    The common ones have names: `EVERYWHERE`, `PROMPT` (not what is generated), `GENERATED` (that
+    alone), and `LAST_THREE`, where most work measures.
     """
 
     last: int | None = None
     bos: bool = True
     generated: bool = True
+    start: int = 0
+    weights: Sequence[float | int] = ()
+    decay: float | int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.last, int) and self.last < 0:
             raise SettingError(f"Positions(last={self.last}): expected 0 or more, or None for all.")
+        if self.start < 0:
+            raise SettingError(f"Positions(start={self.start}): expected 0 or more.")
+        object.__setattr__(self, "weights", tuple(self.weights))
+        if not all(map(math.isfinite, (*self.weights, self.decay))):
+            raise SettingError(f"{self}: expected finite weights and decay.")
 
     def refuse_kinds(self) -> None:
         """Raise ValueError where a field holds another kind of value, as one from a file may."""
         whole = self.last is None or type(self.last) is int
-        if not whole or not {type(self.bos), type(self.generated)} <= {bool}:
+        flags = {type(self.bos), type(self.generated)} <= {bool}
+        numbers = {type(x) for x in (*self.weights, self.decay)} <= {int, float}
+        if not whole or not flags or not numbers or type(self.start) is not int:
             raise ValueError(f"{self} is no choice of tokens")
 
     @property
     def everywhere(self) -> bool:
-        """True if every token is chosen, so that no prompt needs to be known."""
-        return self.last is None and self.bos and self.generated
+        """True if every token is chosen alike, so that no prompt needs to be known."""
+        return self.last is None and self.bos and self.generated and not self.start and self.even
+
+    @property
+    def even(self) -> bool:
+        """True if all chosen tokens are edited as strongly."""
+        return not self.weights and self.decay == 1
+
+    def weigh(
+        self, place: Int[Tensor, "batch run"], length: Int[Tensor, "batch one"]
+    ) -> Float[Tensor, "batch run"]:
+        """How strongly tokens at these places of their texts are edited, chosen or not.
+
+        Args:
+            place: from 0 at a prompt's first token on.
+            length: of the prompts; what stands behind was generated.
+        """
+        known = torch.tensor([*self.weights, 1.0], dtype=torch.float32, device=place.device)
+        given = known[place.clamp(0, len(known) - 1)]
+        decay = torch.tensor(float(self.decay), dtype=torch.float32, device=place.device)
+        return given * decay ** (place - length + 1).clamp(min=0)
 
     def select(
         self, mask: Bool[Tensor, "batch pos"], has_bos: Bool[Tensor, " batch"]
@@ -53,7 +93,21 @@ class Positions:
         if self.last is not None:
             lengths = mask.sum(dim=1, keepdim=True)
             chosen &= torch.arange(mask.shape[1], device=mask.device) >= lengths - self.last
-        return chosen
+        return chosen & (torch.arange(mask.shape[1], device=mask.device) >= self.start)
+
+    def along(
+        self,
+        prompt: Bool[Tensor, "batch pos"],
+        behind: Bool[Tensor, "batch pos"],
+        has_bos: Bool[Tensor, " batch"],
+    ) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
+        """The chosen tokens of right-padded prompts with a continuation `behind` each; as strengths
+        where these differ."""
+        place = torch.arange(prompt.shape[1], device=prompt.device).expand(prompt.shape)
+        behind = behind & self.generated & (place >= self.start)
+        chosen = self.select(prompt, has_bos) | behind
+        length = prompt.sum(dim=1, keepdim=True)
+        return chosen if self.even else chosen * self.weigh(place, length)
 
     def measure(
         self, mask: Bool[Tensor, "batch pos"], has_bos: Bool[Tensor, " batch"]
@@ -74,9 +128,36 @@ class Positions:
             )
         return chosen
 
+    def __repr__(self) -> str:
+        return f"Positions({', '.join(f'{k}={v!r}' for k, v in self.to_json().items())})"
+
     def to_json(self) -> dict[str, Any]:
-        return {"last": self.last, "bos": self.bos, "generated": self.generated}
+        """What differs from `Positions()`, beside the fields that every file has."""
+        given, default = dataclasses.asdict(self), dataclasses.asdict(EVERYWHERE)
+        given["weights"] = list(self.weights)
+        return {k: v for k, v in given.items() if k in _ALWAYS or v != _plain(default[k])}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> "Positions":
+        """Undo `to_json`.
+
+        Raises:
+            ValueError, TypeError, SettingError: it is something else.
+        """
+        names = {each.name for each in dataclasses.fields(cls)}
+        if not isinstance(meta, Mapping) or not _ALWAYS <= set(meta) <= names:
+            raise ValueError("that is no choice of tokens")
+        found = cls(**meta)
+        found.refuse_kinds()
+        return found
 
 
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_ALWAYS = {"last", "bos", "generated"}
 EVERYWHERE = Positions()
+PROMPT = Positions(generated=False)
+GENERATED = Positions(last=0)
 LAST_THREE = Positions(last=3, bos=False)

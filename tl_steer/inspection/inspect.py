@@ -4,6 +4,7 @@ vectors x prompt -> attention, next-token distributions, residual stream, logit 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import check_neutral
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import ModelError, PromptError, SettingError
 from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import Positions
 from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
 from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
@@ -24,6 +25,7 @@ from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout, readout
+from tl_steer.perturbations.perturbation import Perturbation, Scale
 
 _MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, roughly
 _READ = 4  # tokens at which the logit lens is read
@@ -42,6 +44,8 @@ def inspect(
     heads: int = 12,
     top: int = 8,
     batch_rows: int = 16,
+    scale: Scale = 1,
+    positions: Positions | None = None,
 ) -> Inspection:
     """Run a prompt under vectors of a bank and keep what views show.
 
@@ -54,6 +58,9 @@ def inspect(
             head changes is kept for all.
         top: how many tokens gained, lost and likely are kept for each position.
         batch_rows: vectors per pass; fewer where memory would not do. Results do not depend on it.
+        scale: how strongly the vectors act: a number, or one for each of those shown, whose labels
+            then say it.
+        positions: the tokens that they act on, if not those that they were trained at.
 
     Raises:
         ForeignModelError: the bank was made for another model.
@@ -66,43 +73,69 @@ def inspect(
     """
     rows = _rows(bank, vectors, heads, top, batch_rows)
     check_fits(model, bank.provenance)
-    check_neutral(model, bank)
     tokens = _one(model, prompt)
     vocabulary = int(model.cfg.d_vocab)
     if not all(0 <= token < vocabulary for token in toward):
         raise SettingError(f"toward={tuple(toward)}: expected ids below {vocabulary}.")
     step = max(1, min(batch_rows, _rows_per_pass(model, int(tokens.lengths[0]))))
     refuse_inference_weights(model)
+    edits = bank[rows].perturbation().used(scale, positions)
+    labels = _labels(bank, rows, scale)
     with frozen(model):
         read = _readout(model)
+        chunks = [slice(i, i + step) for i in range(0, len(rows), step)]
         return joined(
             [
                 _inspect(
                     model,
                     bank,
                     tokens,
-                    rows[i : i + step],
+                    _Part(
+                        rows[i : i + step], labels[i : i + step], edits.select(slice(i, i + step))
+                    ),
                     list(toward),
                     heads,
                     min(top, vocabulary),
                     read,
                 )
-                for i in range(0, len(rows), step)
+                for some in chunks
             ]
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The vectors of one pass."""
+
+    rows: list[int]
+    labels: tuple[str, ...]
+    edits: Perturbation
+
+    def behind_unsteered(self) -> Perturbation:
+        on = torch.arange(len(self.rows) + 1, device="cpu") > 0
+        return self.edits.select([0, *range(len(self.rows))]).scaled(on.to(torch.float32))
+
+
+def _labels(bank: Bank, rows: list[int], scale: Scale) -> tuple[str, ...]:
+    """The bank's, and how much stronger or weaker each vector acts."""
+    factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu").expand(len(rows)).tolist()
+    return tuple(
+        bank.labels[row] if by == 1 else f"{bank.labels[row]} × {by:g}".strip()
+        for row, by in zip(rows, factors, strict=True)
+    )
 
 
 def _inspect(
     model: HookedModel,
     bank: Bank,
     tokens: TokenBatch,
-    rows: list[int],
+    part: _Part,
     toward: list[int],
     heads: int,
     top: int,
     read: Readout | None,
 ) -> Inspection:
-    edits = bank.holding(torch.cat([bank.neutral(), bank.vectors[rows]]))
+    edits = part.behind_unsteered()
     seen = record(model, edits.to(device_of(model)), tokens, heads=heads)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
     found = _next_tokens(seen.logits, ids, top) | _streams(seen)
@@ -110,7 +143,7 @@ def _inspect(
     found |= _attribution(model, seen, found, toward, read)
     kept, patterns = seen.heads.kept()
     if kept.shape[1] == 0:
-        patterns = patterns.new_zeros(len(rows), 0, 2, len(ids), len(ids))
+        patterns = patterns.new_zeros(len(part.rows), 0, 2, len(ids), len(ids))
     named = ("gained", "lost", "likely", "promoted", "suppressed", "toward")
     mentioned = torch.cat([found[name].flatten() for name in named]).unique().tolist()
     tokenizer = getattr(model, "tokenizer", None)
@@ -122,11 +155,11 @@ def _inspect(
         source_layer=bank.source.layer,
         target=bank.target.name,
         tokens=token_names(tokenizer, ids.tolist()),
-        vectors=tuple(rows),
-        labels=tuple(bank.labels[row] for row in rows),
+        vectors=tuple(part.rows),
+        labels=part.labels,
         words=dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
         ids=ids,
-        steered=tokens.select(bank.positions)[0, : len(ids)].cpu(),
+        steered=tokens.select(edits.positions)[0, : len(ids)].cpu(),
         attention_change=seen.heads.change,
         kept=kept,
         patterns=patterns,

@@ -31,16 +31,17 @@ from torch.nn.functional import pad
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuses, typed_fields
-from tl_steer.methods.protocol import Iterate, moved, refuse_other_kinds
+from tl_steer.methods.protocol import Iterate, pointed
 from tl_steer.objectives.response import Pool, ResponseMap, stacked_response
-from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows
 
 
 @typed_fields
 @dataclass(frozen=True)
 class Jacobian:
-    """Randomised SVD of the Jacobian. For additive vectors.
+    """Randomised SVD of the Jacobian. For vectors, and other kinds of which a small one does a
+    little: their parameters are taken for one long vector.
 
     Args:
         passes: blocks of the Krylov space. More are more accurate.
@@ -61,20 +62,24 @@ class Jacobian:
 
     @refuses
     def __call__(
-        self, objective: Any, start: Additive, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
-        refuse_other_kinds(self, start)
         wanted = -(-len(start) // len(self.signs))
-        width = start.site.width
+        width = start.flat().shape[1]
         if wanted > width:
             raise SettingError(
-                f"{len(start)} vectors need {wanted} singular vectors, but {start.site} has "
-                f"{width} dimensions. Ask for at most {width * len(self.signs)}."
+                f"{len(start)} vectors need {wanted} singular vectors, but an edit at "
+                f"{start.site} has {width} dimensions. Ask for at most {width * len(self.signs)}."
             )
         linear = ResponseMap(objective, self.pool).derivative(start)
         basis, images, block, done = _resumed(resume) or self._begin(start, wanted)
         for step in range(done + 1, self.passes + 1):
             image = linear.push(block)
+            if not bool(image.any()):
+                raise SettingError(
+                    f"A small {type(start).__name__} at {start.site} does nothing to first order, "
+                    "so there is no Jacobian to take apart. Use Power, Melbo, Dct or Quadratic."
+                )
             basis = torch.cat([basis, block])
             images = torch.cat([images, image]) if len(images) else image
             exhausted = step == self.passes or len(basis) == width
@@ -90,9 +95,10 @@ class Jacobian:
             if exhausted:
                 return
 
-    def _begin(self, start: Additive, wanted: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    def _begin(self, start: Perturbation, wanted: int) -> tuple[Tensor, Tensor, Tensor, int]:
         """Start where the caller starts; further test directions come from a fixed stream."""
-        rows, width = start.vectors.detach(), start.site.width
+        rows = start.flat()
+        width = rows.shape[1]
         size = min(width, self.block or 2 * wanted)
         generator = torch.Generator().manual_seed(size)
         more = torch.randn(
@@ -102,7 +108,12 @@ class Jacobian:
         return rows[:0], rows[:0], block, 0
 
     def _iterate(
-        self, start: Additive, basis: Tensor, images: Tensor, step: int, state: dict[str, Tensor]
+        self,
+        start: Perturbation,
+        basis: Tensor,
+        images: Tensor,
+        step: int,
+        state: dict[str, Tensor],
     ) -> Iterate:
         values, right = _ritz(basis, images)
         sides = torch.tensor(self.signs, dtype=right.dtype, device=right.device)
@@ -110,7 +121,7 @@ class Jacobian:
         singular = values.repeat_interleave(len(self.signs))[: len(start)]
         # The first passes may span fewer directions than asked for: the rest stay at their start.
         missing = (0, len(start) - len(signed))
-        here = moved(start, [pad(signed, (0, 0, *missing))])
+        here = pointed(start, pad(signed, (0, 0, *missing)))
         singular = pad(singular, missing)
         return Iterate(
             here, singular * start.radius, step, self.passes, {"singular value": singular}, state

@@ -72,7 +72,7 @@ def refuse_other_kinds(method: object, start: Perturbation) -> None:
     if not isinstance(start, Additive):
         raise SettingError(
             f"{type(method).__name__} is for steering vectors, and this starts from "
-            f"{type(start).__name__}s. Use Power, Melbo, Dct or Sogi for them."
+            f"{type(start).__name__}s. Use Power, Melbo, Jacobian, Dct, Quadratic or Sogi for them."
         )
 
 
@@ -89,6 +89,12 @@ def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:
             parameter.copy_(values.view_as(parameter))
     there.project_()
     return there
+
+
+def pointed(perturbation: Perturbation, rows: Float[Tensor, "vec n"]) -> Perturbation:
+    """`moved`, by rows that hold all parameters of an edit one behind the other."""
+    sizes = [values[0].numel() for values in perturbation.parameters()]
+    return moved(perturbation, rows.split(sizes, dim=1))
 
 
 def state_of(perturbation: Perturbation, step: int) -> dict[str, Tensor]:

@@ -32,23 +32,22 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuses, typed_fields
 from tl_steer.methods.protocol import (
     Iterate,
-    flat,
-    moved,
+    pointed,
     refuse_crowding,
-    refuse_other_kinds,
     restored,
     state_of,
 )
 from tl_steer.objectives.objective import in_parts
 from tl_steer.objectives.response import ResponseMap
-from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows
 
 
 @typed_fields
 @dataclass(frozen=True)
 class Quadratic:
-    """Orthogonalised alternating least squares on the Hessian. For additive vectors.
+    """Orthogonalised alternating least squares on the Hessian. For vectors, and for other kinds of
+    which zeros are no edit: their parameters are taken for one long vector.
 
     Args:
         steps: alternations.
@@ -62,18 +61,17 @@ class Quadratic:
 
     @refuses
     def __call__(
-        self, objective: Any, start: Additive, *, resume: dict[str, Tensor] | None = None
+        self, objective: Any, start: Perturbation, *, resume: dict[str, Tensor] | None = None
     ) -> Iterator[Iterate]:
-        refuse_other_kinds(self, start)
         refuse_crowding(start)
         here, done = restored(start, resume) if resume else (start, 0)
         responses, pass_size = ResponseMap(objective), _Pass(max(1, objective.vec_batch // 4))
         for step in range(done + 1, self.steps + 1):
-            unit = orthonormal_rows(flat(here.parameters())[0])
+            unit = orthonormal_rows(here.flat())
             alternate = functools.partial(_alternate, responses, unit, start)
             parts = in_parts(len(unit), pass_size, alternate)
             pulled, sizes = (torch.cat(values) for values in zip(*parts, strict=True))
-            here = moved(here, [pulled])
+            here = pointed(here, pulled)
             value = sizes * start.radius**2 / 2
             scores = {"curvature": sizes}
             yield Iterate(here, value, step, self.steps, scores, state_of(here, step))
@@ -88,15 +86,14 @@ class _Pass:
 
 
 def _alternate(
-    responses: ResponseMap, units: Tensor, like: Additive, rows: slice
+    responses: ResponseMap, units: Tensor, like: Perturbation, rows: slice
 ) -> tuple[Tensor, Tensor]:
     """T(u, v, .) and |T(., v, v)| for some of the unit rows v, with u = T(., v, v) normalised."""
     unit = units[rows]
-    origin = Additive(like.site, torch.zeros_like(unit), radius=1.0, positions=like.positions)
     # The fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        theta = origin.vectors
-        pooled = responses.response(origin)
+        theta = torch.zeros_like(unit).requires_grad_()
+        pooled = responses.response(like.of_rows(theta))
         u = torch.zeros_like(pooled, requires_grad=True)
         pulled = _gradient(pooled, theta, u)
         along = _gradient(pulled, u, unit)

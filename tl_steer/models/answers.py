@@ -188,12 +188,11 @@ def unsteered_answers(model: HookedModel, tokens: TokenBatch, n: int) -> Int[Ten
 
 def continued_choice(
     tokens: TokenBatch, positions: Positions, longer: TokenBatch
-) -> Bool[Tensor, "batch pos"]:
+) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
     """The edited tokens of prompts with something behind each."""
     new = longer.ids.shape[1] - tokens.ids.shape[1]
-    chosen = torch.nn.functional.pad(tokens.select(positions), (0, new))
-    behind = longer.mask & ~torch.nn.functional.pad(tokens.mask, (0, new))
-    return chosen | (behind & positions.generated)
+    prompt = torch.nn.functional.pad(tokens.mask, (0, new))
+    return positions.along(prompt, longer.mask & ~prompt, tokens.has_bos)
 
 
 def _padded(values: Float[Tensor, "vec pos d"], width: int) -> Float[Tensor, "vec width d"]:

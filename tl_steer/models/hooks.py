@@ -13,13 +13,14 @@ from torch import Tensor
 from tl_steer.errors import HookPointError, ShapeError
 from tl_steer.files.signatures import typed
 from tl_steer.files.undo import Scope, scoped
+from tl_steer.hook_points.positions import Positions
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.passes import follow
 from tl_steer.models.state import hook_number, listen, uncompiled
 from tl_steer.models.tokens import TokenBatch
-from tl_steer.perturbations.perturbation import Hooks, Perturbation
+from tl_steer.perturbations.perturbation import Hooks, Perturbation, Scale
 
 
 @runtime_checkable
@@ -64,6 +65,8 @@ def perturbing(
     *,
     rows: Int[Tensor, " batch"] | None = None,
     tokens: TokenBatch | None = None,
+    scale: Scale = 1,
+    positions: Positions | None = None,
 ) -> HookedModel:
     """The model under a perturbation; inside the block everything is plain TransformerLens.
 
@@ -73,6 +76,9 @@ def perturbing(
         tokens: the prompts that are run; needed only if the perturbation edits some tokens and
             not others. Those prompts and no others may then be run inside the block, in their
             order and padded on either side, once or several times, with a continuation or without.
+        scale: how strongly it acts: a number, or one for each vector. 0 is not at all.
+        positions: other tokens than the perturbation's own (`hook_points.GENERATED`, say, or
+            `Positions(decay=0.9)`).
 
     Raises:
         ForeignModelError: the bank was made for another model.
@@ -84,13 +90,13 @@ def perturbing(
     """
     if isinstance(perturbation, type) or not isinstance(perturbation, Steering):
         raise ShapeError(_no_steering(perturbation))
-    perturbation = perturbation.for_model(model)
-    site = perturbation.site
-    if resolve(model, site.name).width != site.width:
-        raise ShapeError(
-            f"{site} is {resolve(model, site.name).width} wide on this model, but the "
-            f"perturbation was made for width {site.width}."
-        )
+    perturbation = perturbation.for_model(model).used(scale, positions)
+    for site in perturbation.sites:
+        if resolve(model, site.name).width != site.width:
+            raise ShapeError(
+                f"{site} is {resolve(model, site.name).width} wide on this model, but the "
+                f"perturbation was made for width {site.width}."
+            )
     some = tokens is not None and not perturbation.positions.everywhere
     prompt = tokens.select(perturbation.positions) if tokens is not None and some else None
     if rows is not None and int(rows.max()) >= len(perturbation):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from tl_steer.errors import PromptError, ShapeError
@@ -86,10 +86,8 @@ class Passes:
 
         return enter
 
-    def chosen(
-        self, prompt: Bool[Tensor, "batch pos"], generated: bool, shape: Sequence[int]
-    ) -> Bool[Tensor, "batch run"]:
-        """A choice among the prompts' tokens, as columns of this pass.
+    def places(self, shape: Sequence[int]) -> Int[Tensor, "batch run"]:
+        """Where in its text every token of this pass stands, from 0 on; -1 for padding.
 
         Raises:
             PromptError: other prompts are run.
@@ -100,14 +98,15 @@ class Passes:
                 "but with embeddings or from a later layer on."
             )
         batch, width = self._known.shape
-        if shape[1] == 1 and width > self._width:
-            return torch.full((batch, 1), generated, dtype=torch.bool, device=prompt.device)
-        whole = torch.full((batch, width), generated, dtype=torch.bool, device=prompt.device)
-        whole[:, : self._width] = False
+        behind = max(0, width - self._width)
+        whole = torch.full((batch, width), -1, dtype=torch.long, device="cpu")
         for row, (at, n) in enumerate(zip(self._columns, self.lengths, strict=True)):
-            where = at[:n].to(prompt.device)
-            whole[row, where] = prompt[row, :n]
-            whole[row, int(at[n - 1]) + 1 : self._ends[row]] = generated
+            whole[row, at[:n]] = torch.arange(n, device="cpu")
+            # What follows the prompt in the first pass, and then what was generated since.
+            first, end = int(at[n - 1]) + 1, self._ends[row]
+            whole[row, first:end] = torch.arange(n, n + end - first, device="cpu")
+            since = n + end - first + torch.arange(behind, device="cpu")
+            whole[row, width - behind :] = since
         return whole[:, width - shape[1] :]
 
     def _begin(self, ids: Tensor, width: int, cached: int | None) -> None:

@@ -66,7 +66,7 @@ class Recording:
 
 
 def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads: int) -> Recording:
-    """Run one prompt under every edit; the first edit must be one of zeros.
+    """Run one prompt under every edit; the first edit must be none at all.
 
     Raises:
         ModelError: a residual stream did not show.

@@ -40,7 +40,7 @@ def by_row(
     batch_rows: int,
 ) -> dict[Row, Item]:
     """Call `work(ids, rows)` with the model under every edit on every prompt; keep its items by
-    row. Edits of zeros stand for the unsteered model, so that one batch holds both."""
+    row. `edits.beside_unsteered()` puts the unsteered model into the same batches."""
     done: dict[Row, Item] = {}
     for rows, ids in _batches(tokens, len(edits), batch_rows):
         which = torch.tensor([row.vector for row in rows], dtype=torch.long, device="cpu")

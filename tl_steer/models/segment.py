@@ -104,13 +104,13 @@ class Segment:
                 "as Additive(site, vectors) or bank.perturbation()."
             )
         start = self.clean_start.repeat(len(perturbation), 1, 1)
-        return self.run_on(start, perturbation, self.tokens.select(perturbation.positions))
+        return self.run_on(start, perturbation, self.tokens.edited(perturbation.positions))
 
     def run_on(
         self,
         start: Float[Tensor, "row pos width"],
         perturbation: Perturbation,
-        prompt: Bool[Tensor, "batch pos"],
+        prompt: Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"],
         *,
         calls: Calls | None = None,
     ) -> Float[Tensor, "vec batch pos d_model"]:

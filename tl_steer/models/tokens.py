@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError
@@ -66,6 +66,12 @@ class TokenBatch:
     def select(self, positions: Positions) -> Bool[Tensor, "batch pos"]:
         """The tokens that `positions` chooses."""
         return positions.select(self.mask, self.has_bos)
+
+    def edited(
+        self, positions: Positions
+    ) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
+        """The same; as strengths, where not all are edited as strongly."""
+        return positions.along(self.mask, torch.zeros_like(self.mask), self.has_bos)
 
 
 @checked

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuses
+from tl_steer.models.segment import Segment
 from tl_steer.objectives.divergence import (
     Clean,
     Measured,
@@ -35,7 +36,6 @@ from tl_steer.objectives.objective import (
     no_gradient,
     refuse_nonfinite,
 )
-from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Perturbation
 
 Pool = Callable[..., Float[Tensor, "vec k"]]
@@ -100,9 +100,13 @@ class ResponseMap:
         response, *gradients = (torch.cat(values) for values in zip(*parts, strict=True))
         return response, tuple(gradients)
 
-    def derivative(self, positions_of: Additive) -> "Derivative":
-        """The linear map J at zero, for vectors added where `positions_of` adds its own."""
-        return Derivative(self, positions_of)
+    def derivative(self, like: Perturbation) -> "Derivative":
+        """The linear map J at zero, for edits of the kind, and of the tokens, of `like`.
+
+        Raises:
+            SettingError: small edits of that kind do nothing to first order, or zeros something.
+        """
+        return Derivative(self, like)
 
     def response(self, part: Perturbation) -> Tensor:
         steered = self.segment.run(part)
@@ -114,19 +118,19 @@ class Derivative:
 
     $J^\top u$ is reverse mode. $Jv$ is reverse mode twice: $J^\top u$ is linear in u, and its
     derivative along v is $Jv$. Both take many vectors through the same recorded graph at once, so
-    no forward pass is repeated. Keeps the graph of one pass over the prompts in memory.
+    no forward pass is repeated. Keeps the graph of one pass over the prompts in memory. A row is
+    all parameters of an edit, one behind the other: for vectors, the vector.
     """
 
-    def __init__(self, responses: ResponseMap, like: Additive) -> None:
+    def __init__(self, responses: ResponseMap, like: Perturbation) -> None:
         segment = responses.segment
         self._objective = responses.objective
-        self.width = segment.source.width
-        zero = torch.zeros(1, self.width, device=like.vectors.device, dtype=like.vectors.dtype)
-        origin = Additive(segment.source, zero, radius=1.0, positions=like.positions)
+        self._theta = torch.zeros_like(like.flat()[:1]).requires_grad_()
+        self.width = self._theta.shape[1]
         # The fused attention kernels have no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            self._theta = origin.vectors
-            self._pooled = responses.response(origin)
+            self._pooled = responses.response(like.of_rows(self._theta))
+            _refuse_busy_zeros(like, self._pooled, segment)
             if not self._pooled.requires_grad:
                 raise no_gradient(segment)
             self._u = torch.zeros_like(self._pooled, requires_grad=True)
@@ -156,6 +160,16 @@ class Derivative:
             return found.detach()[:, 0]
 
         return torch.cat(in_parts(len(rows), self._objective, products))
+
+
+def _refuse_busy_zeros(like: Perturbation, pooled: Tensor, segment: Segment) -> None:
+    """At zero there has to be nothing, or there is no linear map of a small edit."""
+    noise = 0.01 * float(segment.clean.float().norm(dim=-1).median())
+    if not bool(pooled.detach().norm(dim=1).amax() <= noise):
+        raise SettingError(
+            f"A {type(like).__name__} of zeros changes the model, so it has no derivative at no "
+            "edit, which this method is made of. Use Power, Melbo, Dct or Sogi."
+        )
 
 
 def stacked_response(steered: Steered, clean: Clean, measured: Measured) -> Float[Tensor, "vec k"]:

@@ -6,12 +6,12 @@ No model is needed here. Imports `hook_points` and what lies below.
 from tl_steer.perturbations.adapter import Adapter as Adapter
 from tl_steer.perturbations.additive import Additive as Additive
 from tl_steer.perturbations.edit import Edit as Edit
-from tl_steer.perturbations.kinds import KINDS as KINDS
+from tl_steer.perturbations.kinds import register as register
 from tl_steer.perturbations.perturbation import (
     HookFunction as HookFunction,
     Hooks as Hooks,
-    Packable as Packable,
     Perturbation as Perturbation,
+    Scale as Scale,
 )
 from tl_steer.perturbations.sphere import (
     cosines as cosines,

@@ -12,6 +12,7 @@ models" (2024); rank 1 on attention-out over a band of layers is the setting asc
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,15 +23,18 @@ from tl_steer.errors import HookPointError, SettingError, ShapeError
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.edit import Edit
-from tl_steer.perturbations.perturbation import Hooks, Packable
+from tl_steer.perturbations.kinds import register
+from tl_steer.perturbations.perturbation import Hooks, Perturbation
 
 # The input of each map, by the kind of its source; and the map's own output on models with a norm
 # between that and the source.
 READS = {"hook_mlp_out": "mlp.hook_post", "hook_attn_out": "attn.hook_z"}
+_NONE: Mapping[str, Any] = MappingProxyType({})
 BEFORE_NORM = {"hook_mlp_out": "mlp.hook_out", "hook_attn_out": "attn.hook_out"}
 
 
-class Adapter(Packable):
+@register("adapter")
+class Adapter(Perturbation):
     r"""Low-rank weight changes: W' = W + R B A^T in every layer of `layers`.
 
     Args:
@@ -51,8 +55,7 @@ class Adapter(Packable):
         ShapeError: factors that do not fit the layers or the site.
     """
 
-    kind = "adapter"
-    mergeable = False
+    radius_is_norm = False
 
     def __init__(
         self,
@@ -65,10 +68,9 @@ class Adapter(Packable):
         output: str | None = None,
         positions: Positions = EVERYWHERE,
     ) -> None:
-        super().__init__(site, positions=positions)
+        super().__init__(site, radius=radius, positions=positions)
         self.layers = layers_from(site, layers)
         self.output = _known_output(site, output)
-        self.radius = float(radius)
         if reads.shape[:3] != writes.shape[:3] or reads.shape[1] != len(self.layers):
             raise ShapeError(
                 f"reads {tuple(reads.shape)} and writes {tuple(writes.shape)}: expected "
@@ -78,6 +80,27 @@ class Adapter(Packable):
             raise ShapeError(f"writes are {writes.shape[3]} wide; {site} needs {site.width}.")
         self.reads = nn.Parameter(reads.detach().clone())
         self.writes = nn.Parameter(writes.detach().clone())
+
+    @classmethod
+    def random(
+        cls,
+        site: Site,
+        n: int,
+        *,
+        radius: float | int,
+        generator: torch.Generator,
+        positions: Positions = EVERYWHERE,
+        settings: Mapping[str, Any] = _NONE,
+    ) -> "Adapter":
+        """No adapter can be drawn without its model, whose maps say how wide it is.
+
+        Raises:
+            SettingError: always.
+        """
+        raise SettingError(
+            "An adapter's start needs the model's own linear maps: give "
+            "elicit(perturbation=tl_steer.elicitation.Adapters(rank=1))."
+        )
 
     @property
     def maps(self) -> tuple[tuple[str, str], ...]:
@@ -95,7 +118,7 @@ class Adapter(Packable):
         self,
         *,
         rows: Int[Tensor, " batch"] | None = None,
-        prompt: Bool[Tensor, "batch pos"] | None = None,
+        prompt: Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"] | None = None,
     ) -> Hooks:
         """A reader and an editor for every layer; see `Perturbation.hooks`."""
         self.refuse_rows(rows, prompt)
@@ -165,7 +188,7 @@ class _Write(Edit):
         self.coefficients: Tensor | None = None
 
     def read(self, x: Float[Tensor, "batch pos d_in"]) -> None:
-        a = self._columns(self.adapter.reads, x)
+        a = self._columns(self.adapter.reads, x, self._rows(x))
         if a.shape[-1] != x.shape[-1]:
             raise ShapeError(
                 f"{self.adapter.maps[self.index][0]} is {x.shape[-1]} wide on this model, but the "
@@ -173,7 +196,7 @@ class _Write(Edit):
             )
         self.coefficients = x @ a.transpose(1, 2)
 
-    def _edited(self, flat: Tensor) -> Tensor:
+    def _edited(self, flat: Tensor, rows: Tensor) -> Tensor:
         # Taken away at once: a kept one would hold the whole graph, or serve a later call.
         found, self.coefficients = self.coefficients, None
         if found is None or found.shape[:2] != flat.shape[:2]:
@@ -181,10 +204,10 @@ class _Write(Edit):
             raise HookPointError(
                 f"{writes} ran without {reads} before it, so there is nothing to add."
             )
-        return flat + self.adapter.radius * (found @ self._columns(self.adapter.writes, flat))
+        return flat + self.adapter.radius * (found @ self._columns(self.adapter.writes, flat, rows))
 
-    def _columns(self, factor: Tensor, x: Tensor) -> Float[Tensor, "batch rank d"]:
-        chosen = factor[:, self.index].index_select(0, self._rows(x).to(factor.device))
+    def _columns(self, factor: Tensor, x: Tensor, rows: Tensor) -> Float[Tensor, "batch rank d"]:
+        chosen = factor[:, self.index].index_select(0, rows.to(factor.device))
         return chosen.to(x)
 
 

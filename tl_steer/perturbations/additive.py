@@ -11,11 +11,13 @@ from tl_steer.errors import SettingError, ShapeError
 from tl_steer.files.signatures import refuses, typed
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
-from tl_steer.perturbations.perturbation import Packable
-from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
+from tl_steer.perturbations.kinds import register
+from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.sphere import to_sphere
 
 
-class Additive(Packable):
+@register("additive")
+class Additive(Perturbation):
     """Steering vectors: add `vectors[row]` to the activation, at a fixed norm.
 
     Added in the activation's own dtype and on its device, so fp32 vectors steer a bf16 model.
@@ -24,8 +26,6 @@ class Additive(Packable):
         vectors: what is added, one row per edit.
         radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
     """
-
-    kind = "additive"
 
     @typed
     @refuses
@@ -50,6 +50,9 @@ class Additive(Packable):
         self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)
         self.vectors = nn.Parameter(vectors.detach().clone())
 
+    def form(self) -> dict[str, Any]:
+        return {}
+
     @classmethod
     def packed_width(cls, site: Site, form: Mapping[str, Any]) -> int:
         return site.width
@@ -66,19 +69,18 @@ class Additive(Packable):
     ) -> "Additive":
         return cls(site, rows, radius=radius, positions=positions)
 
-    @classmethod
-    def random(
-        cls,
-        site: Site,
-        n: int,
-        *,
-        radius: float | int,
-        generator: torch.Generator,
-        positions: Positions = EVERYWHERE,
-    ) -> "Additive":
-        """`n` random vectors of norm `radius`, uniform on the sphere."""
-        vectors = random_on_sphere(n, site.width, radius=radius, generator=generator)
-        return cls(site, vectors, radius=radius, positions=positions)
+    def scaled(self, factors: float | int | Float[Tensor, " vec"]) -> "Additive":
+        """Longer or shorter vectors: x + s v."""
+        twin = self.select(slice(None))
+        times = torch.as_tensor(factors, dtype=torch.float32, device="cpu")
+        with torch.no_grad():
+            twin.vectors.mul_(times.expand(len(self))[:, None].to(twin.vectors))
+        return twin
+
+    def lengths(self) -> Float[Tensor, " vec"]:
+        """The vectors' own: a merged bank has several."""
+        norms: Tensor = self.vectors.detach().float().cpu().norm(dim=1)
+        return norms
 
     def forward(
         self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError, ShapeError
@@ -18,6 +18,7 @@ class Editing(Protocol):
 
     site: Site
     positions: Positions
+    strengths: Tensor | None
 
     def __call__(self, activation: Tensor, rows: Tensor) -> Tensor:
         """`forward`."""
@@ -25,12 +26,12 @@ class Editing(Protocol):
 
 @runtime_checkable
 class Passes(Protocol):
-    """Knows which tokens a model runs."""
+    """Knows which tokens a model runs; `lengths` are those of the prompts."""
 
-    def chosen(
-        self, prompt: Bool[Tensor, "batch pos"], generated: bool, shape: Sequence[int]
-    ) -> Bool[Tensor, "batch run"]:
-        """A choice among the prompts' tokens, as columns of what is run now."""
+    lengths: Sequence[int]
+
+    def places(self, shape: Sequence[int]) -> Int[Tensor, "batch run"]:
+        """Where in its text every token of this call stands, from 0 on; -1 for padding."""
 
 
 class Edit:
@@ -46,21 +47,22 @@ class Edit:
 
     def __init__(self, perturbation: Editing, rows: Tensor | None, prompt: Tensor | None) -> None:
         self.perturbation, self.rows, self.prompt = perturbation, rows, prompt
-        self.calls = 0
+        self.calls, self._alone = 0, 0
 
     def __call__(self, activation: Tensor, hook: object = None) -> Tensor:
         # `attn.hook_z` is [batch pos head d_head]; a perturbation sees one width.
         flat = activation.flatten(2)
         self._refuse_width(flat)
-        edited = self._edited(flat)
-        chosen = self._chosen(flat)
+        rows = self._rows(flat)
+        edited = self._edited(flat, rows)
+        strength = self._strength(flat, rows)
         self.calls += 1
-        if chosen is not None:
-            edited = torch.where(chosen[..., None], edited, flat)
+        if strength is not None:
+            edited = _at(strength.to(flat.device)[..., None], flat, edited)
         return edited.reshape(activation.shape)
 
-    def _edited(self, flat: Tensor) -> Tensor:
-        return self.perturbation(flat, self._rows(flat))
+    def _edited(self, flat: Tensor, rows: Tensor) -> Tensor:
+        return self.perturbation(flat, rows)
 
     def _refuse_width(self, flat: Tensor) -> None:
         width = flat.shape[-1]
@@ -80,16 +82,39 @@ class Edit:
             )
         return self.rows.to(flat.device)
 
+    def _strength(self, flat: Tensor, rows: Tensor) -> Tensor | None:
+        """How much of its edit every token gets, `[batch run or 1]`; `None` for all of it."""
+        own, chosen = self.perturbation.strengths, self._chosen(flat)
+        if own is None:
+            return chosen
+        each = own.to(flat.device)[rows][:, None]
+        return each if chosen is None else each * chosen
+
     def _chosen(self, flat: Tensor) -> Tensor | None:
-        """Which tokens of this call are edited; `None` for all."""
+        """How strongly the tokens of this call are edited, 0 where they are not chosen; `None`
+        where all are, alike."""
         if self.prompt is None:
             return None
-        generated = self.perturbation.positions.generated
+        positions, prompt = self.perturbation.positions, self.prompt.to(flat.device)
+        place, length = self._places(flat, prompt), self._lengths(prompt)
+        within = (place >= 0) & (place < length)
+        asked = prompt.gather(1, place.clamp(0, prompt.shape[1] - 1))
+        behind = (place >= length) & (place >= positions.start) & positions.generated
+        chosen = torch.where(within, asked, behind)
+        told = positions.even or prompt.is_floating_point()
+        return chosen if told else chosen * positions.weigh(place, length)
+
+    def _places(self, flat: Tensor, prompt: Tensor) -> Tensor:
         if self.passes is not None:
-            return self.passes.chosen(self.prompt.to(flat.device), generated, flat.shape[:2])
+            return self.passes.places(flat.shape[:2]).to(flat.device)
         if not self.aligned:
             self._refuse_ragged()
-        return self._by_length(flat, generated)
+        return self._by_length(flat, prompt)
+
+    def _lengths(self, prompt: Tensor) -> Tensor:
+        if self.passes is None:
+            return torch.full_like(prompt[:, :1], prompt.shape[1], dtype=torch.long)
+        return torch.tensor(self.passes.lengths, dtype=torch.long, device=prompt.device)[:, None]
 
     def _refuse_ragged(self) -> None:
         """A hook alone does not see where padding is. What `Positions` chooses of right-padded
@@ -103,26 +128,35 @@ class Edit:
                 "ids that are run, or prompts of one length."
             )
 
-    def _by_length(self, flat: Tensor, generated: bool) -> Tensor:
+    def _by_length(self, flat: Tensor, prompt: Tensor) -> Tensor:
         """A call as long as the prompt is the prompt; a call of one token is a generated one, but
         the first where the prompt is one token long; a longer call is uncached generation."""
-        assert self.prompt is not None
         batch, pos = flat.shape[:2]
-        if len(self.prompt) != batch:
+        if len(prompt) != batch:
             raise ShapeError(
-                f"The model ran on {batch} rows, but the prompts given are {len(self.prompt)}."
+                f"The model ran on {batch} rows, but the prompts given are {len(prompt)}."
             )
-        prompt = self.prompt.to(flat.device)
         length = prompt.shape[1]
         if pos == 1 and (length > 1 or self.calls > 0):
-            return torch.full((batch, 1), generated, device=flat.device, dtype=torch.bool)
+            at = torch.full((batch, 1), length + self._alone, dtype=torch.long, device=flat.device)
+            self._alone += 1
+            return at
         if pos < length:
             raise ShapeError(
                 f"The model ran on {pos} tokens, but the prompts given have {length}: pass the "
                 "prompts that you run."
             )
-        after = torch.full((batch, pos - length), generated, device=flat.device, dtype=torch.bool)
-        return torch.cat([prompt, after], dim=1)
+        self._alone = 0
+        return torch.arange(pos, device=flat.device).expand(batch, -1)
 
     def __repr__(self) -> str:
         return f"{type(self.perturbation).__name__} at {self.perturbation.site}"
+
+
+def _at(strength: Tensor, flat: Tensor, edited: Tensor) -> Tensor:
+    """All of the edit, none of it, or the straight line through both; each exactly."""
+    if strength.dtype == torch.bool:
+        return torch.where(strength, edited, flat)
+    between = flat + strength.to(flat) * (edited - flat)
+    whole = torch.where(strength == 1, edited, between)
+    return torch.where(strength == 0, flat, whole)

@@ -1,13 +1,15 @@
 """Perturbations: trainable edits of one hook point, held by us and never put on the model.
 
 A `Perturbation` is an `nn.Module` that holds `vec` edits at once. Every one of its parameters has
-the vec axis first. A subclass says three things: how it starts, what it does to activations
-(`forward`), and what its constraint is (`project_`). Everything else (choosing tokens, becoming
-hooks, being split into rows) is inherited.
+the vec axis first. A subclass says two things: what it does to activations (`forward`), and what
+its constraint is (`project_`). Everything else (choosing tokens, strengths, becoming hooks, being
+split into rows, starting at random, becoming rows of a bank) is inherited, and may be overridden.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
@@ -19,22 +21,42 @@ from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.edit import Edit
+from tl_steer.perturbations.form import fill, form_of, shapes_in
+from tl_steer.perturbations.sphere import random_on_sphere
 
 HookFunction: TypeAlias = Callable[..., Tensor]
 Hooks: TypeAlias = list[tuple[str, HookFunction]]
 Kind = TypeVar("Kind", bound="Perturbation")
+# How strongly edits act where they are used: a number, or one for each.
+Scale: TypeAlias = float | int | Sequence[float | int] | Float[Tensor, " vec"]
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Perturbation(nn.Module):
-    """`vec` edits of the hook point `site`; subclass it to define a new kind.
+    """`vec` edits of the hook point `site`; subclass it to define a new kind, and register it
+    (`perturbations.register`) for banks to hold it.
 
     Args:
         site: the hook point that is edited.
+        radius: what `project_` keeps: a norm, as a rule.
         positions: the tokens that are edited.
+
+    Attributes:
+        kind: the name that it was registered by; "" until then.
+        radius_is_norm: whether `radius` is the norm of what is added at the hook point, or
+            thereabouts. If so, radius rules find one, and banks know its share of the residual
+            norm; if not, "auto" stands for 1, and doses are multiples of it.
+        strengths: how much of its edit each row gets, as `scaled` sets it; `None` is all of it.
     """
 
+    kind: ClassVar[str] = ""
+    radius_is_norm: ClassVar[bool] = True
+    strengths: Float[Tensor, " vec"] | None = None
+
     @refuses
-    def __init__(self, site: Site, *, positions: Positions = EVERYWHERE) -> None:
+    def __init__(
+        self, site: Site, *, radius: float | int = 1.0, positions: Positions = EVERYWHERE
+    ) -> None:
         super().__init__()
         if not isinstance(site, Site):
             raise ShapeError(
@@ -42,7 +64,32 @@ class Perturbation(nn.Module):
                 "resolve(model, 'blocks.3.hook_resid_post') gives it."
             )
         self.site = site
+        self.radius = float(radius)
         self.positions = positions
+
+    @classmethod
+    def random(
+        cls: type[Kind],
+        site: Site,
+        n: int,
+        *,
+        radius: float | int,
+        generator: torch.Generator,
+        positions: Positions = EVERYWHERE,
+        settings: Mapping[str, Any] = _NONE,
+    ) -> Kind:
+        """Where a search starts, and what a bank is compared with: `n` edits at random.
+
+        As inherited, the constructor's first argument behind the site gets rows drawn uniformly
+        from the sphere of that radius; override it for a kind that is made of something else.
+
+        Args:
+            settings: further arguments of the constructor, by name.
+        """
+        rows = random_on_sphere(n, site.width, radius=radius, generator=generator)
+        make: Any = cls
+        made: Kind = make(site, rows, radius=radius, positions=positions, **settings)
+        return made
 
     def forward(
         self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
@@ -73,21 +120,100 @@ class Perturbation(nn.Module):
             name: nn.Parameter(values.detach()[rows].clone())
             for name, values in self.named_parameters()
         }
+        if self.strengths is not None:
+            twin.strengths = self.strengths[rows]
+        return twin
+
+    def redrawn(self: Kind, n: int, *, generator: torch.Generator) -> Kind:
+        """`n` edits of this kind at random, for a control: as inherited, normal numbers brought
+        to the constraint; override it where those are no edits (a gain is near 1)."""
+        width = self.flat().shape[1]
+        rows = torch.randn(n, width, generator=generator, dtype=torch.float32, device="cpu")
+        # A selection has parameters of its own.
+        twin = self.of_rows(rows.to(self.flat())).select(slice(None))
+        twin.project_()
+        return twin
+
+    def scaled(self: Kind, factors: float | int | Float[Tensor, " vec"]) -> Kind:
+        """Each edit at so many times its strength: 0 is no edit at all, 1 all of it, and other
+        numbers lie on the straight line through both, x + s (f(x) - x). For a kind with a strength
+        of its own, such as the length of a vector, override it."""
+        twin = copy.copy(self)
+        own = torch.ones(len(self), dtype=torch.float32, device="cpu")
+        own = own if self.strengths is None else self.strengths
+        twin.strengths = own * torch.as_tensor(factors, dtype=own.dtype, device=own.device)
+        return twin
+
+    def lengths(self) -> Float[Tensor, " vec"]:
+        """What a radius is a multiple of, for each edit: the radius, unless it has its own."""
+        return torch.full((len(self),), self.radius, dtype=torch.float32, device="cpu")
+
+    def beside_unsteered(self: Kind) -> Kind:
+        """These edits, and behind them one that is no edit at all: the unsteered model."""
+        n = len(self)
+        longer = self.select([*range(n), n - 1]) if n else self._of_zeros()
+        on = torch.arange(n + 1, device="cpu") < n
+        return longer.scaled(on.to(torch.float32))
+
+    def _of_zeros(self: Kind) -> Kind:
+        twin = self.select([])
+        for name, values in self.named_parameters():
+            setattr(twin, name, nn.Parameter(values.new_zeros(1, *values.shape[1:])))
+        return twin
+
+    def used(self: Kind, scale: Scale, positions: Positions | None) -> Kind:
+        """These edits as they are asked for where they are used.
+
+        Raises:
+            SettingError: not one finite number, or one for each edit.
+        """
+        twin = self if positions is None else self.at(positions)
+        factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu")
+        if factors.shape not in ((), (len(self),)) or not bool(factors.isfinite().all()):
+            raise SettingError(
+                f"scale={str(scale)[:80]}: expected a finite number, or one for each of the "
+                f"{len(self)} edits."
+            )
+        return twin if bool((factors == 1).all()) else twin.scaled(factors.expand(len(self)))
+
+    def flat(self) -> Float[Tensor, "vec n"]:
+        """All parameters of each edit in one row, without gradients."""
+        return torch.cat([values.detach().flatten(1) for values in self.parameters()], dim=1)
+
+    def of_rows(self: Kind, rows: Float[Tensor, "vec n"]) -> Kind:
+        """Edits like these whose parameters are pieces of `rows`, with gradients that lead there;
+        to be run, not to be trained."""
+        shapes = {name: values.shape[1:] for name, values in self.named_parameters()}
+        parts = rows.split([math.prod(shape) for shape in shapes.values()], dim=1)
+        twin = copy.copy(self)
+        pieces: Any = {
+            name: part.reshape(len(rows), *shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
+        twin._parameters = pieces
+        twin.strengths = None
+        return twin
+
+    def at(self: Kind, positions: Positions) -> Kind:
+        """The same edits of other tokens."""
+        twin = copy.copy(self)
+        twin.positions = positions
         return twin
 
     def hooks(
         self,
         *,
         rows: Int[Tensor, " batch"] | None = None,
-        prompt: Bool[Tensor, "batch pos"] | None = None,
+        prompt: Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"] | None = None,
     ) -> Hooks:
         """This perturbation as TransformerLens hooks, for `run_with_hooks(fwd_hooks=...)`.
 
         Args:
             rows: the edit for each batch row; may be left out where there is only one.
-            prompt: the prompt tokens to edit, as columns of what is run; needed unless `positions`
-                are everywhere. Prompts of different lengths are refused when they run: a hook
-                alone cannot tell on which side they are padded, and `perturbing` can.
+            prompt: the prompt tokens to edit, or how strongly, as columns of what is run; needed
+                unless `positions` are everywhere. Prompts of different lengths are refused when
+                they run: a hook alone cannot tell on which side they are padded, and `perturbing`
+                can.
 
         Raises:
             SettingError: several edits but no rows, or a choice of tokens but no prompt.
@@ -113,49 +239,55 @@ class Perturbation(nn.Module):
         return self
 
     @property
+    def sites(self) -> tuple[Site, ...]:
+        """The hook points that are edited; `site` is the first that a forward pass reaches."""
+        return (self.site,)
+
+    @property
     def maps(self) -> tuple[tuple[str, str], ...]:
         """Linear maps of the model that this edits, as (input, output) hook points; `perturbing`
         and `Segment` check that nothing but a linear map lies between the two."""
         return ()
 
-
-class Packable(Perturbation):
-    """A kind that a `Bank` can hold: all parameters of an edit fit into one row of numbers."""
-
-    kind: ClassVar[str]
-    mergeable: ClassVar[bool] = True
-    radius: float
-
     def pack(self) -> Float[Tensor, "vec n"]:
-        """One row per edit, float32 on the CPU."""
+        """One row per edit, float32 on the CPU, as a bank holds it."""
         rows = [values.detach().flatten(1).float().cpu() for values in self.parameters()]
         return torch.cat(rows, dim=1)
 
     def form(self) -> dict[str, Any]:
-        """What `unpack` needs beside the rows; JSON."""
-        return {}
+        """What `unpack` needs beside the rows; JSON. As inherited: the shapes of the parameters,
+        and every attribute that a subclass has set, which must be JSON too.
+
+        Raises:
+            SettingError: an attribute that no file can hold.
+        """
+        return form_of(self)
 
     @classmethod
     def packed_width(cls, site: Site, form: Mapping[str, Any]) -> int:
-        """How many numbers a row has."""
-        raise TypeError(f"{cls.__name__} must define packed_width(site, form)")
+        """How many numbers a row has; a form may come from a file, so it is not trusted.
 
-    @classmethod
-    def neutral(cls, site: Site, form: Mapping[str, Any]) -> Float[Tensor, "one n"]:
-        """The row that changes no activation, which stands for the unsteered model beside others:
-        zeros. A kind whose zeros do something, as those of a gain, must say its own."""
-        width = cls.packed_width(site, form)
-        return torch.zeros(1, width, dtype=torch.float32, device="cpu")
+        Raises:
+            SettingError: that is no form of this kind.
+        """
+        return sum(math.prod(shape) for shape in shapes_in(form).values())
 
     @classmethod
     def unpack(
-        cls,
+        cls: type[Kind],
         site: Site,
         rows: Float[Tensor, "vec n"],
         *,
         radius: float | int,
         positions: Positions,
         form: Mapping[str, Any],
-    ) -> "Packable":
-        """Undo `pack`."""
-        raise TypeError(f"{cls.__name__} must define unpack(site, rows, ...)")
+    ) -> Kind:
+        """Undo `pack`. As inherited, the subclass's constructor is not called.
+
+        Raises:
+            SettingError: that is no form of this kind.
+        """
+        made = cls.__new__(cls)
+        Perturbation.__init__(made, site, radius=radius, positions=positions)
+        fill(made, rows, form)
+        return made

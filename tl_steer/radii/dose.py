@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
@@ -17,8 +16,6 @@ from tl_steer.banks.control import random_bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
-from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import Site
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
@@ -26,8 +23,7 @@ from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
 from tl_steer.objectives.output_kl import divergence_from, next_token
-from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.sphere import to_sphere
+from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.radii.band import Dose, DoseResponse
 from tl_steer.radii.fluency import Judge, repetition
 
@@ -52,7 +48,8 @@ def dose_response(
     Args:
         prompts: as for `elicit`. Prompts that the bank was not trained on say more.
         shares: the radii, as shares of the median residual norm at the bank's source (over
-            these prompts, BOS left out), which is comparable across layers and models.
+            these prompts, BOS left out), which is comparable across layers and models. For kinds
+            whose radius is no norm, the radii themselves: multiples of what was trained, at 1.
         signs: 1 for the vectors, -1 for their opposites.
         n_random: how many random vectors serve as the control; as many as the bank has unless
             given. They come in one sign, since the opposite of a random vector is another.
@@ -63,7 +60,7 @@ def dose_response(
     Raises:
         ForeignModelError: the bank was made for another model.
         ModelError: the model has no `generate`.
-        SettingError: bad arguments, before any work, or a bank of another kind than vectors.
+        SettingError: bad arguments, before any work.
 
     The continuations are short and few: the sweep tells paraphrase from gibberish, and says nothing
     of what a vector means. Costs one prefill more per row than `generate`.
@@ -73,30 +70,32 @@ def dose_response(
     tokens = tokenize(model, prompts)
     n = len(bank) if n_random is None else n_random
     with frozen(model):
-        norm = Segment(model, tokens, bank.source, bank.target).source_norm()
-        sweep = Sweep(
-            model, bank.source, bank.positions, tokens, norm, max_new_tokens, seed, batch_rows
-        )
-        groups = [Group(bank.vectors, tuple(signs))]
+        edits, norm = bank.perturbation(), 1.0
+        if edits.radius_is_norm:
+            norm = Segment(model, tokens, bank.source, bank.target).source_norm()
+        groups = [Group(range(len(bank)), tuple(signs))]
         if n > 0:
-            groups.append(Group(random_bank(bank, n=n, seed=seed).vectors, (1,), control=True))
-        return sweep([share * norm for share in sorted(set(shares))], groups)
+            random = random_bank(bank, n=n, seed=seed).vectors
+            edits = bank.holding(torch.cat([bank.vectors, random]))
+            groups.append(Group(range(len(bank), len(edits)), (1,), control=True))
+        sweep = Sweep(model, tokens, norm, max_new_tokens, seed, batch_rows)
+        return sweep([share * norm for share in sorted(set(shares))], edits, groups)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Vectors to try, in which signs, and whether they are the control."""
+    """Edits to try, by their rows, in which signs, and whether they are the control."""
 
-    vectors: Float[Tensor, "vec width"]
+    rows: range
     signs: tuple[int, ...]
     control: bool = False
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One vector at one radius: an edit of the sweep."""
+    """One edit at one radius."""
 
-    vector: Float[Tensor, " width"]
+    row: int
     radius: float
     sign: int
     index: int
@@ -105,11 +104,9 @@ class _Asked:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The measurement itself: `sweep(radii, groups)`, the groups together in every batch."""
+    """The measurement itself: `sweep(radii, edits, groups)`, the groups together in every batch."""
 
     model: HookedModel
-    source: Site
-    positions: Positions
     tokens: TokenBatch
     norm: float
     max_new_tokens: int
@@ -120,16 +117,18 @@ class Sweep:
         refuse_no_text(self.model)
         refuse_beyond_context(self.model, self.tokens, self.max_new_tokens)
 
-    def __call__(self, radii: Sequence[float], groups: Sequence[Group]) -> DoseResponse:
+    def __call__(
+        self, radii: Sequence[float], edits: Perturbation, groups: Sequence[Group]
+    ) -> DoseResponse:
         asked = [
-            _Asked(unit * (sign * radius), radius, sign, i, group.control)
+            _Asked(row, radius, sign, i, group.control)
             for group in groups
             for radius in radii
             for sign in group.signs
-            for i, unit in enumerate(to_sphere(group.vectors, 1.0))
+            for i, row in enumerate(group.rows)
         ]
         with frozen(self.model), torch.no_grad():
-            kl, new = self._steer(asked)
+            kl, new = self._steer(edits, asked)
             own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]
             judge = Judge(self.model, self.tokens, own, self.batch_rows)
             surprise = judge.surprise(new)
@@ -139,7 +138,7 @@ class Sweep:
                 self._dose(asked[row.vector], row.prompt, kl[row], surprise[row], text, own)
                 for row, text in sorted(new.items(), key=lambda at: (at[0].vector, at[0].prompt))
             ),
-            source=self.source.name,
+            source=edits.site.name,
             norm=self.norm,
             fluent=fluent,
             salad=salad,
@@ -148,11 +147,11 @@ class Sweep:
             settings={"max_new_tokens": self.max_new_tokens, "seed": self.seed},
         )
 
-    def _steer(self, asked: list[_Asked]) -> tuple[dict[Row, float], dict[Row, Tensor]]:
+    def _steer(
+        self, edits: Perturbation, asked: list[_Asked]
+    ) -> tuple[dict[Row, float], dict[Row, Tensor]]:
         """Next-token KL and the continuation of every edit, and of the unsteered model behind."""
-        vectors = torch.stack([edit.vector for edit in asked])
-        vectors = torch.cat([vectors, torch.zeros_like(vectors[:1])])
-        edits = Additive(self.source, vectors, positions=self.positions)
+        edits = _at_radii(edits, asked).beside_unsteered()
         base = [next_token(self.model, row[None])[0] for row in self.tokens.rows()]
 
         def kl(ids: Tensor, rows: list[Row]) -> list[float]:
@@ -196,6 +195,12 @@ class Sweep:
         return decode(self.model, until_end(self.model, new), special=False)
 
 
+def _at_radii(edits: Perturbation, asked: Sequence[_Asked]) -> Perturbation:
+    rows = [one.row for one in asked]
+    radii = torch.tensor([a.sign * a.radius for a in asked], dtype=torch.float32, device="cpu")
+    return edits.select(rows).scaled(radii / edits.lengths()[rows])
+
+
 def _refuse(
     bank: Bank,
     shares: Sequence[float | int],
@@ -204,13 +209,7 @@ def _refuse(
     batch_rows: int,
     n_random: int | None,
 ) -> None:
-    if bank.kind != Additive.kind:
-        raise SettingError(
-            f"This bank holds {bank.kind} perturbations, whose effect does not grow along a ray. "
-            "Dose and response are defined for steering vectors; elicit adapters at several radii "
-            "instead."
-        )
-    if len(bank) == 0 or not bool((bank.vectors.norm(dim=1) > 0).all()):
+    if len(bank) == 0 or not bool((bank.perturbation().lengths() > 0).all()):
         raise SettingError("Expected at least one vector, and none of zeros: they have no ray.")
     if not shares or not all(0 < share < math.inf for share in shares):
         raise SettingError(f"shares={tuple(shares)}: expected one or more finite numbers above 0.")

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.files.signatures import typed_fields
-from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.models.caches import refuse_no_text, why_no_text
 from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import TokenBatch, refuse_beyond_context
@@ -110,17 +109,20 @@ class InBand:
         refuse_no_text(segment.model)
         self._refuse_long(segment)
         unit = self._directions(segment, measured, seed, float(anchor))
+        edits = Additive(segment.source, unit, radius=1.0)
         sweep = Sweep(
             segment.model,
-            segment.source,
-            EVERYWHERE,
             self._read(segment),
             segment.source_norm(),
             self.max_new_tokens,
             seed,
             self.batch_rows,
         )
-        return sweep([anchor * factor for factor in sorted(self.factors)], [Group(unit, (1,))])
+        return sweep(
+            [anchor * factor for factor in sorted(self.factors)],
+            edits,
+            [Group(range(self.n), (1,))],
+        )
 
     def _directions(
         self, segment: Segment, measured: Tensor, seed: int, radius: float

@@ -10,8 +10,8 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
 from tl_steer.errors import SettingError
-from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.perturbation import Packable
+from tl_steer.hook_points.positions import Positions
+from tl_steer.perturbations.perturbation import Perturbation, Scale
 from tl_steer.sweeps.asked import BANK, RANDOM, TYPES, UNSTEERED
 from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, Metric
 from tl_steer.sweeps.result import Who
@@ -88,9 +88,15 @@ def _name(metric: str | Metric | Scorer) -> str:
 
 
 def edits_of(
-    bank: Bank, doses: Sequence[float | int], n_random: int, seed: int
-) -> tuple[Packable, tuple[Who, ...]]:
+    bank: Bank,
+    doses: Sequence[float | int],
+    n_random: int,
+    seed: int,
+    scale: Scale = 1,
+    positions: Positions | None = None,
+) -> tuple[Perturbation, tuple[Who, ...]]:
     """The bank at every dose, random vectors at every size of dose, and nothing, in this order.
+    Under a scale of their own, doses are multiples of that; of its mean size, for random ones.
 
     Raises:
         SettingError: doses that cannot be.
@@ -99,20 +105,24 @@ def edits_of(
     finite = all(dose != 0 and abs(dose) < float("inf") for dose in factors)
     if not factors or not finite or len(set(factors)) != len(factors):
         raise SettingError(f"doses={tuple(doses)}: expected different finite numbers, none 0.")
-    if bank.kind != Additive.kind and factors != [1.0]:
-        raise SettingError(f"A {bank.kind} does not grow along a ray: leave doses out.")
     none = bank.vectors[:0]
     random = random_bank(bank, n=n_random, seed=seed).vectors if n_random else none
-    rows, who = [], []
+    rows, times, who = [], [], []
     for dose in factors:
-        rows.append(bank.vectors * dose)
+        rows.append(bank.vectors)
+        times += [dose] * len(bank)
         who += [Who(BANK, v, dose) for v in range(len(bank))]
     for size in dict.fromkeys(map(abs, factors)):
-        rows.append(random * size)
+        rows.append(random)
+        times += [size] * n_random
         who += [Who(RANDOM, v, size) for v in range(n_random)]
-    vectors = torch.cat([*rows, bank.neutral()])
     who.append(Who(UNSTEERED, 0, 0.0))
-    return bank.holding(vectors), tuple(who)
+    strengths = torch.tensor(times, dtype=torch.float32, device="cpu")
+    own = torch.as_tensor(scale, dtype=torch.float32, device="cpu").expand(len(bank))
+    mean = own.abs().mean()
+    each = torch.stack([own[w.vector] if w.kind == BANK else mean for w in who[:-1]])
+    edits = bank.holding(torch.cat(rows)).used(strengths * each, positions)
+    return edits.beside_unsteered(), tuple(who)
 
 
 def means_of(bank: Bank, who: Sequence[Who]) -> Float[Tensor, "vec d_target"]:

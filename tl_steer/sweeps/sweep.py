@@ -12,15 +12,17 @@ from typing import Any
 import torch
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import check_neutral
+from tl_steer.banks.generate import used_settings
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import Positions
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.state import frozen
 from tl_steer.objectives.output_kl import readout
+from tl_steer.perturbations.perturbation import Scale
 from tl_steer.sweeps.cells import Cells
 from tl_steer.sweeps.folder import VERSION, Folder, refuse_other
 from tl_steer.sweeps.job import Job, Reader
@@ -53,6 +55,8 @@ def sweep(
     budget_gib: float | int = 1.0,
     batch_rows: int = 64,
     seed: int = 0,
+    scale: Scale = 1,
+    positions: Positions | None = None,
     progress: bool = True,
 ) -> SweepResult:
     """Run every vector on every prompt, beside random vectors and the unsteered model.
@@ -78,6 +82,8 @@ def sweep(
             depends on the number of prompts.
         batch_rows: rows per batch in generation.
         seed: of the random vectors.
+        scale: how strongly the vectors act: a number, or one for each; doses are multiples of it.
+        positions: the tokens that they act on, if not those that they were trained at.
 
     Ctrl-C returns what is done; a later `resume` goes on from there.
 
@@ -101,10 +107,10 @@ def sweep(
     if len(bank) == 0:
         raise SettingError("The bank holds no vectors.")
     plan = plan_of(metrics, generate)
-    edits, who = edits_of(bank, doses, n_random, seed)
+    bank.perturbation().used(scale, positions)  # refuses what cannot be
+    edits, who = edits_of(bank, doses, n_random, seed, scale, positions)
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     check_fits(model, bank.provenance)
-    check_neutral(model, bank)
     if generate:
         refuse_no_text(model)
     read = Reader(model, bank.provenance.measured, generate, truncate)
@@ -122,7 +128,7 @@ def sweep(
             budget=int(budget_gib * 2**30),
         )
         cells = Cells(model, edits, who, plan, together, batch_rows=batch_rows)
-        asked = _asked(model, bank, who, plan, seed, part)
+        asked = _asked(model, bank, who, plan, seed, part) | used_settings(scale, positions)
         empty = _empty(len(who), bank.target.width)
         job = Job(asked, cells, _folder(save, resume, asked), part, empty)
         counted = "prompt {task.completed}/{task.total}"

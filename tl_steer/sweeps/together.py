@@ -32,7 +32,9 @@ _TOKENS_ON_CPU = 2560
 class Fixed(Positions):
     """Tokens chosen one by one, where a rule would take a continuation for prompt."""
 
-    chosen: Bool[Tensor, "batch pos"] | None = field(default=None, compare=False)
+    chosen: Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"] | None = field(
+        default=None, compare=False
+    )
 
     @property
     def everywhere(self) -> bool:
@@ -40,7 +42,7 @@ class Fixed(Positions):
 
     def select(
         self, mask: Bool[Tensor, "batch pos"], has_bos: Bool[Tensor, " batch"]
-    ) -> Bool[Tensor, "batch pos"]:
+    ) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
         assert self.chosen is not None
         missing = mask.shape[1] - self.chosen.shape[1]
         return torch.nn.functional.pad(self.chosen, (0, missing)).to(mask.device)
@@ -69,9 +71,8 @@ class Continued:
         """The same choice of tokens, made on the prompts alone."""
         if positions.everywhere:
             return positions
-        chosen = positions.select(self.prompt, self.tokens.has_bos)
         behind = self.tokens.mask & ~self.prompt
-        return Fixed(chosen=chosen | behind if positions.generated else chosen)
+        return Fixed(chosen=positions.along(self.prompt, behind, self.tokens.has_bos))
 
 
 def continued_by(tokens: TokenBatch, new: Sequence[Int[Tensor, " _"]] | None) -> Continued:
@@ -101,7 +102,7 @@ class Together:
     """`together(tokens, metrics)`: all edits on a batch of prompts.
 
     Args:
-        edits: the vectors; the last of them must do nothing, and stands for the unsteered model.
+        edits: the vectors, and behind them the unsteered model (`beside_unsteered`).
         read: from the last residual stream to logits; `None` where no metric looks at them.
         mean: the bank's responses, one row per edit, NaN where there is none.
         budget: bytes that one pass may take, roughly.
