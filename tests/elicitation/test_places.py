@@ -6,7 +6,8 @@ from state import snapshot
 from two_models import base_of, slowly
 
 import tl_steer as ts
-from tl_steer.elicitation import Vectors, ends, scan_contrast
+from tl_steer.elicitation import ends, scan_contrast
+from tl_steer.elicitation.start import started
 from tl_steer.errors import HookPointError, ModelError, SettingError
 from tl_steer.methods import Ascent
 from tl_steer.models.segment import Segment
@@ -46,7 +47,7 @@ def test_beside_it_stand_the_five_best_leads_of_the_random_vectors_it_began_with
     model, base = two
     place = found.places[1]
     segment = Segment(model, ts.tokenize(model, PROMPTS), place.source, place.target)
-    start = Vectors()(segment, 6, 3.0, 3, ts.Positions())
+    start = started(ts.Additive, segment, 6, 3.0, 3, ts.Positions())
     leads = [
         slowly(
             model,

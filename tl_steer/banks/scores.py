@@ -64,7 +64,7 @@ class Growth:
     longer it is; compare with `random_bank`, since p also falls where the model saturates.
     """
 
-    factors: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
+    factors: tuple[float | int, ...] = (0.125, 0.25, 0.5, 1.0)
 
     def __post_init__(self) -> None:
         if len(set(self.factors)) < 2 or not all(0 < f < math.inf for f in self.factors):

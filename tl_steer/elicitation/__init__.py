@@ -10,4 +10,8 @@ from tl_steer.elicitation.places import (
     scan_contrast as scan_contrast,
 )
 from tl_steer.elicitation.scan import Pair as Pair, Scan as Scan, scan as scan
-from tl_steer.elicitation.start import Adapters as Adapters, Start as Start
+from tl_steer.elicitation.start import (
+    Adapters as Adapters,
+    Layers as Layers,
+    Start as Start,
+)

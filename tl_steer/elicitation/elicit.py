@@ -16,7 +16,7 @@ from tl_steer.elicitation.aim import aim, own_method
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
-from tl_steer.elicitation.start import radius_is_norm, started
+from tl_steer.elicitation.start import Start, radius_is_norm, started
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
@@ -29,6 +29,7 @@ from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.objectives.objective import Goal, Objective
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import refuse_unusable
+from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.radii.rules import RadiusRule, length_of
 
 
@@ -41,7 +42,7 @@ def elicit(
     target: str | None = None,
     against: Any = None,
     n: int = 32,
-    perturbation: Any = Additive,
+    perturbation: str | type[Perturbation] | Start = Additive,
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "auto",
     divergence: Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
@@ -128,6 +129,7 @@ def elicit(
         length = saved.bank.radius if saved else length_of(radius, segment, chosen, seed)
         start = started(perturbation, segment, n, length, seed, positions)
         refuse_unusable(start)
+        _own_unit(radius, type(start))
         objective = _objective(maximised, segment, chosen, vec_batch)
         if saved is not None:
             refuse_other_run(saved, made, start, segment.target, radius=_asked(radius))

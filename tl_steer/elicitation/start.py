@@ -19,9 +19,12 @@ from tl_steer.files.text import said
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import STAGES
 from tl_steer.models.linear_map import departures, width_of
+from tl_steer.models.lookup import resolve
 from tl_steer.models.segment import Segment
 from tl_steer.perturbations.adapter import BEFORE_NORM, READS, Adapter, layers_from, map_names
+from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import bankable, kind_of
+from tl_steer.perturbations.multi_site import MultiSite
 from tl_steer.perturbations.perturbation import Perturbation
 
 # (segment, n, radius, seed, positions) -> n perturbations at the segment's source.
@@ -151,6 +154,46 @@ class Adapters:
         )
         adapter.project_()
         return adapter
+
+
+@typed_fields
+@dataclass(frozen=True)
+class Layers:
+    """One edit of a kind over several layers, with the same numbers in each (`MultiSite.over`), at
+    the source's kind of hook point.
+
+    Args:
+        layers: the layers edited; the first must be the source's.
+        kind: a class that can be drawn at random, or its name.
+
+    The radius is that of the edit in each layer, and has to be a number ("auto" is 1): what several
+    layers add up to is no norm in any of them.
+
+    Raises:
+        SettingError: layers that do not start at the source or go beyond the target.
+    """
+
+    layers: Sequence[int]
+    kind: Any = Additive
+    radius_is_norm: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+
+    def __call__(
+        self, segment: Segment, n: int, radius: float, seed: int, positions: Positions
+    ) -> MultiSite:
+        source, layers = segment.source, tuple(self.layers)
+        if not layers or min(layers) != source.layer or max(layers) > segment.target.layer:
+            raise SettingError(
+                f"layers={list(layers)}: expected layers from {source.layer}, that of {source}, to "
+                f"at most {segment.target.layer}, that of the target."
+            )
+        one = started(self.kind, segment, n, radius, seed, positions)
+        names = [source.name.replace(f".{source.layer}.", f".{i}.", 1) for i in layers]
+        sites = [resolve(segment.model, name) for name in names]
+        device = segment.clean_source.device
+        return MultiSite.over(one, sites, positions=positions).to(device)
 
 
 def own_output(segment: Segment, layers: Sequence[int]) -> tuple[str, int]:

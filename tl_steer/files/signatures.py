@@ -110,7 +110,8 @@ def _unmoved(function: F) -> F:
 
 
 def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> None:
-    refuse_class(f"{name}(): argument '{parameter}'", value)
+    if not any(get_origin(kind) is type for kind in kinds):
+        refuse_class(f"{name}(): argument '{parameter}'", value)
     if isinstance(value, bool) and int in kinds and bool not in kinds:
         raise ShapeError(f"{name}(): argument '{parameter}' is {value}; expected a number.")
     if isinstance(value, int) and not -_LARGEST < value < _LARGEST:

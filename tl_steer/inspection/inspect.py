@@ -90,9 +90,7 @@ def inspect(
                     model,
                     bank,
                     tokens,
-                    _Part(
-                        rows[i : i + step], labels[i : i + step], edits.select(slice(i, i + step))
-                    ),
+                    _Part(rows[some], labels[some], edits.select(some)),
                     list(toward),
                     heads,
                     min(top, vocabulary),

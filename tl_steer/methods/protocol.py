@@ -69,7 +69,7 @@ def refuse_other_kinds(method: object, start: Perturbation) -> None:
     Raises:
         SettingError: it is another kind.
     """
-    if not isinstance(start, Additive):
+    if type(start) is not Additive:
         raise SettingError(
             f"{type(method).__name__} is for steering vectors, and this starts from "
             f"{type(start).__name__}s. Use Power, Melbo, Jacobian, Dct, Quadratic or Sogi for them."

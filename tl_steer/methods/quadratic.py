@@ -38,7 +38,7 @@ from tl_steer.methods.protocol import (
     state_of,
 )
 from tl_steer.objectives.objective import in_parts
-from tl_steer.objectives.response import ResponseMap
+from tl_steer.objectives.response import ResponseMap, refuse_busy_zeros
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows
 
@@ -94,6 +94,7 @@ def _alternate(
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         theta = torch.zeros_like(unit).requires_grad_()
         pooled = responses.response(like.of_rows(theta))
+        refuse_busy_zeros(like, pooled, responses.segment)
         u = torch.zeros_like(pooled, requires_grad=True)
         pulled = _gradient(pooled, theta, u)
         along = _gradient(pulled, u, unit)

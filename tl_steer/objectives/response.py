@@ -130,7 +130,7 @@ class Derivative:
         # The fused attention kernels have no second derivative.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             self._pooled = responses.response(like.of_rows(self._theta))
-            _refuse_busy_zeros(like, self._pooled, segment)
+            refuse_busy_zeros(like, self._pooled, segment)
             if not self._pooled.requires_grad:
                 raise no_gradient(segment)
             self._u = torch.zeros_like(self._pooled, requires_grad=True)
@@ -162,8 +162,15 @@ class Derivative:
         return torch.cat(in_parts(len(rows), self._objective, products))
 
 
-def _refuse_busy_zeros(like: Perturbation, pooled: Tensor, segment: Segment) -> None:
-    """At zero there has to be nothing, or there is no linear map of a small edit."""
+def refuse_busy_zeros(like: Perturbation, pooled: Float[Tensor, "vec k"], segment: Segment) -> None:
+    """Where zeros are an edit, there is no map of a small one.
+
+    Args:
+        pooled: the response to zeros.
+
+    Raises:
+        SettingError: it is not about zero.
+    """
     noise = 0.01 * float(segment.clean.float().norm(dim=-1).median())
     if not bool(pooled.detach().norm(dim=1).amax() <= noise):
         raise SettingError(

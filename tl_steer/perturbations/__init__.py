@@ -3,10 +3,15 @@
 No model is needed here. Imports `hook_points` and what lies below.
 """
 
+from tl_steer.perturbations.ablation import Ablation as Ablation
 from tl_steer.perturbations.adapter import Adapter as Adapter
 from tl_steer.perturbations.additive import Additive as Additive
+from tl_steer.perturbations.clamp import Clamp as Clamp
 from tl_steer.perturbations.edit import Edit as Edit
+from tl_steer.perturbations.gated import Gated as Gated
 from tl_steer.perturbations.kinds import register as register
+from tl_steer.perturbations.multi_site import MultiSite as MultiSite
+from tl_steer.perturbations.norm_preserving import NormPreserving as NormPreserving
 from tl_steer.perturbations.perturbation import (
     HookFunction as HookFunction,
     Hooks as Hooks,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.jsons import plain_json, to_text
+from tl_steer.files.signatures import refuses
 from tl_steer.files.text import said
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -17,6 +18,7 @@ K = TypeVar("K", bound=type[Perturbation])
 KINDS: dict[str, type[Perturbation]] = {}
 
 
+@refuses
 def register(name: str) -> Callable[[K], K]:
     """A class decorator that gives a kind of perturbation its name, by which banks hold it.
 

@@ -49,7 +49,7 @@ def dose_response(
         prompts: as for `elicit`. Prompts that the bank was not trained on say more.
         shares: the radii, as shares of the median residual norm at the bank's source (over
             these prompts, BOS left out), which is comparable across layers and models. For kinds
-            whose radius is no norm, the radii themselves: multiples of what was trained, at 1.
+            whose radius is no norm, shares of the radius that they were trained at.
         signs: 1 for the vectors, -1 for their opposites.
         n_random: how many random vectors serve as the control; as many as the bank has unless
             given. They come in one sign, since the opposite of a random vector is another.
@@ -70,7 +70,7 @@ def dose_response(
     tokens = tokenize(model, prompts)
     n = len(bank) if n_random is None else n_random
     with frozen(model):
-        edits, norm = bank.perturbation(), 1.0
+        edits, norm = bank.perturbation(), bank.radius
         if edits.radius_is_norm:
             norm = Segment(model, tokens, bank.source, bank.target).source_norm()
         groups = [Group(range(len(bank)), tuple(signs))]

@@ -50,7 +50,7 @@ class InBand:
     """
 
     anchor: RadiusRule = Calibrated()  # noqa: RUF009 (frozen)
-    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    factors: tuple[float | int, ...] = (0.25, 0.5, 1.0, 2.0)
     n: int = 6
     steps: int = 4
     tolerated: float | int = 0.25
