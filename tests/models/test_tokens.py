@@ -62,7 +62,7 @@ def test_token_tensors_are_left_as_they_are(one):
         ([""], "Prompt 0 is empty"),
         (["t1", "  "], "Prompt 1 is empty"),
         ("t1 t2", "come as a list"),
-        ([7], "is a int"),
+        ([7], r"one prompt of 1 token ids: pass \[ids\]"),
         ([[]], "no turns"),
         ([torch.ones(2, 2)], "one row"),
         ([torch.tensor([], dtype=torch.long)], "at least one integer"),
@@ -77,9 +77,10 @@ def test_bad_prompts_are_named(one, prompts, message):
     ("prompts", "message"),
     [
         (b"t1", "not a single string"),
-        (torch.ones(2, 3).long(), r"shape \(2, 3\): pass .*list\(ids\)"),
-        (torch.tensor([5, 6]), r"shape \(2,\)"),
-        (np.array([[5, 6], [7, 8]]), r"not as a ndarray: pass .*list\(ids\)"),
+        (torch.ones(1, 2, 3).long(), r"shape \(1, 2, 3\): pass ids of \[batch pos\]"),
+        (torch.tensor([5, 6]), r"shape \(2,\): pass \[ids\]"),
+        (np.array([5, 6]), r"not as a ndarray: pass \[ids\]"),
+        ([5, 6], r"one prompt of 2 token ids: pass \[ids\]"),
         (pd.DataFrame({"prompt": ["t1"], "label": [1]}), r"not as a DataFrame.*list\(table"),
         (pd.Series(["t1", "t2"]), r"not as a Series: pass list\(prompts\)"),
         ((text for text in ["t1"]), r"not as a generator: pass list\(prompts\)"),
@@ -91,9 +92,9 @@ def test_bad_prompts_are_named(one, prompts, message):
         ([ts.chat("t1"), ["t1", "t2"]], "Prompt 1 is a list"),
         ([["t1"]], "Prompt 0 is a list"),
         (["t1", b"t2"], "Prompt 1 is a bytes"),
-        (["t1", np.array([5, 6])], r"Prompt 1 is a ndarray; .*torch.tensor\(ids\)"),
-        (["t1", [5, 6]], "Prompt 1 is a list"),
-        (["t1", torch.tensor([[5, 6]])], r"Prompt 1 gives .* \(1, 2\).*list\(ids\)"),
+        (["t1", np.array([5.0, 6.0])], r"Prompt 1 gives .*torch.float64"),
+        (["t1", [5, -6]], "Prompt 1 has the token id -6"),
+        (["t1", torch.tensor([[5, 6]])], r"Prompt 1 gives .* \(1, 2\)"),
         (["t1", torch.tensor([True, True])], r"Prompt 1 gives .*torch.bool"),
         (["t1", torch.tensor([5.0, 6.0])], r"Prompt 1 gives .*torch.float32"),
         (["t1", torch.tensor(5)], r"Prompt 1 gives .*shape \(\)"),
@@ -109,6 +110,20 @@ def test_bad_prompts_are_named(one, prompts, message):
 def test_whatever_cannot_be_a_prompt_is_refused_by_its_place(one, prompts, message):
     with pytest.raises(PromptError, match=message):
         ts.tokenize(one, prompts)
+
+
+IDS = [[5, 6, 7], [8, 9, 10]]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [IDS, tuple(map(tuple, IDS)), torch.tensor(IDS), np.array(IDS), [np.array(r) for r in IDS]],
+    ids=["lists", "tuples", "a matrix", "numpy's", "rows"],
+)
+def test_token_ids_are_taken_as_they_are_whatever_holds_them(one, prompts):
+    made = ts.tokenize(one, prompts)
+    assert made.ids.tolist() == IDS
+    assert made.mask.all()
 
 
 @pytest.mark.parametrize("length", [CONTEXT - 1, CONTEXT])

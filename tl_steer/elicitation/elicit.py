@@ -30,16 +30,16 @@ from tl_steer.objectives.objective import Goal, Objective
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import refuse_unusable
 from tl_steer.perturbations.perturbation import Perturbation
-from tl_steer.radii.rules import RadiusRule, length_of
+from tl_steer.radii.rules import RadiusRule, length_of, radius_of
 
 
 @checked
 def elicit(
     model: HookedModel,
     prompts: Prompts | TokenBatch,
-    *,
     source: str | None = None,
     target: str | None = None,
+    *,
     against: Any = None,
     n: int = 32,
     perturbation: str | type[Perturbation] | Start = Additive,
@@ -72,9 +72,10 @@ def elicit(
             "ablation"), `functools.partial` of the class with settings (`partial(Clamp, value=2)`),
             or a callable that makes them from the segment, such as `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
-        radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); or a rule such as
-            `ShareOfNorm(0.1)` or `Calibrated()`. For kinds whose radius is no norm, a number, and
-            "auto" is 1: R of W' = W + R B A^T for adapters.
+        radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); "0.25x", a quarter of
+            the median residual norm at the source; or a rule such as `ShareOfNorm(0.1)` or
+            `Calibrated()`. For kinds whose radius is no norm, a number, and "auto" is 1: R of
+            W' = W + R B A^T for adapters.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
             "quadratic", "sogi", "ascent", "melbo"), or a method object such as `Power(spread=1)`.
             docs/methods.md compares them and says what "auto" is.
@@ -111,8 +112,8 @@ def elicit(
     vectors do on other prompts. The model's weights, flags, modes and hooks are as before
     afterwards.
     """
+    radius = _own_unit(radius_of(radius), perturbation)
     _refuse_settings(n, radius, vec_batch)
-    radius = _own_unit(radius, perturbation)
     maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
     saved = None if resume is None else read(resume)
@@ -167,8 +168,6 @@ def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: 
         raise SettingError(f"n={n}: expected at least one vector.")
     if vec_batch is not None and vec_batch < 1:
         raise SettingError(f"vec_batch={vec_batch}: expected at least 1, or None.")
-    if isinstance(radius, str) and radius != "auto":
-        raise SettingError(f"radius={radius!r}: expected a number, 'auto' or a radius rule.")
     if isinstance(radius, (int, float)) and not 0 < radius < math.inf:
         raise SettingError(
             f"radius={radius}: expected a finite number above 0. At 0 the objective has no "

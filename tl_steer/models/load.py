@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from tl_steer.errors import ModelError
+from tl_steer.errors import ModelError, SettingError, SteerError
 from tl_steer.files.signatures import typed
+from tl_steer.files.text import said
 from tl_steer.models.gguf import converted
 from tl_steer.models.model import HookedModel
 
@@ -22,7 +23,12 @@ GROUP = "tl_steer.models"
 
 
 @typed
-def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> HookedModel:
+def load_model(
+    name: str = EMBEDDED,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = torch.float32,
+) -> HookedModel:
     """A hooked model by name.
 
     Args:
@@ -31,18 +37,50 @@ def load_model(name: str = EMBEDDED, *, dtype: torch.dtype = torch.float32) -> H
             behaviour, and other packages may bring more (entry points of the group
             "tl_steer.models"); otherwise a local folder or a Hub name, which TransformerLens
             resolves.
-        dtype: of the weights.
+        device: where it goes, "cuda" say; `None` leaves it where its loader puts it.
+        dtype: of the weights, or its name ("bfloat16").
 
     Raises:
-        ModelError: the package is missing, or this TransformerLens cannot boot the model.
+        ModelError: the package is missing, this TransformerLens cannot boot the model, or there is
+            no such device.
+        SettingError: no dtype.
     """
+    kind = _dtype(dtype)
+    model = _loaded(name, kind)
+    if device is None:
+        return model
+    try:
+        moved: HookedModel = model.to(device)  # type: ignore[attr-defined]
+    except Exception as error:
+        raise ModelError(f"{name} cannot go to {device!r}: {said(error, most=200)}.") from error
+    return moved
+
+
+def _loaded(name: str, dtype: torch.dtype) -> HookedModel:
     if name == EMBEDDED:
         weights, tokenizer = embedded(dtype)
         return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
     for given in entry_points(group=GROUP):
         if name in (loaders := _loaders(given)):
             return loaders[name](dtype)
-    return _boot()(name, dtype)
+    try:
+        return _boot()(name, dtype)
+    except SteerError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"TransformerLens cannot load {name!r}: {said(error, most=200)}. Is the name right, "
+            "and can the Hub be reached (or is HF_HUB_OFFLINE set)?"
+        ) from error
+
+
+def _dtype(given: str | torch.dtype) -> torch.dtype:
+    found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SettingError(
+            f"dtype={given!r}: expected a floating-point type, such as 'float32' or 'bfloat16'."
+        )
+    return found
 
 
 def _loaders(given: Any) -> Mapping[str, Callable[[torch.dtype], HookedModel]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,10 +19,11 @@ from tl_steer.errors import PromptError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
 from tl_steer.models.model import HookedModel, context_of, device_of
+from tl_steer.models.prompt_list import is_ids, listed
 from tl_steer.models.prompt_row import chat_row, special_id, text_row, words_of
 
-# A sequence of strings, conversations or 1-D token tensors. Not checked by its type: `tokenize`
-# has better words for what is wrong with it.
+# A sequence of strings, conversations or rows of token ids, or a matrix of ids. Not checked by its
+# type: `tokenize` has better words for what is wrong with it.
 Prompts: TypeAlias = Any
 
 
@@ -93,8 +95,9 @@ def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
 
     Args:
         prompts: strings (with BOS as `model.to_tokens` gives it, never twice), conversations (lists
-            of `{"role", "content"}`, see `chat`) or 1-D tensors of token ids, which are left as
-            they are.
+            of `{"role", "content"}`, see `chat`) or rows of token ids (1-D tensors, lists of
+            numbers), which are left as they are; or one 2-D tensor of ids, of which every row is
+            one prompt, whole: padding in it would be read as tokens.
 
     Raises:
         PromptError: no prompts, one that is empty, is longer than the model's context or has ids
@@ -102,7 +105,7 @@ def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
     """
     if isinstance(prompts, TokenBatch):
         return _fitting(model, prompts)
-    _refuse_container(prompts)
+    prompts = listed(prompts)
     rows = [_row(model, prompt, i) for i, prompt in enumerate(prompts)]
     return _pad(model, rows, [_readable(model, p, r) for p, r in zip(prompts, rows, strict=True)])
 
@@ -127,7 +130,6 @@ def whole_row(model: HookedModel, prompt: Any, index: int = 0) -> Int[Tensor, " 
         raise PromptError(
             f"Prompt {index} gives token ids of shape {tuple(row.shape)} ({row.dtype}); "
             "expected one row of at least one integer."
-            + (" Pass the rows of a batch one by one: list(ids)." if row.ndim == 2 else "")
         )
     row = row.detach().long().cpu()
     _refuse_ids(model, row, index)
@@ -155,36 +157,6 @@ def refuse_beyond_context(
     )
 
 
-def _refuse_container(prompts: Any) -> None:
-    if isinstance(prompts, (str, bytes)):
-        raise PromptError(f"Prompts come as a list: [{prompts[:40]!r}], not a single string.")
-    if isinstance(prompts, Tensor) or not isinstance(prompts, Sequence):
-        what = f"a {type(prompts).__name__}"
-        if isinstance(prompts, Tensor):
-            what = f"a tensor of shape {tuple(prompts.shape)}"
-        raise PromptError(
-            f"Prompts come as a list of strings, conversations or 1-D tensors of token ids, not as "
-            f"{what}: pass {_instead(prompts)}."
-        )
-    if len(prompts) == 0:
-        raise PromptError("No prompts were given; expected at least one.")
-    if isinstance(prompts[0], Mapping) and "role" in prompts[0]:
-        raise PromptError(
-            "Prompt 0 is a dict: this is one conversation, and prompts come as a list of them. "
-            "Pass [conversation]."
-        )
-
-
-def _instead(prompts: Any) -> str:
-    if isinstance(prompts, Mapping):
-        return "[conversation], or a list of the texts in it"
-    if hasattr(prompts, "columns"):
-        return "the list of one column: list(table['prompt'])"
-    if getattr(prompts, "ndim", 1) == 2:
-        return "the list of its rows as tensors, list(ids)"
-    return "list(prompts)" if getattr(prompts, "ndim", 1) == 1 else "[prompt]"
-
-
 def _row(model: HookedModel, prompt: Any, index: int) -> Int[Tensor, " pos"]:
     row = whole_row(model, prompt, index)
     context = context_of(model)
@@ -201,11 +173,13 @@ def _tokens_of(model: HookedModel, prompt: Any) -> Tensor:
         return prompt
     if isinstance(prompt, str):
         return text_row(model, prompt)
+    if isinstance(prompt, np.ndarray) or is_ids(prompt):
+        return torch.as_tensor(np.asarray(prompt), device="cpu")
     if isinstance(prompt, Sequence) and all(isinstance(turn, Mapping) for turn in prompt):
         return chat_row(model, prompt)
     raise PromptError(
         f"is a {type(prompt).__name__}; expected a string, a conversation (a list of "
-        "{'role', 'content'}) or a 1-D tensor of token ids, torch.tensor(ids)."
+        "{'role', 'content'}) or a row of token ids."
     )
 
 
@@ -264,7 +238,8 @@ def _pad(model: HookedModel, rows: list[Tensor], texts: list[str]) -> TokenBatch
 def _readable(model: HookedModel, prompt: Any, row: Tensor) -> str:
     if isinstance(prompt, str):
         return prompt
-    return decode(model, row) if isinstance(prompt, Tensor) else words_of(prompt[-1])
+    ids = isinstance(prompt, (Tensor, np.ndarray)) or is_ids(prompt)
+    return decode(model, row) if ids else words_of(prompt[-1])
 
 
 def decode(model: HookedModel, row: Int[Tensor, " pos"], *, special: bool = True) -> str:

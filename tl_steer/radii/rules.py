@@ -40,6 +40,24 @@ _BRACKET = (1e-3, 4.0)
 _GUESS = 0.2
 
 
+def radius_of(given: float | int | str | RadiusRule) -> float | int | str | RadiusRule:
+    """A radius that may be written as text: "0.25x" is a share of the norm, "2.5" a number.
+
+    Raises:
+        SettingError: other text than that and "auto".
+    """
+    if not isinstance(given, str) or given == "auto":
+        return given
+    try:
+        number = float(given.removesuffix("x"))
+    except ValueError:
+        raise SettingError(
+            f"radius={given!r}: expected a number, a share of the residual norm such as '0.25x', "
+            "'auto' or a radius rule."
+        ) from None
+    return ShareOfNorm(number) if given.endswith("x") else number
+
+
 def length_of(
     radius: float | int | RadiusRule,
     segment: Segment,
