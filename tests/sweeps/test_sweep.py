@@ -183,7 +183,7 @@ def test_opposites_and_doses_stand_side_by_side():
     assert repr(found).count("random") >= 3
 
 
-def test_adapters_are_swept_as_well_and_have_no_doses(one):
+def test_adapters_are_swept_as_well_and_a_dose_is_a_share_of_their_edit(one):
     bank = ts.elicit(
         one, PROMPTS[:1], source="blocks.1.hook_mlp_out", target=TARGET, n=2, radius=1.0,
         perturbation=ts.elicitation.Adapters(rank=1), progress=False,
@@ -195,8 +195,10 @@ def test_adapters_are_swept_as_well_and_have_no_doses(one):
         a, b = last(one, ids, bank[1].hooks()), last(one, ids)
         expected = float((a.exp() * (a - b)).sum())
         assert found.values("kl")[1, p] == pytest.approx(expected, abs=2e-4)
-    with pytest.raises(SettingError, match="ray"):
-        ts.sweep(one, bank, PROMPTS, doses=(0.5,), **FAST)
+    half = dataclasses.replace(bank, radius=bank.radius / 2)
+    expected = ts.sweep(one, half, PROMPTS, metrics=["kl"], **FAST).values("kl")
+    found = ts.sweep(one, bank, PROMPTS, metrics=["kl"], doses=(0.5,), **FAST)
+    np.testing.assert_allclose(found.values("kl", dose=0.5), expected, atol=1e-4)
 
 
 def test_your_own_metric_is_a_function_of_a_reading(one):

@@ -254,10 +254,10 @@ class Bank(Tabled):
         """
         refuse_nonsense(self)
         tensors = {name: getattr(self, name) for name in TENSORS}
+        module = module_of(self.kind)
         return {
             "format": BANK_FILE.version,
             "kind": self.kind,
-            "module": module_of(self.kind),
             "form": dict(self.form),
             "source": dataclasses.asdict(self.source),
             "target": dataclasses.asdict(self.target),
@@ -266,6 +266,7 @@ class Bank(Tabled):
             "positions": self.positions.to_json(),
             "labels": list(self.labels),
             "provenance": dataclasses.asdict(self.provenance),
+            **({"module": module} if module else {}),
         }, tensors | {SCORE + name: values for name, values in self.scores.items()}
 
     def save(self, path: str | Path) -> Path:

@@ -72,9 +72,10 @@ class Additive(Perturbation):
     def scaled(self, factors: float | int | Float[Tensor, " vec"]) -> "Additive":
         """Longer or shorter vectors: x + s v."""
         twin = self.select(slice(None))
-        times = torch.as_tensor(factors, dtype=torch.float32, device="cpu")
+        times = torch.as_tensor(factors, dtype=torch.float32, device="cpu").expand(len(self))
         with torch.no_grad():
-            twin.vectors.mul_(times.expand(len(self))[:, None].to(twin.vectors))
+            twin.vectors.mul_(times[:, None].to(twin.vectors))
+            twin.vectors[times == 0] = 0  # an infinite one, too
         return twin
 
     def lengths(self) -> Float[Tensor, " vec"]:
