@@ -227,6 +227,12 @@ def test_extending_runs_and_its_kinds_train(offline: Any) -> None:
     lengths = namespace["ablation"].directions.norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
+    given, both = namespace["given"], namespace["both"]
+    assert given.provenance.method == "given, not trained"
+    assert torch.equal(both.vectors, torch.stack([given.vector, -2 * given.vector]))
+    assert bool(both.responses.isfinite().all())
+    assert both.labels == ("formal", "formal")
+
     assert namespace["bank"].provenance.divergence == "LargestMoves(k=2)"
     climbed = namespace["climbed"]
     assert climbed.provenance.method == "ascent"

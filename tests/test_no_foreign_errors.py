@@ -175,7 +175,30 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
     ),
     "random_bank": (ts.random_bank, lambda m: {"like": bank_of(m), "n": 2, "seed": 0}),
     "ladder": (ts.banks.ladder, lambda m: {"bank": bank_of(m), "lengths": (1, 2)}),
-    "adopt": (ts.adopt, lambda m: {"bank": bank_of(m), "model": m}),
+    "difference": (
+        ts.contrast,
+        lambda m: {
+            "model": m,
+            "positive": PROMPTS[:1],
+            "negative": PROMPTS[1:],
+            "source": SOURCE,
+            "at": ts.Positions(last=1),
+        },
+    ),
+    "from_vectors": (
+        ts.Bank.from_vectors,
+        lambda m: {
+            "model": m,
+            "vectors": bank_of(m).vectors,
+            "prompts": PROMPTS,
+            "source": SOURCE,
+            "target": TARGET,
+            "labels": None,
+            "divergence": ts.objectives.Displacement(),
+            "measured": ts.Positions(last=1, bos=False),
+            "positions": None,
+        },
+    ),
     "mark": (ts.mark, lambda m: {"bank": bank_of(m), "row": 0, "verdict": "benign", "note": ""}),
     "report": (
         ts.report,

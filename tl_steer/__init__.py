@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from tl_steer.banks import (
         Bank as Bank,
-        adopt as adopt,
+        contrast as contrast,
         generate as generate,
         halve as halve,
         load_bank as load_bank,
@@ -64,7 +64,7 @@ __version__ = "0.2.0"
 
 # The names that a first day uses, by the wing that has them.
 _NAMES = {
-    "banks": "Bank adopt generate halve load_bank mark random_bank rank",
+    "banks": "Bank contrast generate halve load_bank mark random_bank rank",
     "elicitation": "elicit scan",
     "errors": "SteerError",
     "hook_points": "Positions",

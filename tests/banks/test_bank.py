@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 import tl_steer as ts
 from tl_steer.banks.bank import largest
 from tl_steer.banks.provenance import Provenance
-from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, RowError, SettingError
+from tl_steer.errors import BankFileError, ForeignModelError, RowError, SettingError
 from tl_steer.models.fingerprint import Fingerprint, fingerprint
 
 
@@ -225,7 +225,7 @@ def test_a_bank_is_refused_on_another_model(model):
         lambda: ts.perturbing(host, found[0]).__enter__(),
         lambda: ts.generate(host, found, ["1 2"]),
     ):
-        with pytest.raises(ForeignModelError, match=r"d_vocab 101, this one 31.*ts\.adopt"):
+        with pytest.raises(ForeignModelError, match=r"d_vocab 101, this one 31.*from_vectors"):
             use()
 
 
@@ -238,19 +238,13 @@ def test_changed_weights_make_another_model(one):
             weight += 0.05 * torch.randn_like(weight)
         with pytest.raises(ForeignModelError, match="other residual streams"):
             ts.perturbing(one, found[0]).__enter__()
-        adopted = ts.adopt(found, one)
-        assert adopted.provenance.notes[-1] == f"adopted by {one.cfg.model_name}"
-        with ts.perturbing(one, adopted[0]):
+        again = ts.Bank.from_vectors(one, found, prompts=PROMPTS)
+        assert not torch.allclose(again.responses, found.responses)
+        with ts.perturbing(one, again[0]):
             pass
     finally:
         with torch.no_grad():
             weight.copy_(kept)
-
-
-def test_adopting_still_needs_the_hook_points(one):
-    foreign = bank()
-    with pytest.raises(HookPointError, match="24 wide on this model and 6 in the bank"):
-        ts.adopt(foreign, one)
 
 
 def test_the_fingerprint_does_not_see_hooks(model):

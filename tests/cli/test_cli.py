@@ -212,5 +212,5 @@ def test_bad_options_are_explained(tiny, arguments, message):
 
 def test_a_vector_that_is_not_there_is_explained(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)
-    with pytest.raises(ts.SteerError, match="vectors 0 to 2"):
+    with pytest.raises(ts.SteerError, match="no vector of number 7; there are 0, 1, 2"):
         run("generate", path, "-p", "t1", "-v", 7)

@@ -149,12 +149,12 @@ def test_going_on_from_any_step_gives_the_same_bank_bit_for_bit(one, tmp_path, n
         dying(patch, after)
         with pytest.raises(Died):
             ts.elicit(one, PROMPTS, **FAST, method=LONG[name], checkpoint=path, every=0)
-    bank, state = load_checkpoint(path)
+    bank, state = load_checkpoint(ts.Bank, path)
     assert state
     assert bank.provenance.notes[0].startswith(f"checkpoint after step {after} of ")
     same(ts.elicit(one, PROMPTS, **FAST, method=LONG[name], resume=path), whole)
     same(ts.load_bank(path), whole)
-    assert load_checkpoint(path)[1] == {}
+    assert load_checkpoint(ts.Bank, path)[1] == {}
 
 
 def test_a_checkpoint_is_a_bank_that_tells_the_truth_about_its_vectors(one, tmp_path, monkeypatch):
@@ -376,7 +376,7 @@ def test_kill_9_at_any_moment_leaves_a_bank_that_loads_and_goes_on(tmp_path, pro
     def killed(process):
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        bank, state = load_checkpoint(path)
+        bank, state = load_checkpoint(ts.Bank, path)
         assert len(bank) == 5
         assert state
 

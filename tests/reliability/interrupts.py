@@ -78,6 +78,8 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "dose_response": lambda m: ts.dose_response(
         m, bank_of(m)[:1], PROMPTS[:1], shares=(0.5,), signs=(1,), max_new_tokens=4
     ),
+    "from_vectors": lambda m: ts.Bank.from_vectors(m, bank_of(m), prompts=PROMPTS),
+    "contrast": lambda m: ts.contrast(m, PROMPTS[:1], PROMPTS[1:], source=SOURCE),
     "watch": _watched,
     "perturbing": _perturbed,
     "shuffled": _shuffled,

@@ -4,10 +4,9 @@ The value and its file, what ties it to its model, its control of random vectors
 is done with one: generate, rank, halve. Imports `objectives` and what lies below.
 """
 
-from tl_steer.banks.adopt import adopt as adopt
-from tl_steer.banks.bank import Bank as Bank
+from tl_steer.banks.bank import Bank as Bank, load_bank as load_bank
+from tl_steer.banks.contrast import contrast as contrast
 from tl_steer.banks.control import random_bank as random_bank
-from tl_steer.banks.file import load_bank as load_bank
 from tl_steer.banks.flatness import Flatness as Flatness
 from tl_steer.banks.generate import generate as generate
 from tl_steer.banks.generations import Generations as Generations

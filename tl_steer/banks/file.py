@@ -7,51 +7,78 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from tl_steer.banks.bank import BANK_FILE, SCORE, TENSORS, Bank, refuse_nonsense
+from tl_steer.banks.columns import Columns
+from tl_steer.banks.index import numbered
 from tl_steer.banks.provenance import Provenance
-from tl_steer.errors import BankFileError
+from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.jsons import fields, real, text, texts, whole
-from tl_steer.files.signatures import typed
+from tl_steer.files.tensors import TensorFile
 from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
-from tl_steer.perturbations.kinds import KINDS
+from tl_steer.perturbations.kinds import KINDS, module_of
 
+BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
+TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
 _STATE = "state."
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Read = TypeVar("Read", bound=Columns)
 
 
-def save_checkpoint(bank: Bank, path: str | Path, state: Mapping[str, Tensor]) -> Path:
+def contents_of(bank: Columns) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a file of a bank holds: the header, JSON, and the tensors.
+
+    Raises:
+        SettingError: what no file could hold, or no reader would accept.
+    """
+    refuse_nonsense(bank)
+    tensors = {name: getattr(bank, name) for name in TENSORS}
+    # Only where they say something, so that a bank's file and its digests stay what they were.
+    plain = bank.numbers == numbered((), len(bank))
+    module = module_of(bank.kind)
+    named = {"module": module} if module else {}
+    counted = {} if plain else {"numbers": list(bank.numbers)}
+    return {
+        "format": BANK_FILE.version,
+        "kind": bank.kind,
+        "form": dict(bank.form),
+        "source": dataclasses.asdict(bank.source),
+        "target": dataclasses.asdict(bank.target),
+        "radius": bank.radius,
+        "radius_share": bank.radius_share,
+        "positions": bank.positions.to_json(),
+        "labels": list(bank.labels),
+        **counted,
+        **named,
+        "provenance": dataclasses.asdict(bank.provenance)
+        | {"measured": bank.provenance.measured.to_json()},
+    }, tensors | {SCORE + name: values for name, values in bank.scores.items()}
+
+
+def save_checkpoint(bank: Columns, path: str | Path, state: Mapping[str, Tensor]) -> Path:
     """Write a bank with a run's state in the same file; a plain bank, where there is none."""
-    meta, tensors = bank.contents()
+    meta, tensors = contents_of(bank)
     kept = {_STATE + name: values for name, values in state.items()}
     return BANK_FILE.write(path, meta, tensors | kept)
 
 
-@typed
-def load_bank(path: str | Path) -> Bank:
-    """Read a bank that `Bank.save` wrote. No model is needed, and nothing in the file is executed.
+def load_checkpoint(make: type[Read], path: str | Path) -> tuple[Read, dict[str, Tensor]]:
+    """A bank, of the class `make`, and the state of the run that was writing it (empty if that run
+    has ended).
 
     Raises:
-        BankFileError: the file is missing, truncated, tampered with, or not a bank.
-    """
-    return load_checkpoint(path)[0]
-
-
-def load_checkpoint(path: str | Path) -> tuple[Bank, dict[str, Tensor]]:
-    """A bank and the state of the run that was writing it (empty if that run has ended).
-
-    Raises:
-        BankFileError: as `load_bank`.
+        BankFileError: as `Bank.load`.
     """
     path = Path(path)
     meta, tensors = BANK_FILE.read(path, refuse_names=_refuse_names)
     state = {n.removeprefix(_STATE): t for n, t in tensors.items() if n.startswith(_STATE)}
-    return bank_from_json(meta, tensors, path), state
+    return bank_from_json(make, meta, tensors, path), state
 
 
 def _refuse_names(path: Path, names: list[str]) -> None:
@@ -60,13 +87,15 @@ def _refuse_names(path: Path, names: list[str]) -> None:
         raise BankFileError(f"{path} holds {sorted(names)}, not a tl_steer bank.")
 
 
-def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Bank:
+def bank_from_json(
+    make: type[Read], meta: dict[str, Any], tensors: dict[str, Tensor], path: Path
+) -> Read:
     """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
     try:
         kind = text(meta["kind"])
         if kind not in KINDS:
             raise BankFileError(f"{path} holds {_unknown(kind, meta.get('module', ''))}")
-        bank = Bank(
+        bank = make(
             vectors=tensors["vectors"],
             responses=tensors["responses"],
             objective=tensors["objective"],
@@ -76,6 +105,7 @@ def bank_from_json(meta: dict[str, Any], tensors: dict[str, Tensor], path: Path)
             radius_share=_share(meta["radius_share"]),
             positions=Positions.from_json(meta["positions"]),
             labels=texts(meta["labels"]),
+            numbers=_numbers(meta),
             kind=kind,
             form=dict(meta["form"]),
             scores={n.removeprefix(SCORE): t for n, t in tensors.items() if n.startswith(SCORE)},
@@ -136,6 +166,37 @@ def site_from_json(meta: Any) -> Site:
     return site
 
 
+def _numbers(meta: Mapping[str, Any]) -> tuple[int, ...]:
+    """None where vectors are called by their rows."""
+    return tuple(map(whole, meta.get("numbers", ())))
+
+
 def _share(value: Any) -> float:
     """NaN for adapters, which have none."""
     return value if type(value) is float and math.isnan(value) else real(value)
+
+
+def refuse_nonsense(bank: Columns) -> None:
+    """Refuse what is no bank, whoever made it: a program that wants it saved, or a file.
+
+    Raises:
+        SettingError: saying what.
+    """
+    columns = {name: getattr(bank, name) for name in TENSORS} | dict(bank.scores)
+    for name, values in columns.items():
+        if values.dtype not in _FLOATS:
+            raise SettingError(f"{name} must hold floats, not {values.dtype}.")
+        if values.ndim != (2 if name in ("vectors", "responses") else 1):
+            raise SettingError(f"{name} must hold one number per vector, or one row.")
+    if bank.responses.shape[1] != bank.target.width:
+        raise SettingError("responses do not have the target's width.")
+    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
+        raise SettingError("the vectors are not finite.")
+    try:
+        for site in (bank.source, bank.target):
+            site.refuse_kinds()
+        texts(bank.labels)
+        bank.positions.refuse_kinds()
+        bank.provenance.refuse_kinds()
+    except ValueError as error:
+        raise SettingError(f"{error}.") from error

@@ -78,6 +78,7 @@ def generate(
         unsteered=tuple(done[Row(n, p)] for p in range(len(tokens))),
         texts=tuple(tuple(done[Row(v, p)] for p in range(len(tokens))) for v in range(n)),
         labels=bank.labels,
+        numbers=bank.numbers,
         settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling}
         | used_settings(scale, positions),
     )

@@ -12,7 +12,7 @@ class Generations(Record):
     """Continuations of every prompt under every vector, beside the unsteered ones.
 
     `texts[vec][prompt]` and `unsteered[prompt]` are what came after the prompt, special tokens left
-    out. `settings` holds how they were sampled.
+    out. `settings` holds how they were sampled, `numbers` what each vector is called in its bank.
     """
 
     prompts: tuple[str, ...]
@@ -20,6 +20,11 @@ class Generations(Record):
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
     settings: dict[str, Any]
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.numbers:
+            object.__setattr__(self, "numbers", tuple(range(len(self.texts))))
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -46,7 +51,7 @@ class Generations(Record):
             rows.append(("", "prompt", shorten(prompt, width)))
             rows.append(("", "unsteered", shorten(self.unsteered[p], width)))
             for v, label in enumerate(self.labels):
-                rows.append((str(v), label, shorten(self.texts[v][p], width)))
+                rows.append((str(self.numbers[v]), label, shorten(self.texts[v][p], width)))
         return Sheet("Generations", ("#", "vector", "continuation"), tuple(rows))
 
     def _repr_html_(self) -> str:

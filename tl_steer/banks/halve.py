@@ -100,6 +100,7 @@ def halve(
         unsteered_validation=_mean(chosen.unsteered),
         unsteered_held_out=_mean(bare),
         labels=tuple(bank.labels[i] for i in chosen.winners),
+        numbers=tuple(bank.numbers[i] for i in chosen.winners),
         settings={
             "keep": keep,
             "max_new_tokens": max_new_tokens,

@@ -1,11 +1,12 @@
-"""Which vectors an index chooses."""
+"""Which vectors an index chooses, and what they are called."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_steer.errors import RowError
+from tl_steer.errors import RowError, SettingError
 
 
 def chosen_rows(rows: Any, n: int) -> Tensor:
@@ -30,3 +31,29 @@ def chosen_rows(rows: Any, n: int) -> Tensor:
     if found.ndim > 1:
         raise RowError(f"bank[...] with {found.ndim} axes; expected one number, or one axis.")
     return found.reshape(-1)
+
+
+# What the columns of sweeps hold.
+_LARGEST_NUMBER = 2**31 - 1
+
+
+def numbered(numbers: Iterable[int], n: int) -> tuple[int, ...]:
+    """The numbers that `n` vectors are called by; those of a range where there are none.
+
+    Raises:
+        SettingError: one is given twice, or they are not `n` whole numbers from 0 on.
+    """
+    found = tuple(numbers) or tuple(range(n))
+    whole = all(type(i) is int and 0 <= i <= _LARGEST_NUMBER for i in found)
+    if len(found) != n or not whole or len(set(found)) < n:
+        raise SettingError(
+            f"numbers={repr(found)[:80]}: expected a whole number for each of the {n} vectors, "
+            "from 0 on and no two alike; or none, to count them."
+        )
+    return found
+
+
+def chosen_numbers(numbers: tuple[int, ...], rows: Tensor) -> tuple[int, ...]:
+    """The numbers of some rows; none where a row is chosen twice, so that they are counted anew."""
+    found = tuple(numbers[i] for i in rows.tolist())
+    return found if len(set(found)) == len(found) else ()

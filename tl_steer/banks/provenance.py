@@ -88,7 +88,7 @@ def check_fits(model: HookedModel, made: Provenance) -> None:
     raise ForeignModelError(
         f"This bank was made on {made.model}, which is not this model "
         f"({model_name(model)}): {reason}. If you know that its vectors make sense here (a "
-        "fine-tune, say), use ts.adopt(bank, model)."
+        "fine-tune, say), measure them on it: Bank.from_vectors(model, bank, prompts=...)."
     )
 
 

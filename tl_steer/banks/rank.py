@@ -76,7 +76,7 @@ def rank(
             "number per vector."
         )
     if bool(values.isnan().any()):
-        bad = int(values.isnan().nonzero()[0])
+        bad = bank.numbers[int(values.isnan().nonzero()[0])]
         raise NotFiniteError(f"The score {label} of vector {bad} is NaN: it cannot be ranked.")
     return bank.with_score(label, values.float()).sort(label)
 

@@ -30,6 +30,7 @@ class Selection(Record):
         way. unsteered_validation, unsteered_held_out: the model without steering.
         labels: of the winners.
         settings: how it was done.
+        numbers: what the winners are called in the bank.
     """
 
     winners: tuple[int, ...]
@@ -42,6 +43,11 @@ class Selection(Record):
     unsteered_held_out: float
     labels: tuple[str, ...]
     settings: dict[str, Any]
+    numbers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.numbers:
+            object.__setattr__(self, "numbers", self.winners)
 
     def __len__(self) -> int:
         return len(self.winners)
@@ -49,8 +55,8 @@ class Selection(Record):
     def table(self) -> Sheet:
         """The winners, the best random vectors and the unsteered model, on both sets of prompts."""
         rows = [
-            (str(row), self.labels[i], number(self.validation[i]), number(self.held_out[i]))
-            for i, row in enumerate(self.winners)
+            (str(called), self.labels[i], number(self.validation[i]), number(self.held_out[i]))
+            for i, called in enumerate(self.numbers)
         ]
         rows += [
             ("", "random", number(validation), number(held_out))

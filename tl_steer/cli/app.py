@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.text import Text
 
 import tl_steer as ts
-from tl_steer.errors import SettingError
 from tl_steer.files.text import plain
 
 app = typer.Typer(
@@ -63,10 +62,8 @@ def templated(model: Any) -> bool:
 
 
 def picked(bank: Any, vectors: list[int] | None) -> Any:
-    for vector in vectors or []:
-        if not 0 <= vector < len(bank):
-            raise SettingError(f"--vector {vector}: the bank holds vectors 0 to {len(bank) - 1}.")
-    return bank[vectors] if vectors else bank
+    """The vectors of these numbers; all of them, where there are none."""
+    return bank[[bank.row(vector) for vector in vectors]] if vectors else bank
 
 
 def print_bank(bank: Any, path: Path, as_json: bool) -> None:
@@ -84,6 +81,7 @@ def print_bank(bank: Any, path: Path, as_json: bool) -> None:
         "radius_share": None if bank.radius_share != bank.radius_share else bank.radius_share,
         "objective": [None if x != x else x for x in bank.objective.tolist()],
         "labels": list(bank.labels),
+        "numbers": list(bank.numbers),
         "model": bank.provenance.model,
         "method": bank.provenance.method,
         "settings": bank.provenance.settings,

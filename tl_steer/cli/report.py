@@ -14,7 +14,6 @@ from tl_steer.cli.app import (
     RawOption,
     TokensOption,
     app,
-    picked,
     prompts_of,
     tell,
 )
@@ -85,6 +84,5 @@ def _listed(bank: Any, vectors: list[int] | None, most: int) -> list[int]:
     from tl_steer.banks.bank import largest
 
     if vectors:
-        picked(bank, vectors)
-        return list(dict.fromkeys(vectors))
+        return [bank.row(vector) for vector in dict.fromkeys(vectors)]
     return largest(bank, max(most, 1))

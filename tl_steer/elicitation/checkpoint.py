@@ -3,7 +3,7 @@
     state.run          how the run was asked for, JSON as bytes
     state.method.*     the method's own state (`Iterate.state`)
 
-`load_bank` reads such a file as the bank that it is. A file is replaced whole (written beside, then
+`Bank.load` reads such a file as the bank that it is. A file is replaced whole (written beside, then
 renamed), so whenever the process dies, the last complete checkpoint is there.
 """
 
@@ -110,9 +110,9 @@ def read(path: str | Path) -> Saved:
     """Read a checkpoint or a finished bank.
 
     Raises:
-        BankFileError: as `load_bank`, or the run's state in it is not one.
+        BankFileError: as `Bank.load`, or the run's state in it is not one.
     """
-    bank, state = load_checkpoint(path)
+    bank, state = load_checkpoint(Bank, path)
     own = {n.removeprefix(_METHOD): t for n, t in state.items() if n.startswith(_METHOD)}
     if not state:
         return Saved(Path(path), bank, None, {})

@@ -74,7 +74,7 @@ class Run:
         at = self.objective(found, gradient=False)
         short = (fewer(len(found), self.n),) if len(found) < self.n else ()
         scores = iterate.scores | at.scores
-        return Bank(
+        bank = Bank(
             vectors=found.pack(),
             responses=at.response.float().cpu(),
             objective=at.value.float().cpu(),
@@ -87,7 +87,9 @@ class Run:
             form=found.form(),
             scores={name: v.detach().float().cpu() for name, v in scores.items()},
             provenance=replace(self.provenance, notes=(*short, *notes)),
-        ).sort(getattr(self.objective, "order", "objective"))
+        )
+        # Called by their places in this order, since no other was seen.
+        return replace(bank.sort(getattr(self.objective, "order", "objective")), numbers=())
 
     def _iterates(
         self, method: Method, start: Perturbation, resume: Saved | None

@@ -63,6 +63,8 @@ def typed(function: F) -> F:
         except TypeError as error:
             raise ShapeError(_misnamed(name, signature, kwargs, str(error))) from None
         for parameter, value in bound.arguments.items():
+            if parameter == "cls":  # of a class method
+                continue
             kinds = _kinds(signature.parameters[parameter].annotation)
             bound.arguments[parameter] = value = _plain_numbers(value, kinds)
             _refuse(name, parameter, value, kinds)
@@ -168,7 +170,7 @@ def _items(kinds: tuple[Any, ...]) -> Any:
 def _misnamed(name: str, signature: inspect.Signature, given: dict[str, Any], message: str) -> str:
     """What was given too much, by the wrong name or not at all, and how it is given."""
     parameters = signature.parameters.values()
-    own = [p for p in parameters if p.name != "self" and p.annotation is not Scope]
+    own = [p for p in parameters if p.name not in ("self", "cls") and p.annotation is not Scope]
     first = [p.name for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     unknown = [key for key in given if key not in signature.parameters]

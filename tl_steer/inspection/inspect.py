@@ -51,7 +51,8 @@ def inspect(
 
     Args:
         prompt: one prompt, as `elicit` takes them in a list.
-        vectors: rows of the bank; all of them unless given.
+        vectors: rows of the bank; all of them unless given. The inspection calls them by their
+            numbers in it.
         toward: token ids that effects are attributed to, besides the tokens gained and lost most
             behind the prompt.
         heads: how many heads' attention patterns are kept, those that change most. How much each
@@ -153,7 +154,7 @@ def _inspect(
         source_layer=bank.source.layer,
         target=bank.target.name,
         tokens=token_names(tokenizer, ids.tolist()),
-        vectors=tuple(part.rows),
+        vectors=tuple(bank.numbers[row] for row in part.rows),
         labels=part.labels,
         words=dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
         ids=ids,

@@ -35,7 +35,7 @@ class Inspection(Tabled):
     Attributes:
         prompt, model, source, target: what was run, and where.
         tokens: the prompt's tokens as text; `words` has the text of every other token id named.
-        vectors: their rows in the bank; `labels` are its notes on them.
+        vectors: their numbers in the bank; `labels` are its notes on them.
         bank: the bank's digest; empty in files of version 0.1.0.
         steered: which tokens the vectors were added at.
         attention_change: total variation between steered and unsteered attention of a head,

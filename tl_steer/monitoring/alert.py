@@ -47,9 +47,9 @@ class Alert:
             "unknown anomaly". "could not be scored": an activation was NaN, infinite or too large;
             no vector, `tokens` are those where it was, and the p-value is the smallest there is.
             ("drift": the traffic as a whole has moved; no vector.)
-        vector: the bank's row whose replays say most of what the answer said; where none says
-            `SAYS` of it, the one whose activations fit best. Of an unknown anomaly, nothing is
-            claimed of it.
+        vector: the number of the vector whose replays say most of what the answer said; where none
+            says `SAYS` of it, of the one whose activations fit best. Of an unknown anomaly, nothing
+            is claimed of it.
         label: the auditor's; `verdict` is "benign", "dangerous" or "".
         rank: the vector's place among all of them on this request, by what it was named by: 1.
         named: how many vectors, from the best on, step-down control lets one name at alpha.
@@ -102,22 +102,25 @@ class Alert:
 
         Args:
             prompts: the monitor's own examples unless given.
-            vector: another one, out of `alternatives`.
+            vector: the number of another one, out of `alternatives`.
 
         Raises:
+            RowError: a number that no vector of the bank has.
             SettingError: the alert names no vector and none is given.
             ForeignModelError: not the bank's model.
         """
-        row = self.vector if vector is None else vector
-        if row is None and self.kind == UNSCORABLE:
+        number = self.vector if vector is None else vector
+        if number is None and self.kind == UNSCORABLE:
             raise SettingError(
                 "This request could not be scored, so no vector was seen and there is nothing to "
                 "replay; its activations were NaN, infinite or too large."
             )
-        if row is None:
+        if number is None:
             raise SettingError("This alert names no vector; give one: replay(model, vector=...).")
         asked = list(self.examples) if prompts is None else prompts
-        return generate(model, self.bank[row], asked, max_new_tokens=max_new_tokens)
+        return generate(
+            model, self.bank[self.bank.row(number)], asked, max_new_tokens=max_new_tokens
+        )
 
     def row(self, monitor: str = "", bank: str = "", *, revised: bool = False) -> AlertRow:
         """As the audit log keeps it, with the digests of monitor and bank."""

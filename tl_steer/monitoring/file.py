@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_steer.banks.bank import Bank
 from tl_steer.banks.file import (
     bank_from_json,
     site_from_json,
@@ -138,7 +139,7 @@ def _pack_detector(
 
 def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Panel:
     own = {n.removeprefix(_BANK): t for n, t in tensors.items() if n.startswith(_BANK)}
-    bank = bank_from_json(meta["bank"], own, path)
+    bank = bank_from_json(Bank, meta["bank"], own, path)
     sites = tuple(site_from_json(site) for site in meta["sites"])
     given = dict(meta["identity"])
     mark = given.pop("fingerprint")

@@ -22,7 +22,7 @@ class Candidate:
     """A vector that a request looks like.
 
     Attributes:
-        vector: its row in the bank, and `label` the bank's.
+        vector: its number in the bank, and `label` the bank's.
         rank: its place among all vectors on this request by activations, from 1; 0 is behind those
             that are kept.
         score: what it was ranked by (`tl_steer.monitoring.panel.Scores.values`).
@@ -53,10 +53,11 @@ def name_of(panel: Panel, scores: Scores, row: int, ids: Sequence[int]) -> Name:
         row: the request among `scores`.
         ids: its tokens, from the prompt's last one.
     """
+    rows: list[int] = scores.vectors[row].tolist()
     found = [
-        Candidate(int(v), panel.bank.labels[int(v)], i + 1, float(value), float(p))
+        _candidate(panel, v, i + 1, float(value), float(p))
         for i, (v, value, p) in enumerate(
-            zip(scores.vectors[row], scores.values[row], scores.vector_p[row], strict=True)
+            zip(rows, scores.values[row], scores.vector_p[row], strict=True)
         )
     ]
     answer = [int(i) for i in ids[1 : 1 + panel.horizon]]
@@ -64,7 +65,14 @@ def name_of(panel: Panel, scores: Scores, row: int, ids: Sequence[int]) -> Name:
     if said is None or float(said.max()) < SAYS:
         return Name(found[0] if found else None, 0.0, tuple(found[1:]))
     most = int(said.argmax())
-    unseen = Candidate(most, panel.bank.labels[most], 0, math.nan, math.nan)
-    as_much = (each for each in found if said[each.vector] >= _AS_MUCH * said[most])
-    best = next(as_much, unseen)
-    return Name(best, float(said[best.vector]), tuple(x for x in found if x is not best))
+    unseen = most, _candidate(panel, most, 0, math.nan, math.nan)
+    as_much = (
+        (v, each) for v, each in zip(rows, found, strict=True) if said[v] >= _AS_MUCH * said[most]
+    )
+    v, best = next(as_much, unseen)
+    return Name(best, float(said[v]), tuple(x for x in found if x is not best))
+
+
+def _candidate(panel: Panel, row: int, rank: int, score: float, p_value: float) -> Candidate:
+    bank = panel.bank
+    return Candidate(bank.numbers[row], bank.labels[row], rank, score, p_value)

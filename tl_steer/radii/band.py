@@ -34,7 +34,7 @@ class Dose:
     Attributes:
         radius: norm of what was added; `share` is the same over the source's median norm.
         sign: 1, or -1 for the vector's opposite.
-        vector: row in the bank; in the controls, of the random vectors.
+        vector: its number in the bank; in the controls, of the random vectors.
         prompt: index of the prompt.
         control: whether this is one of the random vectors.
         kl: KL(steered || unsteered) of the next token after the prompt, in nats.

@@ -73,7 +73,7 @@ def dose_response(
         edits, norm = bank.perturbation(), bank.radius
         if edits.radius_is_norm:
             norm = Segment(model, tokens, bank.source, bank.target).source_norm()
-        groups = [Group(range(len(bank)), tuple(signs))]
+        groups = [Group(range(len(bank)), tuple(signs), numbers=bank.numbers)]
         if n > 0:
             random = random_bank(bank, n=n, seed=seed).vectors
             edits = bank.holding(torch.cat([bank.vectors, random]))
@@ -84,11 +84,13 @@ def dose_response(
 
 @dataclass(frozen=True)
 class Group:
-    """Edits to try, by their rows, in which signs, and whether they are the control."""
+    """Edits to try, by their rows, in which signs, whether they are the control, and their
+    numbers."""
 
     rows: range
     signs: tuple[int, ...]
     control: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,11 @@ class Sweep:
         self, radii: Sequence[float], edits: Perturbation, groups: Sequence[Group]
     ) -> DoseResponse:
         asked = [
-            _Asked(row, radius, sign, i, group.control)
+            _Asked(row, radius, sign, number, group.control)
             for group in groups
             for radius in radii
             for sign in group.signs
-            for i, row in enumerate(group.rows)
+            for number, row in zip(group.numbers or range(len(group.rows)), group.rows, strict=True)
         ]
         with frozen(self.model), torch.no_grad():
             kl, new = self._steer(edits, asked)

@@ -18,6 +18,7 @@ TYPES = {
     "prompt_text": "string",
     "text": "string",
 }
+_NUMBERS = 2**31  # of vectors; a column has 32 bits
 # Rows of a part at a time are all in memory.
 _MOST_BYTES = 1 << 32
 
@@ -46,12 +47,12 @@ def _refuse_who(who: Any, vectors: int) -> None:
     if not isinstance(who, list) or not all(isinstance(w, list) and len(w) == 3 for w in who):
         raise ValueError("it does not say what steered")
     for kind, vector, dose in who:
-        most = {BANK: vectors, RANDOM: len(who), UNSTEERED: 1}.get(text(kind), 0)
+        most = {BANK: _NUMBERS, RANDOM: len(who), UNSTEERED: 1}.get(text(kind), 0)
         if not whole(vector) < most or real(dose) != dose or (kind == UNSTEERED) != (dose == 0):
             raise ValueError(f"{kind} {vector} at dose {dose} is nothing that steers")
     if [w[0] for w in who].count(UNSTEERED) != 1 or who[-1][0] != UNSTEERED:
         raise ValueError("the unsteered model must be its last row, once")
-    if {w[1] for w in who if w[0] == BANK} != set(range(vectors)):
+    if len({w[1] for w in who if w[0] == BANK}) != vectors:
         raise ValueError("it does not have a label for every vector")
     if len({tuple(w) for w in who}) < len(who):
         raise ValueError("something steers twice")

@@ -111,7 +111,7 @@ def edits_of(
     for dose in factors:
         rows.append(bank.vectors)
         times += [dose] * len(bank)
-        who += [Who(BANK, v, dose) for v in range(len(bank))]
+        who += [Who(BANK, v, dose) for v in bank.numbers]
     for size in dict.fromkeys(map(abs, factors)):
         rows.append(random)
         times += [size] * n_random
@@ -120,7 +120,8 @@ def edits_of(
     strengths = torch.tensor(times, dtype=torch.float32, device="cpu")
     own = torch.as_tensor(scale, dtype=torch.float32, device="cpu").expand(len(bank))
     mean = own.abs().mean()
-    each = torch.stack([own[w.vector] if w.kind == BANK else mean for w in who[:-1]])
+    asked = dict(zip(bank.numbers, own, strict=True))
+    each = torch.stack([asked[w.vector] if w.kind == BANK else mean for w in who[:-1]])
     edits = bank.holding(torch.cat(rows)).used(strengths * each, positions)
     return edits.beside_unsteered(), tuple(who)
 
@@ -128,8 +129,6 @@ def edits_of(
 def means_of(bank: Bank, who: Sequence[Who]) -> Float[Tensor, "vec d_target"]:
     """The bank's responses, turned round with the vectors; NaN for others."""
     nothing = torch.full_like(bank.responses[0], torch.nan)
-    rows = [
-        bank.responses[w.vector] * (1 if w.dose > 0 else -1) if w.kind == BANK else nothing
-        for w in who
-    ]
+    own = dict(zip(bank.numbers, bank.responses, strict=True))
+    rows = [own[w.vector] * (1 if w.dose > 0 else -1) if w.kind == BANK else nothing for w in who]
     return torch.stack(rows)

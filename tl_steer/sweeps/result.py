@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Who:
-    """What steered: a vector of the bank or a random one, times `dose`; or nothing."""
+    """What steered: a vector of the bank or a random one, by its number, times `dose`; or
+    nothing."""
 
     kind: str
     vector: int
@@ -136,7 +137,8 @@ class SweepResult(Tabled):
         name = self.metrics[0] if metric is None else metric
         signed = self._changes(name, BANK, dose)
         control = np.abs(self._changes(name, RANDOM, dose))
-        rows = [*self._rows(BANK, dose), *self._rows(RANDOM, dose)]
+        own = self._rows(BANK, dose)
+        rows = [*own, *self._rows(RANDOM, dose)]
         return evidence(
             np.abs(signed),
             control,
@@ -144,6 +146,7 @@ class SweepResult(Tabled):
             floor=self._floor(name),
             signed=signed,
             labels=tuple(self.asked["labels"]),
+            numbers=tuple(self.who[row].vector for row in own),
             seed=seed,
         )
 

@@ -50,7 +50,7 @@ class Evidence:
     """What is known of one vector; see `tl_steer.sweeps.systematic`.
 
     Attributes:
-        vector: row in the bank.
+        vector: its number in the bank.
         prompts: on how many it was measured without failure.
         effect: mean effect, in the metric's unit.
         p, q: before and after adjustment over the bank; NaN without random vectors.
@@ -122,6 +122,7 @@ def evidence(
     floor: float,
     signed: Float[np.ndarray, "vec prompt"] | None = None,
     labels: Sequence[str] = (),
+    numbers: tuple[int, ...] = (),
     seed: int = 0,
 ) -> tuple[Evidence, ...]:
     """The statistics of every vector.
@@ -132,6 +133,7 @@ def evidence(
         directions: of the bank and, behind it, of the random vectors.
         floor: an effect that is no effect.
         signed: what `Evidence.effect` averages; the effects unless given.
+        labels, numbers: of the bank's vectors; none, and their rows, unless given.
     """
     n_vec, n = effects.shape
     bank = directions.rows(range(n_vec))
@@ -161,7 +163,7 @@ def evidence(
         word, why = verdict(n, share, same, float(p[v]), float(q[v]), len(control))
         found.append(
             Evidence(
-                vector=v,
+                vector=numbers[v] if numbers else v,
                 label=labels[v] if labels else "",
                 prompts=n,
                 effect=mean[v],

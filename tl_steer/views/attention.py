@@ -15,7 +15,7 @@ def attention_change(seen: Inspection, vector: int, *, heads: int = 12) -> View:
     """Which heads look elsewhere: unsteered and steered attention and their difference.
 
     Args:
-        vector: its row in the bank.
+        vector: its number in the bank.
         heads: at most so many patterns; those that change most come first.
 
     The number of a head is the total variation between its two patterns, mean over destination

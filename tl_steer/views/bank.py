@@ -33,7 +33,8 @@ def bank_map(bank: Bank, *, title: str = "Map of the bank") -> View:
     if len(bank) > 1 and not bool(similar.isnan().all()):
         at = int(similar.nan_to_num(0.0).argmax())
         a, b = divmod(at, len(bank))
-        lines.append(f"most alike in effect: {a} and {b}, |cosine| {float(similar[a, b]):.2f}")
+        pair = f"{bank.numbers[a]} and {bank.numbers[b]}"
+        lines.append(f"most alike in effect: {pair}, |cosine| {float(similar[a, b]):.2f}")
     return View("bank_map", title, data, tuple(lines), 560)
 
 
@@ -44,7 +45,7 @@ def map_data(bank: Bank) -> dict[str, Any]:
     measured = not bool(responses.isnan().any())
     order = clustered(responses if measured else directions)
     return {
-        "order": rows[order].tolist(),
+        "order": [bank.numbers[i] for i in rows[order].tolist()],
         "directions": rounded(directions[order][:, order], 2),
         "responses": rounded(responses[order][:, order], 2) if measured else None,
         "labels": [bank.labels[i] for i in rows[order].tolist()],
@@ -70,8 +71,8 @@ def selection_scores(found: Selection, *, title: str = "Selected vectors") -> Vi
     random vectors and the unsteered model. Points far under the diagonal were luck."""
     data: dict[str, Any] = {
         "winners": [
-            [int(row), float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
-            for i, row in enumerate(found.winners)
+            [called, float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
+            for i, called in enumerate(found.numbers)
         ],
         "random": [
             [float(a), float(b)]

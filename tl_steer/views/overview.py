@@ -20,11 +20,11 @@ def rows(
     found = []
     for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
-            "vector": i,
+            "vector": bank.numbers[i],
             "label": bank.labels[i],
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
-            "nearest": near,
+            "nearest": bank.numbers[near] if near >= 0 else -1,
             "cosine": rounded(
                 torch.tensor(similar, dtype=torch.float32, device="cpu").nan_to_num(0.0), 2
             ),
@@ -33,8 +33,8 @@ def rows(
         if generations is not None:
             text, base = generations.texts[i][0], generations.unsteered[0]
             row |= {"text": cut(text)[:220], "changed": text != base}
-        seen = next((seen for seen in inspections if i in seen.vectors), None)
-        found.append(row if seen is None else row | _glance(seen, i))
+        seen = next((seen for seen in inspections if bank.numbers[i] in seen.vectors), None)
+        found.append(row if seen is None else row | _glance(seen, bank.numbers[i]))
     return found
 
 

@@ -39,7 +39,7 @@ class Report:
     Attributes:
         title: its heading.
         overview: what the first page shows, as JSON has it.
-        pages: what each vector's page shows, by the vector's row in the bank.
+        pages: what each vector's page shows, by the vector's number in the bank.
         notes: what was left out.
     """
 
@@ -145,10 +145,10 @@ def _refuse(
                 f"model ({seen.model}); this one has {len(bank)} at {bank.source} and was made on "
                 f"{bank.provenance.model}. Inspect this bank: inspect(model, bank, prompt)."
             )
-    if generations is not None and len(generations) != len(bank):
+    if generations is not None and generations.numbers != bank.numbers:
         raise SettingError(
-            f"The generations are of {len(generations)} vectors and the bank has {len(bank)}: "
-            "pass those of the whole bank, in its order."
+            f"The generations are of {len(generations)} vectors and the bank has {len(bank)}, or "
+            "they are others: pass those of the whole bank, in its order."
         )
     if control is not None and (generations is None or control.prompts != generations.prompts):
         raise SettingError("The control's texts must continue the same prompts as the generations.")
@@ -159,7 +159,9 @@ def _is_of(seen: Inspection, bank: Bank) -> bool:
         return seen.bank == bank.digest()
     # Version 0.1.0 did not say of which bank; then what it did say must agree.
     names = (bank.source.name, bank.target.name, bank.provenance.model)
-    return (seen.source, seen.target, seen.model) == names and max(seen.vectors) < len(bank)
+    return (seen.source, seen.target, seen.model) == names and set(seen.vectors) <= set(
+        bank.numbers
+    )
 
 
 def _pages(
@@ -174,7 +176,7 @@ def _pages(
     swept = {str(row.get("vector")): row for row in sweep or ()}
     return {
         vector: {
-            "texts": _texts(generations, vector),
+            "texts": _texts(generations, row),
             "controls": _texts_of(control),
             "inspections": [
                 {"prompt": cut(seen.prompt), "views": _views(seen, vector, heads)}
@@ -184,7 +186,7 @@ def _pages(
             "sweep": [[name, _cell(value)] for name, value in swept.get(str(vector), {}).items()],
             "alerts": _alerts_of(alerts, vector),
         }
-        for vector in range(len(bank))
+        for row, vector in enumerate(bank.numbers)
     }
 
 
@@ -220,7 +222,7 @@ def _views(seen: Inspection, vector: int, heads: int) -> list[dict[str, Any]]:
     return [{"kind": v.kind, "title": v.title, "data": v.data} for v in views]
 
 
-def _texts(found: Generations | None, vector: int) -> list[dict[str, Any]]:
+def _texts(found: Generations | None, row: int) -> list[dict[str, Any]]:
     if found is None:
         return []
     return [
@@ -229,9 +231,7 @@ def _texts(found: Generations | None, vector: int) -> list[dict[str, Any]]:
             "unsteered": cut(base),
             "pieces": marked(cut(base), cut(text)),
         }
-        for prompt, base, text in zip(
-            found.prompts, found.unsteered, found.texts[vector], strict=True
-        )
+        for prompt, base, text in zip(found.prompts, found.unsteered, found.texts[row], strict=True)
     ]
 
 

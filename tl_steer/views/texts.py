@@ -33,6 +33,7 @@ def generations_data(found: Generations) -> dict[str, Any]:
         "prompts": [cut(text) for text in found.prompts[:_PROMPTS]],
         "unsteered": [cut(text) for text in found.unsteered[:_PROMPTS]],
         "labels": list(found.labels[:_VECTORS]),
+        "numbers": list(found.numbers[:_VECTORS]),
         "texts": [
             [
                 marked(cut(base), cut(text))

@@ -66,7 +66,7 @@
   const facts = (list) => el("div", { class: "facts" }, list.map(([name, value]) => el("div", {}, el("span", {}, name), el("b", {}, value))));
 
   const vector = (root, number, tab) => {
-    const row = data.rows[number], block = document.getElementById("vector-" + number);
+    const row = data.rows.find((r) => r.vector === number), block = document.getElementById("vector-" + number);
     if (!row || !block) { T.add(root, el("p", {}, block || !row ? `There is no vector ${number}.` : "Reading…")); return; }
     const page = JSON.parse(block.textContent), at = order.indexOf(number);
     const step = (by) => order[(at + by + order.length) % order.length];

@@ -1,0 +1,194 @@
+"""Vectors that were not learned here: as rows, and what they do."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.banks.algebra import Algebra
+from tl_steer.banks.provenance import Provenance, provenance
+from tl_steer.errors import HookPointError, SettingError, ShapeError
+from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.hook_points.site import Site
+from tl_steer.models.lookup import resolve
+from tl_steer.models.model import HookedModel
+from tl_steer.models.segment import Segment
+from tl_steer.models.state import frozen
+from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
+from tl_steer.objectives.divergence import Divergence
+from tl_steer.objectives.objective import Objective
+from tl_steer.perturbations.additive import Additive
+from tl_steer.perturbations.kinds import kind_of
+from tl_steer.perturbations.perturbation import Perturbation
+
+GIVEN = "given, not trained"
+
+
+def rows_of(vectors: Any) -> tuple[Float[Tensor, "vec width"], tuple[str, ...]]:
+    """Vectors in whatever form, as float32 rows on the CPU, and their names where they have any.
+
+    Raises:
+        ShapeError, SettingError: they are no vectors of one width, or not finite.
+    """
+    names: tuple[str, ...] = ()
+    if isinstance(vectors, Mapping):
+        names, vectors = tuple(map(str, vectors)), list(vectors.values())
+    elif hasattr(vectors, "W_dec"):  # a sparse autoencoder
+        vectors = vectors.W_dec
+    try:
+        if isinstance(vectors, (list, tuple)):
+            vectors = np.stack([_one(one) for one in vectors])
+        found = torch.tensor(
+            np.asarray(_plain(vectors), "float32"), dtype=torch.float32, device="cpu"
+        )
+    except (TypeError, ValueError, RuntimeError):
+        raise ShapeError(_odd(type(vectors).__name__)) from None
+    rows = found[None] if found.ndim == 1 else found
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ShapeError(_odd(f"of shape {tuple(found.shape)}"))
+    if not bool(rows.isfinite().all()):
+        bad = int((~rows.isfinite().all(dim=1)).nonzero()[0])
+        raise SettingError(f"vectors: row {bad} holds NaN or infinity; expected finite numbers.")
+    return rows, names
+
+
+def refuse_width(rows: Float[Tensor, "vec width"], site: Site) -> None:
+    """Refuse vectors that do not fit a hook point.
+
+    Raises:
+        ShapeError: saying how they would.
+    """
+    if rows.shape[1] != site.width:
+        turned = "; they lie in its columns: give vectors.T" if rows.shape[0] == site.width else ""
+        raise ShapeError(f"vectors are {rows.shape[1]} wide and {site} is {site.width}{turned}.")
+
+
+def sites_of(
+    model: HookedModel, vectors: Any, source: str | Site | None, target: str | Site | None
+) -> tuple[str, str]:
+    """Where the vectors act and are measured: as asked, or as their bank says.
+
+    Raises:
+        HookPointError: the model has the bank's hook points at another width.
+        SettingError: nobody says.
+    """
+    if not isinstance(vectors, Algebra):
+        if source is None or target is None:
+            raise SettingError(
+                "from_vectors() needs to know where vectors are added and where their effect is "
+                "measured: give source= and target=, as elicit() takes them."
+            )
+        return str(source), str(target)
+    for name, asked in (("source", source), ("target", target)):
+        own: Site = getattr(vectors, name)
+        here = resolve(model, str(asked or own), target=name == "target")
+        if name == "source" and here.width != own.width:
+            raise HookPointError(
+                f"{own} is {here.width} wide on this model and {own.width} in the bank."
+            )
+    return str(source or vectors.source), str(target or vectors.target)
+
+
+def measured_columns(
+    segment: Segment, edits: Perturbation, divergence: Divergence, measured: Positions
+) -> dict[str, Any]:
+    """What a bank holds of perturbations on a segment's prompts."""
+    chosen = measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
+    found = Objective(segment, divergence, chosen)(edits.to(segment.clean.device), gradient=False)
+    return {
+        "vectors": edits.pack(),
+        "responses": found.response.float().cpu(),
+        "objective": found.value.float().cpu(),
+        "source": segment.source,
+        "target": segment.target,
+        "radius": edits.radius,
+        "radius_share": edits.radius / segment.source_norm() if edits.radius_is_norm else math.nan,
+        "positions": edits.positions,
+        "kind": edits.kind,
+        "form": edits.form(),
+    }
+
+
+def columns_of(
+    model: HookedModel,
+    vectors: Any,
+    prompts: Prompts | TokenBatch,
+    *,
+    source: str | Site | None,
+    target: str | Site | None,
+    labels: Sequence[str] | None,
+    divergence: Divergence,
+    measured: Positions | None,
+    positions: Positions | None,
+) -> dict[str, Any]:
+    """Everything that `Bank.from_vectors` finds out, by the names of a bank's columns."""
+    ends = sites_of(model, vectors, source, target)
+    bank = vectors if isinstance(vectors, Algebra) else None
+    seen = measured or (LAST_THREE if bank is None else bank.provenance.measured)
+    rows, names = rows_of(vectors) if bank is None else (bank.vectors, bank.labels)
+    if len(rows) == 0:
+        raise SettingError("The bank holds no vectors, so there is nothing to measure.")
+    names = names or ("",) * len(rows) if labels is None else tuple(labels)
+    if len(names) != len(rows):
+        raise SettingError(f"{len(names)} labels for {len(rows)} vectors; expected one each.")
+    with frozen(model), torch.no_grad():
+        segment = Segment(model, tokenize(model, prompts), *ends)
+        edits = _edits(bank, rows, segment.source, positions)
+        found = measured_columns(segment, edits, divergence, seen)
+        made = _provenance(bank, segment, divergence, seen)
+    return found | {
+        "labels": names,
+        "provenance": made,
+        "numbers": () if bank is None else bank.numbers,
+    }
+
+
+def _provenance(
+    bank: Algebra | None, segment: Segment, divergence: Divergence, measured: Positions
+) -> Provenance:
+    own = provenance(segment, None, divergence, measured, 0)
+    if bank is None:
+        return dataclasses.replace(own, method=GIVEN, seed=None)
+    kept = bank.provenance
+    before = f"{kept.model}, prompts {kept.prompts or 'unknown'}, {kept.divergence}".rstrip(", ")
+    return dataclasses.replace(
+        own,
+        method=kept.method,
+        settings=kept.settings,
+        seed=kept.seed,
+        notes=(*kept.notes, f"measured anew; made on {before}"),
+    )
+
+
+def _edits(
+    bank: Algebra | None, rows: Tensor, source: Site, positions: Positions | None
+) -> Perturbation:
+    if bank is None:
+        refuse_width(rows, source)
+        return Additive(source, rows, positions=positions or EVERYWHERE)
+    where = positions or bank.positions
+    return kind_of(bank.kind).unpack(
+        source, rows, radius=bank.radius, positions=where, form=bank.form
+    )
+
+
+def _one(vector: Any) -> np.ndarray:
+    """One of several vectors; `[1 width]` will do."""
+    found = np.asarray(_plain(vector), "float32")
+    return found[0] if found.ndim == 2 and len(found) == 1 else found
+
+
+def _plain(value: Any) -> Any:
+    return value.detach().float().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _odd(what: str) -> str:
+    return (
+        f"vectors are {what}; expected [vec width] or one vector, as a tensor, an array, or a "
+        "mapping from names to vectors; or a bank."
+    )
