@@ -35,6 +35,16 @@ def made(tiny, tmp_path):
     return path, json.loads(done.output)
 
 
+def test_the_number_of_a_layer_and_one_head_are_hook_points(tiny, tmp_path):
+    places = ("--source", "0", "--target", "blocks.3.attn.hook_z[1]")
+    path = tmp_path / "b.safetensors"
+    done = run("elicit", path, "-p", PROMPTS[0], "--n", 2, "--radius", 2, *places)
+    assert done.exit_code == 0, done.output
+    bank = ts.load_bank(path)
+    assert bank.source.name == "blocks.0.hook_resid_post"
+    assert (bank.target.name, bank.responses.shape) == (places[3], (2, 8))
+
+
 def test_elicit_saves_a_bank_and_reports_it(tiny, tmp_path):
     path, summary = made(tiny, tmp_path)
     bank = ts.load_bank(path)

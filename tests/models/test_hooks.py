@@ -138,13 +138,6 @@ def test_resid_mid_is_refused_only_where_edits_would_vanish(llama):
         assert steered
 
 
-def test_a_target_must_be_on_the_residual_stream(model):
-    with pytest.raises(HookPointError, match="residual stream"):
-        resolve(model, "blocks.1.hook_mlp_out", target=True)
-    with pytest.raises(HookPointError, match="cannot be steered here"):
-        resolve(model, next(n for n in model.hook_dict if n.endswith("hook_embed") or "embed" in n))
-
-
 def test_a_hook_removed_inside_the_block_is_an_error(model):
     ids = ts.tokenize(model, PROMPTS[:1]).ids
     with pytest.raises(HookPointError, match="not steered"), perturbing(model, vector(model)):

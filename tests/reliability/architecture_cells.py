@@ -156,6 +156,16 @@ def segment_z(s: Subject) -> None:
     _segment(s, s.first("attn.hook_z"))
 
 
+def segment_neurons(s: Subject) -> None:
+    _segment(s, s.first("mlp.hook_post"))
+
+
+def segment_to_parts(s: Subject) -> None:
+    """What attention and the MLP of a later block give."""
+    _segment(s, SOURCE, f"blocks.{LAST}.hook_mlp_out")
+    _segment(s, SOURCE, f"blocks.{LAST}.hook_attn_out")
+
+
 def segment_mid(s: Subject) -> None:
     _segment(s, "blocks.1.hook_resid_mid")
 
@@ -622,8 +632,8 @@ def impossible(s: Subject) -> None:
         "target before source": lambda: elicited(s, source=TARGET, target=SOURCE),
         "no such layer": lambda: elicited(s, source="blocks.99.hook_resid_post"),
         "no such point": lambda: elicited(s, source="blocks.1.hook_nothing"),
-        "target off the stream": lambda: elicited(s, target="blocks.3.hook_mlp_out"),
-        "attention pattern": lambda: elicited(s, source="blocks.1.attn.hook_pattern"),
+        "no target": lambda: elicited(s, target="blocks.3.mlp.hook_post"),
+        "attention scores": lambda: elicited(s, source="blocks.1.attn.hook_attn_scores"),
         "embedding": lambda: elicited(s, source="hook_embed"),
     }
     for name, attempt in tries.items():
@@ -643,6 +653,8 @@ CELLS: Mapping[str, Callable[[Subject], None]] = {
     "segment attn_out": segment_attention,
     "segment mlp_out": segment_mlp,
     "segment z": segment_z,
+    "segment neurons": segment_neurons,
+    "segment to parts": segment_to_parts,
     "segment mid": segment_mid,
     "segment batches": segment_batches,
     "segment positions": segment_positions,

@@ -23,6 +23,7 @@ TRUE: Mapping[str, str] = {
     r"is not the output of a linear map": "a norm, or a nonlinearity, lies behind the map",
     r"does not depend on what is put in": "the point is only a view",
     r"has no hook point .*, which an adapter needs": "as above: the block has no such part",
+    r"has no neurons on this model": "its experts each have their own",
     r"it is an encoder-decoder": "its blocks are in two stacks",
     r"^(gpt1|t5|bart): .*has no ln_final and unembed": "there is no norm before the "
     "unembedding, or no single stack",

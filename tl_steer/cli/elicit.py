@@ -68,8 +68,8 @@ def elicit(
     bank = ts.elicit(
         hooked,
         prompts_of(hooked, prompt, raw),
-        source=source or default_source,
-        target=target or default_target,
+        source=_point(source) if source else default_source,
+        target=_point(target) if target else default_target,
         divergence=_divergence(against, one_token),
         n=n,
         radius=length,
@@ -84,6 +84,11 @@ def elicit(
     if not (checkpoint or resume):
         bank.save(save)
     print_bank(bank, save, as_json)
+
+
+def _point(told: str) -> str | int:
+    """A hook point's name, or the number of a layer."""
+    return int(told) if told.removeprefix("-").isdigit() else told
 
 
 def _divergence(against: str, one_token: bool) -> Divergence | Goal:

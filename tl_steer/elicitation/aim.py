@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_steer.elicitation.start import started
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.hook_points.site import Point
 from tl_steer.methods import Ascent
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
@@ -86,12 +87,11 @@ class Shortest:
         return float(share * norm)
 
 
-def own_ends(model: HookedModel, source: str | None, target: str | None) -> tuple[str, str]:
+def own_ends(model: HookedModel, source: Point | None, target: Point | None) -> tuple[Point, Point]:
     """Source and target for a goal, where they are not named."""
     n_layers = int(model.cfg.n_layers)
     layer = min(round(_DEPTH * n_layers), n_layers - 1)
-    if source in (None, "auto"):
-        source = f"blocks.{layer}.hook_resid_post"
-    if target in (None, "auto"):
-        target = f"blocks.{n_layers - 1}.hook_resid_post"
-    return str(source), str(target)
+    return (
+        layer if source is None or source == "auto" else source,
+        -1 if target is None or target == "auto" else target,
+    )

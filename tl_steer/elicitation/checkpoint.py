@@ -280,4 +280,5 @@ def _is_number(text: str) -> bool:
 
 def _place(site: Site) -> str:
     """TransformerBridge has several names for one point."""
-    return f"blocks.{site.layer}.{site.kind}"
+    head = "" if site.head is None else f"[{site.head}]"
+    return f"blocks.{site.layer}.{site.kind}{head}"

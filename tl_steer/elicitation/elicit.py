@@ -20,6 +20,7 @@ from tl_steer.elicitation.start import Start, radius_is_norm, started
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.hook_points.site import Point
 from tl_steer.methods import METHODS, Method
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
@@ -37,8 +38,8 @@ from tl_steer.radii.rules import RadiusRule, length_of, radius_of
 def elicit(
     model: HookedModel,
     prompts: Prompts | TokenBatch,
-    source: str | None = None,
-    target: str | None = None,
+    source: Point | None = None,
+    target: Point | None = None,
     *,
     against: Any = None,
     n: int = 32,
@@ -61,9 +62,12 @@ def elicit(
     Args:
         prompts: strings, conversations (`chat`), token tensors, or a `TokenBatch`. One to a few;
             the objective is summed over them.
-        source: hook point where vectors are added, e.g. "blocks.3.hook_resid_post".
-        target: hook point on the residual stream, at or after the source. Both "auto": the pair at
-            which steered text is richest, by `scan(..., read=InBand())`; minutes, not seconds.
+        source: hook point where vectors are added: a name such as "blocks.3.hook_resid_post" or
+            "blocks.3.attn.hook_z[2]" (one head), the number of a layer, which means the residual
+            stream behind it, or a `Site` (see `models.resolve`).
+        target: hook point at or after the source: the residual stream, or what attention, the MLP
+            or a head gives. Both "auto": the pair at which steered text is richest, by
+            `scan(..., read=InBand())`; minutes, not seconds.
         against: the base model that `model` was made from. Then source and target need not be
             named, the divergence is `objectives.Contrast(against)`, and "auto" stands for what
             docs/methods.md ("Two models") found to be best for it. Both models are run.

@@ -7,6 +7,7 @@ from tl_steer.elicitation.checkpoint import Saved
 from tl_steer.elicitation.places import LENGTHS, scan_contrast
 from tl_steer.elicitation.scan import scan
 from tl_steer.errors import SettingError
+from tl_steer.hook_points.site import Point
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.contrast import Contrast
@@ -18,12 +19,12 @@ from tl_steer.radii.rules import RadiusRule
 def place(
     model: HookedModel,
     tokens: TokenBatch,
-    ends: tuple[str | None, str | None],
+    ends: tuple[Point | None, Point | None],
     radius: float | int | str | RadiusRule,
     saved: Saved | None,
     seed: int,
     maximised: Any,
-) -> tuple[str, str, float | int | RadiusRule]:
+) -> tuple[Point, Point, float | int | RadiusRule]:
     """Source, target and length, with what was left open found.
 
     Raises:
@@ -47,7 +48,7 @@ def place(
     return pair.source, pair.target, length
 
 
-def _named(ends: tuple[str | None, str | None]) -> tuple[str, str]:
+def _named(ends: tuple[Point | None, Point | None]) -> tuple[Point, Point]:
     source, target = ends
     if source is None or target is None:
         raise SettingError(

@@ -22,6 +22,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.files.tables import Sheet, Tabled, number
 from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.hook_points.site import Point
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
@@ -83,7 +84,7 @@ def scan_contrast(
     prompts: Prompts | TokenBatch,
     against: Any,
     *,
-    sources: Sequence[str] | None = None,
+    sources: Sequence[Point] | None = None,
     lengths: Sequence[float | int | RadiusRule] = LENGTHS,
     n: int = 16,
     steps: int = 5,
@@ -94,8 +95,8 @@ def scan_contrast(
     Args:
         prompts: as for `elicit`; a few clean ones.
         against: the base model, or a `Contrast` with settings of your own.
-        sources: hook points. Unless given: behind two fifths, a little more than half, and seven
-            tenths of the blocks.
+        sources: hook points, each as `elicit` takes it. Unless given: behind two
+            fifths, a little more than half, and seven tenths of the blocks.
         lengths: radii, or rules such as `ShareOfNorm(0.4)`, each tried at every source.
         n: vectors at each.
         steps: of the climb. A place costs as much as an `elicit` of that many vectors and steps.
@@ -121,11 +122,10 @@ def scan_contrast(
     return Places(tuple(found))
 
 
-def default_sources(model: HookedModel) -> list[str]:
+def default_sources(model: HookedModel) -> list[int]:
     """Behind two fifths, somewhat more than half, and seven tenths of the blocks."""
     n_layers = int(model.cfg.n_layers)
-    layers = dict.fromkeys(min(round(depth * n_layers), n_layers - 1) for depth in _DEPTHS)
-    return [f"blocks.{layer}.hook_resid_post" for layer in layers]
+    return list(dict.fromkeys(min(round(depth * n_layers), n_layers - 1) for depth in _DEPTHS))
 
 
 def _look(objective: Any, length: float | int | RadiusRule, n: int, steps: int, seed: int) -> Place:

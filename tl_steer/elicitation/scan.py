@@ -34,6 +34,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.files.tables import Sheet, Tabled, number
 from tl_steer.hook_points.positions import LAST_THREE, Positions
+from tl_steer.hook_points.site import Point
 from tl_steer.methods import Jacobian
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
@@ -116,7 +117,7 @@ class Scan(Tabled):
 def scan(
     model: HookedModel,
     prompts: Prompts | TokenBatch,
-    pairs: Sequence[tuple[str, str]] | None = None,
+    pairs: Sequence[tuple[Point, Point]] | None = None,
     *,
     top: int = 8,
     read: InBand | None = None,
@@ -127,8 +128,9 @@ def scan(
 
     Args:
         prompts: as for `elicit`; a few clean ones.
-        pairs: (source, target) names. Unless given: a source behind every eighth of the blocks, and
-            for each the targets a quarter and a half of the model further on.
+        pairs: (source, target), each as `elicit` takes it. Unless given: a source
+            behind every eighth of the blocks, and for each the targets a quarter and a half of the
+            model further on.
         top: singular values per pair. A pair costs about a dozen passes per value.
         read: how to steer and read at every pair, e.g. `InBand()`; a pair then costs the
             generation of two dozen short continuations per prompt as well.
@@ -148,15 +150,11 @@ def scan(
         )
 
 
-def default_pairs(n_layers: int) -> list[tuple[str, str]]:
+def default_pairs(n_layers: int) -> list[tuple[int, int]]:
     """A source behind every eighth of the blocks; targets a quarter and a half further on."""
-
-    def name(layer: int) -> str:
-        return f"blocks.{layer}.hook_resid_post"
-
     step, last = max(1, n_layers // 8), n_layers - 1
     return [
-        (name(source), name(source + ahead))
+        (source, source + ahead)
         for source in range(step - 1, last, step)
         for ahead in sorted({max(1, n_layers // 4), max(1, n_layers // 2)})
         if source + ahead <= last

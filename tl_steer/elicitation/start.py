@@ -17,9 +17,10 @@ from tl_steer.errors import HookPointError, SettingError, SteerError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.files.text import said
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import STAGES
-from tl_steer.models.linear_map import departures, width_of
+from tl_steer.hook_points.registry import stage_of
+from tl_steer.models.linear_map import departures
 from tl_steer.models.lookup import resolve
+from tl_steer.models.points import width_at
 from tl_steer.models.segment import Segment
 from tl_steer.perturbations.adapter import BEFORE_NORM, READS, Adapter, layers_from, map_names
 from tl_steer.perturbations.additive import Additive
@@ -134,7 +135,7 @@ class Adapters:
     ) -> Adapter:
         source, target = segment.source, segment.target
         layers = layers_from(source, self.layers)
-        if (layers[-1], STAGES[source.kind]) > target.order:
+        if (layers[-1], stage_of(source.kind)) > target.order:
             raise SettingError(f"layers={list(layers)} go beyond the target {target}.")
         output, d_in = own_output(segment, layers)
         generator = torch.Generator().manual_seed(seed)
@@ -211,10 +212,11 @@ def own_output(segment: Segment, layers: Sequence[int]) -> tuple[str, int]:
         reasons += found.values()
     else:
         raise HookPointError(reasons[0])
-    widths = {width_of(model, f"blocks.{i}.{READS[source.kind]}") for i in layers}
+    reads = READS[source.kind]
+    widths = {width_at(model, f"blocks.{i}.{reads}", edited=False) for i in layers}
     if len(widths) > 1:
         raise HookPointError(
-            f"{READS[source.kind]} has widths {sorted(widths)} in layers {list(layers)}; an "
+            f"{reads} has widths {sorted(widths)} in layers {list(layers)}; an "
             "adapter needs one width. Take fewer layers."
         )
     return output, widths.pop()

@@ -10,8 +10,11 @@ from tl_steer.hook_points.positions import (
     PROMPT as PROMPT,
     Positions as Positions,
 )
-from tl_steer.hook_points.site import (
-    RESIDUAL_STREAM as RESIDUAL_STREAM,
-    STAGES as STAGES,
-    Site as Site,
+from tl_steer.hook_points.registry import (
+    HookKind as HookKind,
+    kind_of as kind_of,
+    kinds as kinds,
+    register as register,
+    stage_of as stage_of,
 )
+from tl_steer.hook_points.site import PATTERN as PATTERN, Point as Point, Site as Site

@@ -2,27 +2,29 @@
 
 import re
 from dataclasses import dataclass
+from typing import SupportsIndex, TypeAlias
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_steer.errors import HookPointError
 from tl_steer.files.jsons import text, whole
+from tl_steer.hook_points.registry import kind_of, stage_of
 
-# The order in which a block computes its hook points; a source must not come after its target.
-STAGES = {
-    "hook_resid_pre": 0,
-    "attn.hook_z": 1,
-    "hook_attn_out": 2,
-    "hook_resid_mid": 3,
-    "hook_mlp_out": 4,
-    "hook_resid_post": 5,
-}
-RESIDUAL_STREAM = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post")
+_HEAD = re.compile(r"\[(\d+)\]$")
+PATTERN = "attn.hook_pattern"
 
 
 @dataclass(frozen=True)
 class Site:
-    """A hook point: the name it was asked for by, its layer, its kind and its width.
+    """A hook point, or one head of it: the name it was asked for by, its layer, kind and width.
 
-    `width` is the size of everything behind `batch pos`: `d_model` on the residual stream, and
-    as many as all heads' values at `attn.hook_z`, whose two last axes are read as one.
+    The name of one head ends in its number, as in "blocks.5.attn.hook_z[3]". `width` is the size of
+    everything behind `batch pos`: `d_model` on the residual stream, all heads' values together at
+    `attn.hook_z`, one head's at one head.
+
+    Made by hand it is as good as one from `resolve`: whoever runs it checks it against the model.
     """
 
     name: str
@@ -34,19 +36,73 @@ class Site:
         """Raise ValueError for what is no hook point, as a file may say it."""
         text(self.name), whole(self.layer), whole(self.width, least=1)
         there = re.match(r"blocks\.(\d+)\.", self.name)
-        if self.kind not in STAGES or (there and there[1] != str(self.layer)):
+        if there and there[1] != str(self.layer):
             raise ValueError(
                 f"{self.name!r}, {self.kind} of layer {self.layer}, is not a hook point"
             )
+        try:
+            kind_of(self.kind)
+        except HookPointError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def point(self) -> str:
+        """The model's name for the hook point, which has all heads."""
+        return _HEAD.sub("", self.name)
+
+    @property
+    def head(self) -> int | None:
+        """The head that is meant; `None` for all that there is."""
+        found = _HEAD.search(self.name)
+        return int(found[1]) if found else None
 
     @property
     def order(self) -> tuple[int, int]:
         """Sorts hook points in the order in which a forward pass reaches them."""
-        return self.layer, STAGES[self.kind]
+        return self.layer, stage_of(self.kind)
 
     @property
     def is_residual(self) -> bool:
-        return self.kind in RESIDUAL_STREAM
+        return self.kind.startswith("hook_resid_")
+
+    def read(self, activation: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch pos width"]:
+        """What a hook gets, as a perturbation sees it: one width, and that of one head alone.
+
+        Of an attention pattern `[batch head query key]` it is all the attention that each head pays
+        at a token: 1, where nothing is edited.
+        """
+        whole = self._whole(activation)
+        return whole if self.head is None else whole[..., self._columns]
+
+    def write(
+        self, activation: Float[Tensor, "batch *rest"], part: Float[Tensor, "batch pos width"]
+    ) -> Float[Tensor, "batch *rest"]:
+        """The activation with `part` in the place of what `read` gave. An attention pattern is
+        scaled, row by row."""
+        before = self._whole(activation)
+        whole = part
+        if self.head is not None:
+            whole = before.clone()
+            whole[..., self._columns] = part
+        if self.kind != PATTERN:
+            return whole.reshape(activation.shape)
+        gain = torch.where(before == 0, 1.0, whole / before)
+        return activation * gain.transpose(1, 2)[..., None].to(activation)
+
+    def _whole(self, activation: Tensor) -> Tensor:
+        if self.kind == PATTERN:
+            return activation.sum(dim=-1).transpose(1, 2)
+        return activation.flatten(2)
+
+    @property
+    def _columns(self) -> slice:
+        assert self.head is not None
+        return slice(self.head * self.width, (self.head + 1) * self.width)
 
     def __str__(self) -> str:
         return self.name
+
+
+# How a hook point is said: its name, the number of a layer (its residual stream behind the block),
+# or a site.
+Point: TypeAlias = str | int | SupportsIndex | Site

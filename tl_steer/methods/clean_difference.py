@@ -125,9 +125,9 @@ def clean_differences(
 
 def _clean_source(base: Reference, segment: Segment) -> Tensor:
     """The base's activations where the segment has its source, `[batch pos width]`."""
-    model, name = base.model, segment.source.name
+    model, name = base.model, segment.source.point
     tokens, device = segment.tokens, device_of(model)
     tokens = replace(tokens, ids=tokens.ids.to(device), mask=tokens.mask.to(device))
     with frozen(model), torch.no_grad(), capturing(model, [name]) as seen:
         run_to(model, tokens, stop_behind(model, segment.source.layer))
-    return seen[name].detach().flatten(2)
+    return segment.source.read(seen[name].detach())

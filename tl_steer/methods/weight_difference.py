@@ -14,11 +14,15 @@ from torch import Tensor
 
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.signatures import typed_fields
-from tl_steer.hook_points.site import STAGES, Site
+from tl_steer.hook_points.registry import stage_of
+from tl_steer.hook_points.site import Site
 from tl_steer.methods.readings import Directions, Reading
 from tl_steer.methods.spectra import rounding, top_right
 from tl_steer.models.segment import Segment
 from tl_steer.models.writes import PARTS, writing_map, written_by
+
+# Of as many dimensions as the residual stream, and added to it.
+_ON_STREAM = ("hook_attn_out", "hook_mlp_out")
 
 
 @typed_fields
@@ -79,14 +83,14 @@ class WeightDifference(Reading):
 
     def _places(self, source: Site) -> list[tuple[int, str]]:
         """The maps that have written at the source, block by block."""
-        if source.kind == "attn.hook_z":
+        if not (source.is_residual or source.kind in _ON_STREAM):
             raise HookPointError(
                 f"{source} is not on the residual stream, where changed weights write. Use "
                 f"blocks.{source.layer}.hook_resid_post."
             )
         places = []
         for part in self.maps:
-            last = source.layer - int(written_by(part) > STAGES[source.kind])
+            last = source.layer - int(written_by(part) > stage_of(source.kind))
             places += [(i, part) for i in range(max(0, last - self.blocks + 1), last + 1)]
         if not places:
             raise SettingError(

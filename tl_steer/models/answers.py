@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point
 from tl_steer.models.model import HookedModel
 from tl_steer.models.packed import Packed, common_beginning, packed_or_apart, packing_of
 from tl_steer.models.rows import Row, by_row, continued
@@ -66,8 +66,8 @@ class Answers:
         self,
         model: HookedModel,
         tokens: TokenBatch,
-        source: str | Site,
-        target: str | Site,
+        source: Point,
+        target: Point,
         *,
         along: int,
         positions: Positions,

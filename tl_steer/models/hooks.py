@@ -18,7 +18,7 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.passes import follow
-from tl_steer.models.state import hook_number, listen, uncompiled
+from tl_steer.models.state import add_hook, listen, uncompiled
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Hooks, Perturbation, Scale
 
@@ -40,20 +40,7 @@ def installed(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
     """The model with these `(name, function)` hooks, behind those that it has."""
     uncompiled(scope)
     for name, function in hooks:
-        _add(scope, model.hook_dict[name], function)
-
-
-def _add(scope: Scope, point: Any, function: Callable[..., Any]) -> None:
-    """Put one hook on a hook point. `add_hook` returns its handle on TransformerLens 4 only."""
-    number = hook_number(scope, point._forward_hooks)
-    scope.undo(_unlist, point, number)
-    point.add_hook(function)
-    number[0] = point.fwd_hooks[-1].hook.id
-
-
-def _unlist(point: Any, number: list[int]) -> None:
-    # Removing the PyTorch hook alone would leave a stale entry in `fwd_hooks`.
-    point.fwd_hooks = [handle for handle in point.fwd_hooks if handle.hook.id != number[0]]
+        add_hook(scope, model.hook_dict[name], function)
 
 
 @scoped
@@ -82,8 +69,9 @@ def perturbing(
 
     Raises:
         ForeignModelError: the bank was made for another model.
-        HookPointError: the block ran the model's layer but the hook never fired, or somebody
-            removed it (`model.reset_hooks()` does).
+        HookPointError: the perturbation's hook point cannot be steered on this model; or the block
+            ran the model's layer but the hook never fired, or somebody removed it
+            (`model.reset_hooks()` does).
         SettingError: several vectors but no rows.
         PromptError, ShapeError: from inside the model, where it runs other prompts than `tokens`,
             or goes on behind padding.
@@ -92,11 +80,7 @@ def perturbing(
         raise ShapeError(_no_steering(perturbation))
     perturbation = perturbation.for_model(model).used(scale, positions)
     for site in perturbation.sites:
-        if resolve(model, site.name).width != site.width:
-            raise ShapeError(
-                f"{site} is {resolve(model, site.name).width} wide on this model, but the "
-                f"perturbation was made for width {site.width}."
-            )
+        resolve(model, site)
     some = tokens is not None and not perturbation.positions.everywhere
     prompt = tokens.select(perturbation.positions) if tokens is not None and some else None
     if rows is not None and int(rows.max()) >= len(perturbation):

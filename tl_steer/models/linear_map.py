@@ -46,18 +46,6 @@ def departures(model: HookedModel, pairs: Pairs) -> dict[tuple[str, str], str]:
     return missing | _departures(model, present) if present else missing
 
 
-def width_of(model: HookedModel, name: str) -> int:
-    """How wide the activation at a hook point is, head axes read as one.
-
-    Raises:
-        HookPointError: it did not fire.
-    """
-    seen = _watched(model, [], [name])
-    if name not in seen:
-        raise HookPointError(f"{name} did not fire in a forward pass.")
-    return int(seen[name].flatten(2).shape[-1])
-
-
 def _departures(model: HookedModel, pairs: Pairs) -> dict[tuple[str, str], str]:
     seen = _watched(model, [reads for reads, _ in pairs], [writes for _, writes in pairs])
     reasons = {}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tl_steer.errors import ModelError
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point, Site
 from tl_steer.models.calls import Call
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
@@ -110,8 +110,8 @@ class Packed(Segment):
         self,
         model: HookedModel,
         tokens: TokenBatch,
-        source: str | Site,
-        target: str | Site,
+        source: Point,
+        target: Point,
         *,
         packing: Packing | None = None,
     ) -> None:
@@ -175,7 +175,7 @@ def packed_if_possible(
     model: HookedModel,
     tokens: TokenBatch,
     source: Site,
-    target: str,
+    target: Point,
     *,
     positions: Positions,
 ) -> Segment:
@@ -188,7 +188,7 @@ def packed_if_possible(
 
 
 def packed_or_apart(
-    model: HookedModel, tokens: TokenBatch, source: str | Site, target: str | Site, packing: Packing
+    model: HookedModel, tokens: TokenBatch, source: Point, target: Point, packing: Packing
 ) -> Segment:
     """One row by a packing, where it is not too long and this model's blocks can be called so."""
     if len(packing) <= LONGEST:

@@ -102,9 +102,9 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
     source: dict[str, Tensor] = {}
 
     def at_source(activation: Tensor, hook: object = None) -> None:
-        source["now"] = activation.detach().flatten(2).float().cpu()
+        source["now"] = edits.site.read(activation.detach()).float().cpu()
 
-    hooks.append((edits.site.name, at_source))  # type: ignore[arg-type]
+    hooks.append((edits.site.point, at_source))  # type: ignore[arg-type]
     batch = tokens.take([0] * n)
     steering = perturbing(model, edits, rows=torch.arange(n, device="cpu"), tokens=batch)
     with torch.no_grad(), steering, installed(model, hooks):

@@ -19,7 +19,7 @@ from torch import Tensor
 from tl_steer.errors import HookPointError, ModelError, NotFiniteError, ShapeError, SteerError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import said
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point, Site
 from tl_steer.models.calls import Calls, forget, recording, run_to, stop_behind, with_axes
 from tl_steer.models.hooks import capturing, installed
 from tl_steer.models.linear_map import refuse_nonlinear
@@ -29,6 +29,10 @@ from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.edit import Edit
 from tl_steer.perturbations.perturbation import Perturbation
 
+_BETWEEN_BLOCKS = ("hook_resid_pre", "hook_resid_post")
+# What is added to the residual stream, through a linear map at most.
+_WRITES = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
+
 
 class Segment:
     """The part of a model from `source` to `target`, for one batch of prompts.
@@ -36,7 +40,7 @@ class Segment:
     Args:
         model: must already be `frozen` if gradients are to stay out of its parameters.
         tokens: the prompts.
-        source, target: hook points (names, or sites from `resolve`).
+        source, target: hook points, as `resolve` takes them.
 
     Attributes:
         clean: activations at the target without a perturbation.
@@ -61,16 +65,18 @@ class Segment:
 
     @typed
     def __init__(
-        self, model: HookedModel, tokens: TokenBatch, source: str | Site, target: str | Site
+        self, model: HookedModel, tokens: TokenBatch, source: Point, target: Point
     ) -> None:
         self.model = model
-        self.source = resolve(model, str(source))
-        self.target = resolve(model, str(target), target=True)
+        self.source = resolve(model, source)
+        self.target = resolve(model, target, target=True)
         if self.target.order < self.source.order:
             raise HookPointError(
                 f"The target {self.target} comes before the source {self.source}: a perturbation "
                 "has no effect there. Swap them, or choose a later target."
             )
+        if self.target.order == self.source.order and self.target.head != self.source.head:
+            _refuse_other_head(self.source, self.target)
         # An edit of a block's output needs no block to run; any other runs inside its block.
         self._outside = self.source.kind == "hook_resid_post"
         self.first = self.source.layer + int(self._outside)
@@ -134,7 +140,7 @@ class Segment:
         at_source = [
             (name, function)
             for name, function in hooks
-            if self._outside and points[name] is points[self.source.name]
+            if self._outside and points[name] is points[self.source.point]
         ]
         for _, function in at_source:
             start = function(start)
@@ -171,9 +177,11 @@ class Segment:
         """Median norm of the clean residual stream that the source writes into, BOS left out.
 
         At `attn.hook_z`, `hook_attn_out` and `hook_mlp_out` it is the stream entering the block:
-        what a perturbation there is added to, in the end.
+        what a perturbation there is added to, in the end. At other points off the stream (queries,
+        neurons) it is the norm of what is there.
         """
-        return self._median_norm(self.clean_source if self.source.is_residual else self._entering)
+        into_stream = self.source.kind in _WRITES
+        return self._median_norm(self._entering if into_stream else self.clean_source)
 
     def target_norm(self) -> float:
         """The same at the target."""
@@ -190,7 +198,7 @@ class Segment:
         whether that was learned just now."""
         calls: Calls = {}
         entering: dict[int, Tensor] = {}
-        names = list(dict.fromkeys([self.source.name, self.target.name]))
+        names = list(dict.fromkeys([self.source.point, self.target.point]))
         stop = stop_behind(self.model, self.target.layer)
         with _told("A forward pass"), torch.no_grad():
             with recording(self.model, calls, entering), capturing(self.model, names) as seen:
@@ -203,8 +211,8 @@ class Segment:
                     "config or its architecture does not compute it."
                 )
         self._entering = entering[self.source.layer].detach()
-        self.clean_source = seen[self.source.name].detach().flatten(2)
-        self.clean = seen[self.target.name].detach()
+        self.clean_source = self.source.read(seen[self.source.point].detach())
+        self.clean = self.target.read(seen[self.target.point].detach())
         real = self.clean[self.mask.to(self.clean.device)]
         if not bool(real.isfinite().all()):
             raise NotFiniteError(
@@ -221,14 +229,15 @@ class Segment:
         blocks, calls = self.model.blocks, calls or self.calls
         for layer in range(self.first, self.last):
             residual = calls[layer](blocks[layer], residual, vec)
-        if self.target.kind == "hook_resid_mid":
-            with capturing(self.model, [self.target.name]) as seen:
+        point = self.target.point
+        if self.target.kind not in _BETWEEN_BLOCKS:
+            with capturing(self.model, [point]) as seen:
                 calls[self.last](blocks[self.last], residual, vec)
-            return seen[self.target.name]
+            return self.target.read(seen[point])
         if self.first <= self.last:
             residual = calls[self.last](blocks[self.last], residual, vec)
-        if self.target.kind == "hook_resid_pre" and self.target.name != self.source.name:
-            residual = self.model.hook_dict[self.target.name](residual)
+        if self.target.kind == "hook_resid_pre" and point != self.source.point:
+            residual = self.model.hook_dict[point](residual)
         return residual
 
     def _check_replay(self) -> None:
@@ -250,6 +259,14 @@ class Segment:
                 f"{off / float(clean.norm()):.2g}): its blocks carry state or take arguments that "
                 "depend on the batch in a way that tl_steer does not know."
             )
+
+
+def _refuse_other_head(source: Site, target: Site) -> None:
+    if None not in (source.head, target.head):
+        raise HookPointError(
+            f"{target} does not depend on {source}: heads of one block are computed side by side. "
+            "Choose a later target."
+        )
 
 
 @contextmanager

@@ -159,6 +159,20 @@ def listen(scope: Scope, module: nn.Module, hook: Callable[..., Any], *, before:
         number[0] = module.register_forward_hook(hook).id
 
 
+def add_hook(scope: Scope, point: Any, function: Callable[..., Any]) -> None:
+    """One hook on a hook point, as TransformerLens knows hooks. `add_hook` returns its handle on
+    TransformerLens 4 only."""
+    number = hook_number(scope, point._forward_hooks)
+    scope.undo(_unlist, point, number)
+    point.add_hook(function)
+    number[0] = point.fwd_hooks[-1].hook.id
+
+
+def _unlist(point: Any, number: list[int]) -> None:
+    # Removing the PyTorch hook alone would leave a stale entry in `fwd_hooks`.
+    point.fwd_hooks = [handle for handle in point.fwd_hooks if handle.hook.id != number[0]]
+
+
 def hook_number(scope: Scope, *hooks: Any) -> list[int]:
     """Where the number of a hook that is about to be registered is kept; it is taken off again by
     it. Until it is known it is what PyTorch numbers next, so that no interrupt comes between."""

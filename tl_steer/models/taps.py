@@ -48,12 +48,12 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class Host:
-    """A model and where in it to listen: its embedding, and for each point the module and whether
-    its input is meant (else its output)."""
+    """A model and where in it to listen: its embedding, and for each point the module, whether its
+    input is meant (else its output), and what of it."""
 
     model: nn.Module
     embed: nn.Module
-    points: tuple[tuple[nn.Module, bool], ...]
+    points: tuple[tuple[nn.Module, bool, Site], ...]
 
     @property
     def entrances(self) -> list[nn.Module]:
@@ -89,7 +89,8 @@ def host_of(model: HookedModel, sites: Sequence[Site]) -> Host:
             f"{type(model).__name__} has no module `embed` that is called with token ids, so "
             "prompts cannot be told from generated tokens."
         )
-    return Host(model, embed, tuple((model.hook_dict[site.name], False) for site in sites))
+    points = model.hook_dict
+    return Host(model, embed, tuple((points[site.point], False, site) for site in sites))
 
 
 def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
@@ -115,7 +116,7 @@ def torch_host(module: nn.Module, sites: Sequence[Site], n_layers: int) -> Host:
                 f"{site} lies inside a block; outside TransformerLens only hook_resid_pre and "
                 "hook_resid_post can be listened to."
             )
-        points.append((lists[0][site.layer], site.kind == "hook_resid_pre"))
+        points.append((lists[0][site.layer], site.kind == "hook_resid_pre", site))
     return Host(module, embed, tuple(points))
 
 
@@ -129,8 +130,8 @@ def listening(scope: Scope, host: Host, listener: Listener) -> None:
     for module in host.entrances:
         listen(scope, module, ear.entered(module), before=True)
     _tell_masks(scope, host.model, ear)
-    for i, (module, before) in enumerate(host.points):
-        _listen(scope, module, before, ear.at(i))
+    for i, (module, before, site) in enumerate(host.points):
+        _listen(scope, module, before, site, ear.at(i))
 
 
 def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "batch pos d"]]:
@@ -141,8 +142,8 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     """
     seen: dict[int, Tensor] = {}
     with Scope() as scope:
-        for i, (module, before) in enumerate(host.points):
-            _listen(scope, module, before, functools.partial(seen.__setitem__, i))
+        for i, (module, before, site) in enumerate(host.points):
+            _listen(scope, module, before, site, functools.partial(seen.__setitem__, i))
         evaluating(scope, modules_of(host.model))
         scope.enter_context(own_run())
         with torch.no_grad():
@@ -155,12 +156,14 @@ def glance(host: Host, ids: Int[Tensor, "batch pos"]) -> list[Float[Tensor, "bat
     return [seen[i] for i in range(len(host.points))]
 
 
-def _listen(scope: Scope, module: nn.Module, before: bool, hear: Callable[[Tensor], None]) -> None:
+def _listen(
+    scope: Scope, module: nn.Module, before: bool, site: Site, hear: Callable[[Tensor], None]
+) -> None:
     def entering(_m: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        hear(args[0] if args else kwargs["hidden_states"])
+        hear(site.read(args[0] if args else kwargs["hidden_states"]))
 
     def leaving(_m: Any, _args: Any, out: Any) -> None:
-        hear(out[0] if isinstance(out, tuple) else out)
+        hear(site.read(out[0] if isinstance(out, tuple) else out))
 
     listen(scope, module, entering if before else leaving, before=before)
 

@@ -4,17 +4,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import ModelError
-from tl_steer.hook_points.site import STAGES
+from tl_steer.hook_points.registry import stage_of
 from tl_steer.models.model import HookedModel, model_name
 
-# Each part of a block, its last map by TransformerLens's name, and when its output is added.
-_LAST = {"attn": ("W_O", STAGES["hook_attn_out"]), "mlp": ("W_out", STAGES["hook_mlp_out"])}
+# Each part of a block, its last map by TransformerLens's name, and where its output is there.
+_LAST = {"attn": ("W_O", "hook_attn_out"), "mlp": ("W_out", "hook_mlp_out")}
 PARTS = tuple(_LAST)
 
 
 def written_by(part: str) -> int:
-    """The stage (`STAGES`) of a block at which a part's output is there."""
-    return _LAST[part][1]
+    """The stage (`stage_of`) of a block at which a part's output is there."""
+    return stage_of(_LAST[part][1])
 
 
 def writing_map(model: HookedModel, layer: int, part: str) -> Float[Tensor, "d_in d_model"]:

@@ -20,6 +20,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits, describe
 from tl_steer.banks.verdict import marked
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
+from tl_steer.hook_points.site import Point
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
@@ -62,7 +63,7 @@ class Monitor(Panel):
         bank: Bank,
         clean_prompts: Prompts | TokenBatch,
         *,
-        sites: Sequence[str] | None = None,
+        sites: Sequence[Point] | None = None,
         score: Score | Sequence[Score] | None = LOOKED_FOR,
         unknown: Score | None = Unexplained(),  # noqa: B008 (frozen)
         namer: Score | None = Recurrence(),  # noqa: B008 (frozen)
@@ -110,7 +111,9 @@ class Monitor(Panel):
             NotFiniteError: the model overflows, on a clean prompt or under a vector.
         """
         check_fits(model, bank.provenance)
-        names = [bank.target.name] if sites is None else list(sites)
+        asked = [bank.target.name] if sites is None else sites
+        places = [resolve(model, site, target=True) for site in asked]
+        names = [place.name for place in places]
         chosen = bank if only is None else marked(bank, only)
         tokens = tokenize(model, clean_prompts)
         traffic = observe(
@@ -140,7 +143,7 @@ class Monitor(Panel):
                 "effect_prompts": effect_prompts,
                 "seed": seed,
             },
-            sites=[resolve(model, name, target=True) for name in names],
+            sites=places,
         )
 
     @classmethod

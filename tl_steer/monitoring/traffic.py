@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_steer.errors import ModelError, SettingError
 from tl_steer.files.signatures import checked
+from tl_steer.hook_points.site import Point
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
@@ -64,7 +65,7 @@ def observe(
     model: HookedModel,
     prompts: Prompts | TokenBatch,
     *,
-    sites: Sequence[str],
+    sites: Sequence[Point],
     horizon: int = 16,
     temperature: float | int | None = None,
     seed: int = 0,
@@ -73,7 +74,7 @@ def observe(
     """Let the model answer prompts, and keep what a monitor would look at.
 
     Args:
-        sites: hook points on the residual stream.
+        sites: target hook points, as `elicit` takes them.
         horizon: generated tokens to look at; 0 looks at prompts' ends alone.
         temperature: `None` decodes greedily. Use what deployment uses: it decides which activations
             are normal.
@@ -88,7 +89,8 @@ def observe(
             f"horizon={horizon}, batch_rows={batch_rows}, {len(sites)} sites: expected at least 0, "
             "1 and 1."
         )
-    host = host_of(model, [resolve(model, name, target=True) for name in sites])
+    places = [resolve(model, site, target=True) for site in sites]
+    host, names = host_of(model, places), [place.name for place in places]
     if horizon:
         refuse_no_text(model)
     tokens = tokenize(model, prompts)
@@ -104,7 +106,7 @@ def observe(
                 rows = members[start : start + batch_rows]
                 ids = tokens.ids[rows, :length]
                 kept.update(zip(rows, kept_of(model, ids, host, horizon, sampling), strict=True))
-    return _together(model, tokens, sites, [kept[i] for i in range(len(tokens))], horizon)
+    return _together(model, tokens, names, [kept[i] for i in range(len(tokens))], horizon)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Write your own as a plain function; `docs/extending.md` does so in a dozen lines
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,12 +19,24 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
+from tl_steer.hook_points.site import Site
 
 Steered: TypeAlias = Float[Tensor, "vec batch pos d_model"]
 Clean: TypeAlias = Float[Tensor, "batch pos d_model"]
 Measured: TypeAlias = Bool[Tensor, "batch pos"]
 PerVector: TypeAlias = Float[Tensor, " vec"]
 Divergence: TypeAlias = Callable[[Steered, Clean, Measured], PerVector]
+
+
+def refuse_target(divergence: Any, target: Site) -> None:
+    """Let a divergence refuse a target by a method `refuse_target(target)`, if it has one.
+
+    Raises:
+        HookPointError: it cannot be measured there.
+    """
+    refuse = getattr(divergence, "refuse_target", None)
+    if refuse is not None:
+        refuse(target)
 
 
 @typed_fields

@@ -14,7 +14,7 @@ from tl_steer.errors import NotFiniteError, SettingError, TooLargeError
 from tl_steer.files.signatures import refuse_class
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import refuse_inference_weights
-from tl_steer.objectives.divergence import Divergence, mean_response
+from tl_steer.objectives.divergence import Divergence, mean_response, refuse_target
 from tl_steer.perturbations.perturbation import Perturbation
 
 # Rows of the residual stream per pass. On a CPU a few thousand keep the matrix products at full
@@ -168,6 +168,7 @@ class Objective:
         vec_batch: int | None = None,
     ) -> None:
         refuse_class("Objective: divergence", divergence)
+        refuse_target(divergence, segment.target)
         refuse_inference_weights(segment.model)
         self.segment, self.divergence = segment, divergence
         self.measured = measured.to(segment.clean.device)

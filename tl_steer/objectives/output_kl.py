@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.errors import ModelError
+from tl_steer.errors import HookPointError, ModelError
+from tl_steer.hook_points.site import Site
 from tl_steer.models.bare import bare_pass
 from tl_steer.models.model import HookedModel
 from tl_steer.models.state import frozen, without_hooks
@@ -37,6 +38,7 @@ class OutputKL:
     Raises:
         ModelError: the model has no such modules, or they do not give its logits (checked on a few
             tokens when made).
+        HookPointError: from an `Objective` whose target is not on the residual stream.
     """
 
     model: InitVar[HookedModel]
@@ -44,6 +46,14 @@ class OutputKL:
     def __post_init__(self, model: HookedModel) -> None:
         # No field: neither a repr nor a provenance should hold a model.
         object.__setattr__(self, "_readout", readout(model))
+
+    def refuse_target(self, target: Site) -> None:
+        """Raise where what is measured is not read by the model's output."""
+        if not target.is_residual:
+            raise HookPointError(
+                f"OutputKL reads the residual stream, and {target} is not on it. Use "
+                f"target='blocks.{target.layer}.hook_resid_post', or another divergence."
+            )
 
     def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
         read: Readout = self.__dict__["_readout"]

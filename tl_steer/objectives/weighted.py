@@ -9,7 +9,15 @@ import torch
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuse_class, typed_fields
-from tl_steer.objectives.divergence import Clean, Divergence, Measured, PerVector, Steered
+from tl_steer.hook_points.site import Site
+from tl_steer.objectives.divergence import (
+    Clean,
+    Divergence,
+    Measured,
+    PerVector,
+    Steered,
+    refuse_target,
+)
 
 
 @typed_fields
@@ -34,6 +42,11 @@ class Weighted:
         weights = [w for w, _ in self.parts]
         if not weights or not all(-float("inf") < w < float("inf") for w in weights):
             raise SettingError(f"Weighted: expected at least one finite weight, got {weights}.")
+
+    def refuse_target(self, target: Site) -> None:
+        """Raise where one of the parts cannot be measured."""
+        for _, divergence in self.parts:
+            refuse_target(divergence, target)
 
     def __call__(self, steered: Steered, clean: Clean, measured: Measured) -> PerVector:
         values = [weight * f(steered, clean, measured) for weight, f in self.parts]

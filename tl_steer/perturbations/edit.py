@@ -50,8 +50,8 @@ class Edit:
         self.calls, self._alone = 0, 0
 
     def __call__(self, activation: Tensor, hook: object = None) -> Tensor:
-        # `attn.hook_z` is [batch pos head d_head]; a perturbation sees one width.
-        flat = activation.flatten(2)
+        site = self.perturbation.site
+        flat = site.read(activation)
         self._refuse_width(flat)
         rows = self._rows(flat)
         edited = self._edited(flat, rows)
@@ -59,7 +59,7 @@ class Edit:
         self.calls += 1
         if strength is not None:
             edited = _at(strength.to(flat.device)[..., None], flat, edited)
-        return edited.reshape(activation.shape)
+        return site.write(activation, edited)
 
     def _edited(self, flat: Tensor, rows: Tensor) -> Tensor:
         return self.perturbation(flat, rows)

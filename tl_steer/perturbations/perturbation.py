@@ -219,7 +219,7 @@ class Perturbation(nn.Module):
             SettingError: several edits but no rows, or a choice of tokens but no prompt.
         """
         self.refuse_rows(rows, prompt)
-        return [(self.site.name, Edit(self, rows, prompt))]
+        return [(self.site.point, Edit(self, rows, prompt))]
 
     def refuse_rows(self, rows: Tensor | None, prompt: Tensor | None) -> None:
         """What `hooks` refuses; for kinds that override it."""

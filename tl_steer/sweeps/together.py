@@ -189,7 +189,7 @@ class _Prompts:
         """Activations at the last block and at the target, `[vec batch pos d_model]`."""
         edits = self.parent.edits.select(rows).to(self.segment.clean.device)
         edits.positions = self.positions
-        name = self.parent.target.name
+        name = self.parent.target.point
         with torch.no_grad(), capturing(self.parent.model, [name]) as seen:
             final = self.segment.run(edits)
         if name not in seen:
@@ -197,7 +197,8 @@ class _Prompts:
                 f"The target {name} did not fire behind the source {edits.site}: both are the same "
                 "place, so there is no effect to measure. Use a bank with a later target."
             )
-        target = seen[name].to(final.device).unflatten(0, final.shape[:2])
+        target = self.parent.target.read(seen[name]).to(final.device)
+        target = target.unflatten(0, final.shape[:2])
         if isinstance(self.segment, Packed):
             packing = self.segment.packing
             return packing.unpack(final), packing.unpack(target)
