@@ -321,3 +321,91 @@ def test_generations_of_several_prompts_are_switched(opened):
     assert ATTACKS[1] in page.locator("tbody tr").nth(1).inner_text()
     page.locator("select").select_option("1")
     assert "</title></style>" in page.locator("tbody tr").nth(1).inner_text()
+
+
+BARS = """(root, data, T) => {
+  T.add(root, T.el("p", { class: "said" }, data.said));
+  return T.bars(data.rows.map(([name, value]) => ({ name, value })));
+}"""
+
+
+def own():
+    """Views of one's own whose data are attacks."""
+    rows = [[attack, i] for i, attack in enumerate(ATTACKS)]
+    svg = (
+        '<svg viewBox="0 0 40 20" onload="window.HIT = 1"><script>window.HIT = 1</script>'
+        '<image href="http://x.test/a.png" width="9" height="9"/>'
+        '<rect width="40" height="20" style="fill: rgb(1, 2, 3)"/>'
+        '<foreignObject width="9" height="9"><img xmlns="http://www.w3.org/1999/xhtml" src="x" '
+        'onerror="window.HIT = 1"/></foreignObject></svg>'
+    )
+    html = (
+        "<table><tr><th>kept<td style='color: rgb(1, 2, 3)'>cell</table><script>window.HIT = 1"
+        f"</script>{ATTACKS[1]}<a href='http://x.test'>a link</a><iframe src='http://x.test'>"
+    )
+    return [
+        ts.views.own_view("Bars", {"rows": rows, "said": " ".join(ATTACKS)}, script=BARS),
+        ts.views.own_view("Image", svg=svg),
+        ts.views.own_view("Table", html=html),
+    ]
+
+
+def test_views_of_ones_own_draw_and_attacks_in_them_do_not_run(opened):
+    bars, image, table = (opened(view.html()) for view in own())
+    assert bars.locator(".bars .name").all_inner_texts()[:3] == list(ATTACKS[:3])
+    assert "window.HIT = 1" in bars.locator("p.said").inner_text()
+    size = image.evaluate("() => document.querySelector('img.picture').naturalWidth")
+    assert size > 0, "the image is drawn"
+    assert "rgb(1, 2, 3)" in table.evaluate(
+        "() => getComputedStyle(document.querySelector('td')).color"
+    )
+    assert table.locator("#root").inner_text().split() == ["Table", "kept", "cell", "a", "link"]
+    for page in (bars, image, table):
+        assert page.evaluate("() => window.HIT") is None
+        drawn(page)
+
+
+def test_a_view_of_ones_own_that_fails_says_so_and_leaves_the_rest(one, browser, tmp_path):
+    wrong = ts.views.own_view("Wrong", [], script="const a = 1; a")
+    stops = ts.views.own_view("Stops", [], script="() => nowhere.at.all")
+    good = own()[0]
+    path = ts.report(bank_of(one), views=[wrong, stops, good]).save(tmp_path / "report.html")
+    tab = browser.new_page()
+    for number, words in enumerate(["not a JavaScript function", "stopped: ReferenceError", "<s>"]):
+        tab.goto(f"{path.as_uri()}#view-{number + 1}")
+        settle(tab)
+        assert words in tab.locator("#root").inner_text()
+    tab.close()
+
+
+def test_a_script_of_ones_own_reaches_no_network_and_not_the_notebook(browser, tmp_path):
+    script = """(root, data, T) => {
+      const tell = (text) => T.add(root, T.el("p", {}, text));
+      fetch("http://x.test/").catch((error) => tell("refused: " + error.name));
+      try { eval("1"); tell("evaluated"); } catch (error) { tell("no eval"); }
+      try { parent.document.body; tell("reached"); } catch (error) { tell("no parent"); }
+      root.insertAdjacentHTML("beforeend", "<img src=x onerror='window.HIT = 1'>");
+    }"""
+    view = ts.views.own_view("Reaching", [], script=script)
+    path = tmp_path / "cell.html"
+    path.write_text(f"<!doctype html><body>{view._repr_html_()}</body>")
+    tab, asked = browser.new_page(), []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(path.as_uri())
+    settle(tab)
+    frame = tab.frames[1]
+    said = frame.locator("#root").inner_text()
+    assert all(words in said for words in ("refused", "no eval", "no parent")), said
+    assert frame.evaluate("() => window.HIT") is None
+    assert not [url for url in asked if "x.test" in url]
+    tab.close()
+
+
+def test_the_report_shows_views_of_ones_own(one, opened):
+    page = opened(full_report(one, views=[*own(), ts.views.bank_map(bank_of(one))]).html())
+    for title in ("Bars", "Image", "Table"):
+        page.locator("nav.main").get_by_text(title, exact=True).click()
+        settle(page)
+        assert page.locator("h2").inner_text() == title
+        assert page.evaluate("() => window.HIT") is None
+        drawn(page)

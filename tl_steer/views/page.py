@@ -31,6 +31,7 @@ def document(
     start: str,
     circuitsvis: bool,
     extra: Sequence[str] = (),
+    drawings: Sequence[str] = (),
     later: Mapping[str, Any] | None = None,
 ) -> str:
     """A page that draws `data`.
@@ -41,19 +42,23 @@ def document(
         start: the script line that draws them. Ours, never built from data.
         circuitsvis: whether CircuitsVis (1.3 MB) is needed.
         extra: further scripts of ours, by file name.
+        drawings: the sources of JavaScript functions of one's own, one for each `drawn_by` kind.
         later: more data, behind what is drawn first; CircuitsVis comes behind it too, so that a
             large page shows something before it has been read.
     """
     ours = "\n".join([*map(asset, (*_SCRIPTS, *extra)), start])
     theirs = [circuitsvis_script()] if circuitsvis else []
+    # Each in an element of its own: one that is no JavaScript leaves the rest of the page alone.
+    own = [_entered(drawing) for drawing in dict.fromkeys(drawings)]
     style = asset("style.css")
     policy = (
-        f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *theirs)))}; "
+        f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    body = [*_blocks(data), *_blocks(later or {}), *map(_script, (*theirs, ours))]
+    body = [*_blocks(data), *_blocks(later or {}), *map(_script, (*own, *theirs, ours))]
     if later is not None:
-        body = [*_blocks(data), _script(ours), *_blocks(later), *map(_script, theirs)]
+        body = [*_blocks(data), *map(_script, (*own, ours)), *_blocks(later)]
+        body += map(_script, theirs)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -69,6 +74,19 @@ def document(
 
 def _script(source: str) -> str:
     return f"<script>{source}</script>"
+
+
+def drawn_by(drawing: str) -> str:
+    """The kind of a view that a function of one's own draws."""
+    return f"own-{hashlib.sha256(drawing.encode()).hexdigest()[:12]}"
+
+
+def _entered(drawing: str) -> str:
+    """A script that puts a function where `core.js` finds it."""
+    return (
+        '"use strict";\n(globalThis.TlSteerOwn ??= {})["'
+        f'{drawn_by(drawing)}"] = (\n{drawing.strip().removesuffix(";")}\n);'
+    )
 
 
 def _blocks(data: Mapping[str, Any]) -> list[str]:

@@ -41,20 +41,24 @@ class Report:
         overview: what the first page shows, as JSON has it.
         pages: what each vector's page shows, by the vector's number in the bank.
         notes: what was left out.
+        views: those of one's own, or of ours, that were given beside the results.
     """
 
     title: str
     overview: dict[str, Any]
     pages: dict[int, dict[str, Any]]
     notes: tuple[str, ...] = ()
+    views: tuple[View, ...] = ()
 
     def html(self) -> str:
         return document(
             self.title,
             {"overview": self.overview},
             start="TlSteer.report();",
-            circuitsvis=any(page["inspections"] for page in self.pages.values()),
+            circuitsvis=any(page["inspections"] for page in self.pages.values())
+            or any(view.circuitsvis for view in self.views),
             extra=("report.js",),
+            drawings=[view.drawing for view in self.views if view.drawing],
             later={f"vector-{vector}": page for vector, page in self.pages.items()},
         )
 
@@ -84,6 +88,7 @@ def report(
     selection: Selection | None = None,
     sweep: SweepResult | Rows | None = None,
     alerts: str | Path | Rows | None = None,
+    views: Sequence[View] = (),
     title: str = "",
 ) -> Report:
     """Put results about one bank into one page.
@@ -97,6 +102,7 @@ def report(
         sweep: what `sweep` found, or a table as `sweep_view` takes it.
         alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
             are on its page too.
+        views: further views, each under its title: `own_view`s, or any of `tl_steer.views`.
         title: the heading.
 
     Raises:
@@ -126,10 +132,10 @@ def report(
         "controls": overview_of.controls(control),
         "unsteered": cut(generations.unsteered[0]) if generations else "",
         "prompt": overview_of.prompt(inspections, generations),
-        "sections": _sections(bank, doses, selection, swept, alerted),
+        "sections": [*_sections(bank, doses, selection, swept, alerted), *_further(views)],
         "notes": notes,
     }
-    return Report(title, overview, pages, tuple(notes))
+    return Report(title, overview, pages, tuple(notes), tuple(views))
 
 
 def _refuse(
@@ -271,4 +277,12 @@ def _sections(
     return [
         {"name": name, "kind": view.kind, "title": view.title, "data": view.data}
         for name, view in views
+    ]
+
+
+def _further(views: Sequence[View]) -> list[dict[str, Any]]:
+    """What was given beside the results, by number: a title is no address."""
+    return [
+        {"name": f"view-{i}", "kind": view.kind, "title": view.title, "data": view.data}
+        for i, view in enumerate(views, start=1)
     ]

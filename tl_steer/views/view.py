@@ -2,7 +2,6 @@
 
 import html
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,17 @@ class View:
         lines: the same in a few words, for a terminal.
         height: about how high it is, in pixels, until it is drawn.
         circuitsvis: whether a component of CircuitsVis is in it (1.3 MB of script).
+        drawing: a JavaScript function that draws it, where it is not of a kind of ours
+            (`own_view`).
     """
 
     kind: str
     title: str
-    data: Mapping[str, Any]
+    data: Any
     lines: tuple[str, ...] = ()
     height: int = 400
     circuitsvis: bool = False
+    drawing: str = ""
 
     def html(self) -> str:
         """A whole page."""
@@ -47,6 +49,7 @@ class View:
             {"view": {"kind": self.kind, "title": self.title, "data": self.data}},
             start="TlSteer.page();",
             circuitsvis=self.circuitsvis,
+            drawings=(self.drawing,) if self.drawing else (),
         )
 
     def save(self, path: str | Path) -> Path:

@@ -1,7 +1,7 @@
 "use strict";
 /* What every picture is made of. Text goes into text nodes and attributes only: nothing here writes
    markup, so nothing that a model said can become any. */
-const TlSteer = { draw: {} };
+const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
 (() => {
   const T = TlSteer;
   const SVG = "http://www.w3.org/2000/svg";
@@ -48,6 +48,7 @@ const TlSteer = { draw: {} };
   T.most = (values) => values.reduce((m, v) => { const x = Math.abs(T.value(v)); return Number.isFinite(x) && x > m ? x : m; }, 0);
   T.token = (text) => (text === "" ? "∅" : text.replace(/\n/g, "⏎"));
   T.word = (text) => el("span", { class: "word" }, T.token(text));
+  T.short = (text) => (text.length > 28 ? text.slice(0, 27) + "…" : text);
   T.quoted = (text) => "“" + T.token(text) + "”";
 
   /* colour: more and less of the same thing, on whatever the page's paper is */
@@ -184,8 +185,19 @@ const TlSteer = { draw: {} };
   T.show = (root, view) => {
     T.add(root, el("h2", {}, view.title));
     const body = root.appendChild(el("div", { class: "view view-" + view.kind }));
-    T.draw[view.kind](body, view.data);
+    const told = (text) => T.add(body, el("p", { class: "note" }, text));
+    const draw = Object.hasOwn(T.draw, view.kind) ? T.draw[view.kind] : null;
+    if (typeof draw !== "function") return told("Nothing draws this view: its script is not a JavaScript function. The browser's console says why.");
+    try {
+      const made = draw(body, view.data, T);
+      if (made instanceof Node && !made.contains(body)) T.add(body, made);
+    } catch (error) { console.error(error); told(`The script that draws this view stopped: ${error}`); }
   };
+
+  /* images and elements that came as text (views/markup.py) */
+  T.draw.svg = (root, data) => T.add(root, el("div", { class: "sheet" }, el("img", { class: "picture", src: "data:image/svg+xml;base64," + data.base64, alt: data.alt })));
+  const built = (node) => (typeof node === "string" ? node : el(node[0], node[1], node[2].map(built)));
+  T.draw.html = (root, data) => T.add(root, data.nodes.map(built));
   T.page = () => {
     T.show(document.getElementById("root"), T.block("view"));
     const root = document.getElementById("root");

@@ -138,7 +138,7 @@
     place = el("div");
     T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), el("h1", {}, data.title)), theme),
       facts(data.facts),
-      el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, { map: "Map", dose: "Dose", selection: "Selection", sweep: "Sweep", alerts: "Alerts" }[s.name])), link("provenance", "Provenance")),
+      el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, { map: "Map", dose: "Dose", selection: "Selection", sweep: "Sweep", alerts: "Alerts" }[s.name] || T.short(s.title))), link("provenance", "Provenance")),
       place);
     addEventListener("hashchange", () => { route(); scrollTo(0, 0); });
     addEventListener("keydown", keys);
