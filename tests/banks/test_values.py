@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 import tl_steer as ts
-from tl_steer.banks.provenance import Provenance, describe
+from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import SettingError
 from tl_steer.hook_points import Site
 from tl_steer.models.fingerprint import Fingerprint, same_model
@@ -318,22 +318,3 @@ def test_a_control_is_not_where_a_search_begins():
     drawn = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     control = normalize(ts.random_bank(bank(), seed=0).vectors, dim=1)
     assert float((control * normalize(drawn, dim=1)).sum(dim=1).max()) < 0.99
-
-
-# --- how it was made, in words
-
-
-def test_descriptions_name_settings_and_functions():
-    def of_mine(steered, clean, measured):
-        return steered
-
-    class Odd:
-        pass
-
-    assert describe(ts.objectives.Displacement(p=4)) == "Displacement(p=4, q=None)"
-    assert describe(of_mine).endswith("of_mine")
-    assert describe(Odd()).endswith("Odd")
-    assert describe(3) == "3"
-    nested = ts.objectives.Weighted(((2.0, of_mine),))
-    assert describe(nested).startswith("Weighted(parts=[[2.0, ")
-    assert describe(nested).endswith("of_mine']])")

@@ -1,5 +1,7 @@
 """elicit, end to end on tiny models."""
 
+import re
+
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET, make
@@ -187,7 +189,7 @@ def test_a_divergence_that_is_a_function_is_named_in_the_provenance(one):
         return ts.objectives.Displacement()(steered, clean, measured)
 
     made = ts.elicit(one, PROMPTS, **FAST, divergence=mine).provenance.divergence
-    assert made.endswith("mine")
+    assert re.search(r"mine\(code='[0-9a-f]{8}'\)$", made)
     assert "0x" not in made
 
 

@@ -9,8 +9,8 @@ from conftest import LLAMAS, make
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.banks.provenance import describe
 from tl_steer.errors import ModelError
+from tl_steer.files.describe import describe
 from tl_steer.models import Reference, fingerprint
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 from linear import LinearHost
 
 import tl_steer as ts
-from tl_steer.banks.provenance import describe
 from tl_steer.errors import ModelError, SettingError
+from tl_steer.files.describe import describe
 from tl_steer.models.hooks import installed, perturbing
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Cosine, Displacement

@@ -1,13 +1,12 @@
 """How a bank came to be, in words and numbers that do not change between runs."""
 
-import dataclasses
-import functools
 import hashlib
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from tl_steer.errors import ForeignModelError
+from tl_steer.files.describe import describe, name_of, settings_of
 from tl_steer.files.jsons import plain_json, real, text, texts, whole
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.models.fingerprint import Fingerprint, fingerprint, same_model
@@ -60,8 +59,8 @@ def provenance(
     return Provenance(
         model=model_name(segment.model),
         fingerprint=fingerprint(segment.model),
-        method=_name(method),
-        settings=_settings(method),
+        method=name_of(method).lower(),
+        settings=settings_of(method),
         divergence=describe(divergence),
         measured=measured,
         seed=seed,
@@ -96,51 +95,3 @@ def prompts_hash(tokens: TokenBatch) -> str:
     """Identifies prompts without keeping them."""
     rows = str([row.tolist() for row in tokens.rows()])
     return hashlib.sha256(rows.encode()).hexdigest()[:16]
-
-
-def describe(value: Any) -> str:
-    """A dataclass with the settings that its `repr` shows, if that is the one it was given; a
-    function, or an object without a `repr` of its own, by name: the default `repr` holds a memory
-    address."""
-    if _is_record(value) and value.__dataclass_params__.repr:
-        shown = (f.name for f in dataclasses.fields(value) if f.repr)
-        settings = (f"{name}={_text(getattr(value, name))}" for name in shown)
-        return f"{type(value).__name__}({', '.join(settings)})"
-    name = getattr(value, "__qualname__", None)
-    if name is None and " object at 0x" in repr(value):
-        name = type(value).__qualname__
-    return str(name or repr(value))
-
-
-def _text(value: Any) -> str:
-    return repr(value) if _json(value) == value else str(_json(value))
-
-
-def _settings(method: Any) -> dict[str, Any]:
-    """A method's settings as JSON has them, so that they compare equal after a round trip."""
-    partial = isinstance(method, functools.partial)
-    own = {f.name: getattr(method, f.name) for f in _fields(method)}
-    return {k: _json(v) for k, v in (method.keywords if partial else own).items()}
-
-
-def _json(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, (tuple, list)):
-        return [_json(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): _json(v) for k, v in value.items()}
-    return describe(value)
-
-
-def _name(method: Any) -> str:
-    plain = method.func if isinstance(method, functools.partial) else method
-    return str(getattr(plain, "__name__", type(plain).__name__)).lower()
-
-
-def _is_record(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _fields(value: Any) -> tuple[Any, ...]:
-    return dataclasses.fields(value) if _is_record(value) else ()

@@ -23,6 +23,7 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.scores import Growth, Score, next_token_kl, novelty, response_norm
 from tl_steer.banks.switch import Switch
 from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.files.describe import name_of
 from tl_steer.files.signatures import checked
 from tl_steer.models.model import HookedModel
 from tl_steer.models.state import frozen
@@ -69,7 +70,7 @@ def rank(
     tokens = tokenize(model, prompts)
     with frozen(model), torch.no_grad():
         values = score(model, bank, tokens)
-    label = name or (by if isinstance(by, str) else _name(score))
+    label = name or (by if isinstance(by, str) else name_of(score).lower())
     if values.shape != (len(bank),):
         raise SettingError(
             f"The score {label} gave {tuple(values.shape)} for {len(bank)} vectors; expected one "
@@ -79,7 +80,3 @@ def rank(
         bad = bank.numbers[int(values.isnan().nonzero()[0])]
         raise NotFiniteError(f"The score {label} of vector {bad} is NaN: it cannot be ranked.")
     return bank.with_score(label, values.float()).sort(label)
-
-
-def _name(score: object) -> str:
-    return str(getattr(score, "__name__", None) or type(score).__name__).lower()

@@ -11,13 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.provenance import describe, provenance
+from tl_steer.banks.provenance import provenance
 from tl_steer.elicitation.aim import aim, own_method
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
 from tl_steer.elicitation.start import Start, radius_is_norm, started
 from tl_steer.errors import SettingError
+from tl_steer.files.describe import describe
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.hook_points.site import Point

@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.provenance import check_fits, describe
+from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.verdict import marked
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
+from tl_steer.files.describe import describe
 from tl_steer.hook_points.site import Point
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from tl_steer.banks.provenance import describe
+from tl_steer.files.describe import describe
 
 # A shorter piece of a key is no use to anybody, and would be found by chance.
 _PIECE = 8
