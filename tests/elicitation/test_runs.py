@@ -20,7 +20,8 @@ from tl_steer.errors import BankFileError, SettingError, TooLargeError
 from tl_steer.methods import METHODS
 from tl_steer.models.calls import Call
 from tl_steer.models.state import frozen
-from tl_steer.objectives.objective import Objective, in_parts
+from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.parts import in_parts
 
 BUILDERS = {"bridge": bridge} if HAS_BRIDGE else {}
 BUILDERS |= {"hooked": hooked} if HAS_HOOKED else {}

@@ -17,7 +17,7 @@ from tl_steer.cli.app import (
     sites,
 )
 from tl_steer.errors import SettingError
-from tl_steer.objectives import Contrast, Displacement, Divergence, Goal, Substitution
+from tl_steer.objectives import Contrast, Goal, Substitution
 
 
 @app.command()
@@ -44,6 +44,9 @@ def elicit(
         str,
         typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, ascent or melbo."),
     ] = "auto",
+    divergence: Annotated[
+        str, typer.Option(help="What is maximised: displacement or cosine.")
+    ] = "displacement",
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
     checkpoint: Annotated[
         bool, typer.Option("--checkpoint", help="Keep the bank up to date while it runs.")
@@ -63,6 +66,8 @@ def elicit(
         raise SettingError(f"--radius {radius}: expected a number or 'auto'.") from error
     if one_token and not against:
         raise SettingError("--one-token compares two models: give --against as well.")
+    if against and divergence != "displacement":
+        raise SettingError(f"--divergence {divergence}: --against maximises a contrast of its own.")
     hooked = ts.load_model(model)
     default_source, default_target = (None, None) if against else sites(hooked)
     bank = ts.elicit(
@@ -70,7 +75,7 @@ def elicit(
         prompts_of(hooked, prompt, raw),
         source=_point(source) if source else default_source,
         target=_point(target) if target else default_target,
-        divergence=_divergence(against, one_token),
+        divergence=_divergence(divergence, against, one_token),
         n=n,
         radius=length,
         method=method,
@@ -91,9 +96,9 @@ def _point(told: str) -> str | int:
     return int(told) if told.removeprefix("-").isdigit() else told
 
 
-def _divergence(against: str, one_token: bool) -> Divergence | Goal:
+def _divergence(name: str, against: str, one_token: bool) -> str | Goal:
     if not against:
-        return Displacement()
+        return name
     base = ts.load_model(against)
     return Substitution(base) if one_token else Contrast(base)
 

@@ -7,7 +7,7 @@ with a method, a length and layers of its own.
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.elicitation.start import started
@@ -17,9 +17,12 @@ from tl_steer.hook_points.site import Point
 from tl_steer.methods import Ascent
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
+from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.divergence import Displacement
+from tl_steer.objectives.named import divergence_of
 from tl_steer.objectives.objective import Goal
+from tl_steer.objectives.probe import probe
 from tl_steer.perturbations.additive import Additive
 from tl_steer.radii.rules import RadiusRule, ShareOfNorm
 
@@ -35,9 +38,11 @@ def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positi
     measured: the one that an answer follows, for a goal.
 
     Raises:
-        SettingError: two things at once, or measured tokens where a goal has its own.
+        SettingError: an unknown name, two things at once, or measured tokens where a goal has its
+            own.
         ModelError: `against` is no model.
     """
+    divergence = divergence_of(divergence)
     if against is not None:
         if divergence != Displacement():
             raise SettingError(
@@ -53,6 +58,26 @@ def aim(divergence: Any, against: Any, measured: Positions) -> tuple[Any, Positi
             "Leave measured= out."
         )
     return divergence, ANSWERED
+
+
+def refuse_unfit(
+    maximised: Any,
+    tokens: TokenBatch,
+    clean: Float[Tensor, "batch pos width"],
+    measured: Positions,
+    positions: Positions,
+) -> None:
+    """Try a divergence on activations like `clean`, where tokens behind the first steered one move
+    and no others. A goal knows itself what it can be climbed on.
+
+    Raises:
+        NotFiniteError, SettingError, ShapeError: as `probe`.
+        PromptError: nothing to measure.
+    """
+    if not isinstance(maximised, Goal):
+        reached = tokens.select(positions).cumsum(dim=1) > 0
+        chosen = measured.measure(tokens.mask, tokens.has_bos)
+        probe(maximised, clean, chosen, moved=reached & tokens.mask)
 
 
 def own_method(goal: Goal) -> Ascent:

@@ -8,11 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import provenance
-from tl_steer.elicitation.aim import aim, own_method
+from tl_steer.elicitation.aim import aim, own_method, refuse_unfit
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
@@ -47,7 +48,7 @@ def elicit(
     perturbation: str | type[Perturbation] | Start = Additive,
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "auto",
-    divergence: Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
+    divergence: str | Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
     measured: Positions = LAST_THREE,
     positions: Positions = EVERYWHERE,
     seed: int = 0,
@@ -82,10 +83,12 @@ def elicit(
             `Calibrated()`. For kinds whose radius is no norm, a number, and "auto" is 1: R of
             W' = W + R B A^T for adapters.
         method: a name out of `tl_steer.methods.METHODS` ("auto", "power", "jacobian", "dct",
-            "quadratic", "sogi", "ascent", "melbo"), or a method object such as `Power(spread=1)`.
+            "quadratic", "sogi", "ascent", "melbo"), or a method object such as `Power(spread=1)`; a
+            class stands for one with its defaults.
             docs/methods.md compares them and says what "auto" is.
         divergence: what is maximised; MELBO's objective with p = q = 2 unless given. A divergence,
-            or a `Goal` such as `Contrast(base, along=8)`.
+            a name out of `tl_steer.objectives.DIVERGENCES` ("displacement", "cosine"), or a `Goal`
+            such as `Contrast(base, along=8)`. One of your own is tried on a few numbers first.
         measured: tokens at which it is measured. The default, as in most published work, is the
             last three.
         positions: tokens at which vectors are added: all of them unless given.
@@ -109,6 +112,7 @@ def elicit(
         HookPointError, PromptError, SettingError: bad arguments, before any work; among them a
             `resume` that was another run, a `checkpoint` that would replace an unfinished one or
             that another process writes, and a `perturbation` of a kind that no bank can hold.
+        ShapeError: a divergence that does not give one number per vector.
         BankFileError: `resume` is missing or damaged.
         NotFiniteError: NaN or infinity, naming step and vector.
         TooLargeError: memory runs out with a single vector per pass.
@@ -128,8 +132,11 @@ def elicit(
         if file is not None:
             file.begin()
         tokens = tokenize(model, prompts)
+        if source == "auto":  # minutes of looking around
+            refuse_unfit(maximised, tokens, stand_in(model, tokens), measured, positions)
         *ends, radius = place(model, tokens, (source, target), radius, saved, seed, maximised)
         segment = Segment(model, tokens, *ends)
+        refuse_unfit(maximised, tokens, segment.clean, measured, positions)
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, maximised, measured, seed)
         length = saved.bank.radius if saved else length_of(radius, segment, chosen, seed)
@@ -160,6 +167,12 @@ def _objective(maximised: Any, segment: Segment, chosen: Tensor, vec_batch: int 
     if isinstance(maximised, Goal):
         return maximised.on(segment, vec_batch=vec_batch)
     return Objective(segment, maximised, chosen, vec_batch=vec_batch)
+
+
+def stand_in(model: HookedModel, tokens: TokenBatch) -> Tensor:
+    """Numbers of the shape of a residual stream."""
+    shape, draw = (*tokens.ids.shape, int(model.cfg.d_model)), torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=draw, dtype=torch.float32, device="cpu")
 
 
 def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:

@@ -23,7 +23,7 @@ import numpy as np
 from beartype import beartype
 from beartype.door import is_bearable
 from jaxtyping import TypeCheckError, jaxtyped
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_steer.errors import SettingError, ShapeError
 from tl_steer.files.undo import Scope, whole
@@ -48,7 +48,8 @@ def typed_fields(kind: K) -> K:
 def typed(function: F) -> F:
     """Check argument types and shapes of `function`; raise `ShapeError` with the offending one.
 
-    Numbers of numpy and torch pass as Python's. A type with `why_not(value)` says itself what is
+    Numbers of numpy and torch pass as Python's, and a class for an object with its defaults where
+    that is called (`object_of`). A type with `why_not(value)` says itself what is
     wrong with a value, by raising.
     """
     inner = jaxtyped(typechecker=_unmoved)(function)
@@ -66,7 +67,9 @@ def typed(function: F) -> F:
             if parameter == "cls":  # of a class method
                 continue
             kinds = _kinds(signature.parameters[parameter].annotation)
-            bound.arguments[parameter] = value = _plain_numbers(value, kinds)
+            place = f"{name}(): argument '{parameter}'"
+            value = _objects(place, _plain_numbers(value, kinds), kinds)
+            bound.arguments[parameter] = value
             _refuse(name, parameter, value, kinds)
         try:
             return inner(*bound.args, **bound.kwargs)
@@ -83,16 +86,23 @@ def refuses(function: F) -> F:
     return function
 
 
-def refuse_class(name: str, value: object) -> None:
-    """Refuse a class where an object is wanted: `Melbo` for `Melbo()`.
+def object_of(name: str, value: Any) -> Any:
+    """`Melbo()` where `Melbo` was given: a class of objects that are called, with its defaults.
+    Anything but a class is left as it is.
 
     Raises:
-        ShapeError: it is a class.
+        ShapeError: it is another class, or one that does not do without arguments.
     """
-    if isinstance(value, type):
-        raise ShapeError(
-            f"{name} is the class {value.__name__}; expected an object: {value.__name__}(...)."
-        )
+    if not isinstance(value, type):
+        return value
+    said = f"{name} is the class {value.__name__}; expected an object: {value.__name__}(...)"
+    # A model of random weights is not what anybody meant.
+    if issubclass(value, nn.Module) or not any("__call__" in vars(k) for k in value.__mro__):
+        raise ShapeError(f"{said}.")
+    try:
+        return value()
+    except TypeError as error:
+        raise ShapeError(f"{said} ({error}).") from error
 
 
 def _unmoved(function: F) -> F:
@@ -111,9 +121,18 @@ def _unmoved(function: F) -> F:
     return cast(F, quietly)
 
 
+def _objects(place: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """The value, or the items of a list, with objects where classes were given and not wanted."""
+    if any(get_origin(kind) is type for kind in kinds):
+        return value
+    if isinstance(value, (list, tuple)) and _items(kinds) is not None:
+        items = [object_of(f"{place}[{i}]", item) for i, item in enumerate(value)]
+        changed = any(a is not b for a, b in zip(items, value, strict=True))
+        return items if changed else value
+    return object_of(place, value)
+
+
 def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> None:
-    if not any(get_origin(kind) is type for kind in kinds):
-        refuse_class(f"{name}(): argument '{parameter}'", value)
     if isinstance(value, bool) and int in kinds and bool not in kinds:
         raise ShapeError(f"{name}(): argument '{parameter}' is {value}; expected a number.")
     if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
@@ -128,7 +147,6 @@ def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> No
         return
     for i, item in enumerate(value):
         place = f"{name}(): argument '{parameter}'[{i}]"
-        refuse_class(place, item)
         if not _holds(item, wanted):
             raise ShapeError(f"{place} is {repr(item)[:200]}; expected {_plain(str(wanted))}")
 

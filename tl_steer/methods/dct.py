@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class, typed_fields
+from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.protocol import (
     Iterate,
     Method,
@@ -67,7 +67,6 @@ class Dct:
     init: Method | None = None
 
     def __post_init__(self) -> None:
-        refuse_class(f"{type(self).__name__}: init", self.init)
         if self.steps < 1:
             raise SettingError(f"{self}: expected steps >= 1.")
 

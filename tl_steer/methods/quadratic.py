@@ -37,7 +37,7 @@ from tl_steer.methods.protocol import (
     restored,
     state_of,
 )
-from tl_steer.objectives.objective import in_parts
+from tl_steer.objectives.parts import in_parts
 from tl_steer.objectives.response import ResponseMap, refuse_busy_zeros
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import orthonormal_rows

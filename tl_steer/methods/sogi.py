@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class, typed_fields
+from tl_steer.files.signatures import typed_fields
 from tl_steer.methods.dct import transcode
 from tl_steer.methods.protocol import Iterate, Method
 from tl_steer.perturbations.perturbation import Perturbation
@@ -37,7 +37,6 @@ class Sogi:
     init: Method | None = None
 
     def __post_init__(self) -> None:
-        refuse_class(f"{type(self).__name__}: init", self.init)
         if self.steps < 1 or not self.temperature > 0:
             raise SettingError(f"{self}: expected steps >= 1 and temperature > 0.")
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tl_steer.errors import SettingError
-from tl_steer.files.signatures import refuse_class, refuses, typed_fields
+from tl_steer.files.signatures import refuses, typed_fields
 from tl_steer.methods.parameters import state_tensor
 from tl_steer.methods.power import Power
 from tl_steer.methods.protocol import Iterate, Method, refuse_other_kinds
@@ -56,8 +56,6 @@ class Within:
     method: Method = Power()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        refuse_class(f"{type(self).__name__}: span", self.span)
-        refuse_class(f"{type(self).__name__}: method", self.method)
         if not isinstance(self.span, Span):
             raise SettingError(
                 f"Within: {repr(self.span)[:80]} has no basis(objective); expected a reading such "

@@ -15,6 +15,7 @@ from tl_steer.objectives.divergence import (
     Steered as Steered,
     mean_response as mean_response,
 )
+from tl_steer.objectives.named import DIVERGENCES as DIVERGENCES
 from tl_steer.objectives.objective import (
     Evaluation as Evaluation,
     Goal as Goal,

@@ -1,102 +1,26 @@
 """What a method climbs: a segment, a divergence and measured positions, as one function of θ."""
 
-import gc
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_steer.errors import NotFiniteError, SettingError, TooLargeError
-from tl_steer.files.signatures import refuse_class
+from tl_steer.errors import NotFiniteError, SettingError
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import refuse_inference_weights
 from tl_steer.objectives.divergence import Divergence, mean_response, refuse_target
+from tl_steer.objectives.named import divergence_of
+from tl_steer.objectives.parts import in_parts
+from tl_steer.objectives.probe import measure, probe
 from tl_steer.perturbations.perturbation import Perturbation
 
 # Rows of the residual stream per pass. On a CPU a few thousand keep the matrix products at full
 # speed and the activations in cache; a GPU wants more.
 _ROWS_ON_CPU = 2560
 _ROWS_ON_GPU = 65536
-# The CPU's allocator and Apple's have no exception class of their own.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "DefaultCPUAllocator",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-Result = TypeVar("Result")
-
-
-@runtime_checkable
-class Holder(Protocol):
-    """Whoever remembers how many edits fit into one pass; an `Objective`, as a rule."""
-
-    vec_batch: int
-    said_smaller: bool
-
-
-def in_parts(n: int, holder: Holder, function: Callable[[slice], Result]) -> list[Result]:
-    """`function(rows)` for `n` rows, `holder.vec_batch` of them at a time, in order.
-
-    Where memory runs out, `holder.vec_batch` is halved and the part is tried again; parts that are
-    done stay done, and the smaller number is kept. `function` must therefore leave nothing behind
-    when it fails. One warning per holder, with the number that fits.
-
-    Raises:
-        TooLargeError: memory ran out with one edit per pass.
-    """
-    done: list[Result] = []
-    start, shrunk = 0, False
-    while start < n:
-        rows = slice(start, min(start + holder.vec_batch, n))
-        try:
-            done.append(function(rows))
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            complaint = str(error).strip().partition("\n")[0]
-        else:
-            start = rows.stop
-            if shrunk and not holder.said_smaller:
-                _say_smaller(holder)
-            continue
-        # Out here, because inside the except the traceback keeps the failed pass's tensors alive.
-        _make_room(holder, rows.stop - rows.start, complaint)
-        shrunk = True
-    return done
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return not isinstance(error, TooLargeError)
-    return any(words in str(error) for words in _NO_MEMORY)
-
-
-def _make_room(holder: Holder, tried: int, complaint: str) -> None:
-    if tried == 1:
-        raise TooLargeError(
-            f"Memory ran out with a single perturbation in the pass ({complaint}). Use fewer or "
-            "shorter prompts, a target nearer to the source, a model in half precision, or a "
-            "device with more memory."
-        )
-    holder.vec_batch = tried // 2
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _say_smaller(holder: Holder) -> None:
-    holder.said_smaller = True
-    warnings.warn(
-        f"Memory ran out; going on with vec_batch={holder.vec_batch}. Give that number to save the "
-        "failed tries next time.",
-        stacklevel=3,
-    )
 
 
 @dataclass(frozen=True)
@@ -148,30 +72,32 @@ class Objective:
 
     Args:
         segment: what is run.
-        divergence: what is measured.
+        divergence: what is measured; a name out of `DIVERGENCES` stands for one. Tried on a few
+            numbers at once (`tl_steer.objectives.probe`).
         measured: where, `[batch pos]`.
         vec_batch: edits per pass; `None` chooses. Changes memory and speed, and results by rounding
             only. Halved, with a warning, when memory runs out, and kept so from then on.
 
     Raises:
         NotFiniteError: on NaN or infinity, naming the step and the vector.
-        SettingError: there is no gradient to climb.
+        SettingError: there is no gradient to climb, or the divergence fails.
+        ShapeError: the divergence does not give one number per vector.
         TooLargeError: memory runs out with a single edit per pass.
     """
 
     def __init__(
         self,
         segment: Segment,
-        divergence: Divergence,
+        divergence: Divergence | str,
         measured: Bool[Tensor, "batch pos"],
         *,
         vec_batch: int | None = None,
     ) -> None:
-        refuse_class("Objective: divergence", divergence)
-        refuse_target(divergence, segment.target)
         refuse_inference_weights(segment.model)
-        self.segment, self.divergence = segment, divergence
+        self.segment, self.divergence = segment, divergence_of(divergence)
+        refuse_target(self.divergence, segment.target)
         self.measured = measured.to(segment.clean.device)
+        probe(self.divergence, segment.clean, self.measured, moved=segment.mask)
         self.vec_batch = vec_batch or edits_per_pass(segment)
         self.said_smaller = False
 
@@ -189,7 +115,7 @@ class Objective:
     def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
         with torch.set_grad_enabled(gradient):
             steered = self.segment.run(part)
-            value = self.divergence(steered, self.segment.clean, self.measured)
+            value = measure(self.divergence, steered, self.segment.clean, self.measured)
             gradients = gradients_of(value, part, self.segment) if gradient else ()
         with torch.no_grad():
             response = mean_response(steered.detach(), self.segment.clean, self.measured)

@@ -32,10 +32,10 @@ from tl_steer.objectives.divergence import (
 from tl_steer.objectives.objective import (
     Objective,
     gradients_of,
-    in_parts,
     no_gradient,
     refuse_nonfinite,
 )
+from tl_steer.objectives.parts import in_parts
 from tl_steer.perturbations.perturbation import Perturbation
 
 Pool = Callable[..., Float[Tensor, "vec k"]]

@@ -19,8 +19,8 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.packed import Packed, packed_if_possible
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import at_least_float32
-from tl_steer.objectives.objective import in_parts
 from tl_steer.objectives.output_kl import Readout, divergence_from
+from tl_steer.objectives.parts import in_parts
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.sweeps.metric import Metric, Reading
 
