@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import math
+import re
 import signal
 
 import numpy as np
@@ -29,6 +31,20 @@ from tl_steer.sweeps.result import RANDOM, UNSTEERED
 from tl_steer.sweeps.together import edits_in
 
 FAST = {"n_random": 2, "progress": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+    """How much likelier a token becomes, in nats."""
+
+    token: int
+
+    def __call__(self, reading):
+        return (reading.steered - reading.clean)[..., self.token]
+
+
+def shifted(reading, token=4, by=-0.5):
+    return Margin(token)(reading) + by
 
 
 def last(model, ids, hooks=()):
@@ -436,7 +452,9 @@ def test_no_prompts_are_refused(one, prompts):
         ({"metrics": ["kl", "kl"]}, "names of their own; kl"),
         ({"metrics": [ts.sweeps.Scorer("error", len)], "generate": 1}, "error cannot be used"),
         ({"metrics": []}, "at least one"),
-        ({"metrics": [lambda reading: 0]}, "lambda"),
+        ({"metrics": [lambda prompt, text: 0]}, r"is given as Scorer\('a_name', lambda_"),
+        ({"metrics": [lambda: 0]}, "expected a function of one `Reading`"),
+        ({"metrics": [Margin(3), Margin(3)]}, "names of their own; Margin_token_3 cannot be"),
         ({"metrics": ["perplexity"]}, "generate="),
         ({"metrics": [ts.sweeps.refusal]}, "generate="),
         ({"doses": ()}, "doses"),
@@ -491,3 +509,40 @@ def test_a_source_chooses_columns_and_wraps(one):
 def test_the_source_and_target_of_the_bank_are_used(one):
     found = ts.sweep(one, bank_of(one), PROMPTS, **FAST)
     assert (found.asked["source"], found.asked["target"]) == (SOURCE, TARGET)
+
+
+def test_metrics_of_one_class_are_told_apart_by_their_settings(one):
+    alone = ts.sweep(one, bank_of(one), PROMPTS, metrics=[Margin(3)], **FAST)
+    metrics = [Margin(3), Margin(5), shifted, functools.partial(shifted, token=5, by=0)]
+    both = ts.sweep(one, bank_of(one), PROMPTS, metrics=metrics, **FAST)
+    assert list(alone.asked["metrics"]) == ["Margin"]
+    assert both.asked["metrics"] == {
+        "Margin_token_3": "Margin(token=3)",
+        "Margin_token_5": "Margin(token=5)",
+        "shifted_token_4_by_minus_0_5": "shifted(token=4, by=-0.5)",
+        "shifted_token_5_by_0": "shifted(token=5, by=0)",
+    }
+    np.testing.assert_array_equal(both.values("Margin_token_3"), alone.values("Margin"))
+    np.testing.assert_array_equal(
+        both.values("shifted_token_5_by_0"), both.values("Margin_token_5")
+    )
+
+
+def test_lambdas_are_metrics_like_others(one, tmp_path):
+    metrics = [lambda r: r.steered[..., 3], lambda r: r.steered[..., 5]]
+    swept = ts.sweep(one, bank_of(one), PROMPTS, metrics=metrics, save=tmp_path / "s", **FAST)
+    names = swept.asked["order"]
+    assert all(re.fullmatch("lambda_[0-9a-f]{8}", name) for name in names)
+    logprobs = by_hand_logprobs(one, bank_of(one)[1], PROMPTS[0])
+    assert [swept.values(name)[1, 0] for name in names] == pytest.approx(
+        [float(logprobs[3]), float(logprobs[5])], abs=1e-4
+    )
+    again = ts.sweep(one, bank_of(one), PROMPTS, metrics=metrics, resume=tmp_path / "s", **FAST)
+    np.testing.assert_array_equal(again.values(names[0]), swept.values(names[0]))
+    other = [lambda r: r.steered[..., 3], lambda r: r.steered[..., 6]]
+    with pytest.raises(SweepFileError):
+        ts.sweep(one, bank_of(one), PROMPTS, metrics=other, resume=tmp_path / "s", **FAST)
+
+
+def by_hand_logprobs(model, vector, prompt):
+    return last(model, ts.tokenize(model, [prompt]).ids, vector.hooks())

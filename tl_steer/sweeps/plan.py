@@ -12,8 +12,9 @@ from tl_steer.banks.control import random_bank
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import Positions
 from tl_steer.perturbations.perturbation import Perturbation, Scale
-from tl_steer.sweeps.asked import BANK, RANDOM, TYPES, UNSTEERED
+from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
 from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, Metric
+from tl_steer.sweeps.names import names_of
 from tl_steer.sweeps.result import Who
 from tl_steer.sweeps.scorer import Scorer
 
@@ -54,8 +55,8 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
     passes: dict[str, Metric] = {}
     of_text: list[str] = []
     scorers: list[Scorer] = []
-    for one in metrics:
-        name = _name(one)
+    names = names_of(metrics)
+    for one, name in zip(metrics, names, strict=True):
         if generate == 0 and (isinstance(one, Scorer) or one in NEED_TEXT):
             raise SettingError(f"{name} needs continuations: give generate=, say generate=32.")
         if isinstance(one, Scorer):
@@ -64,27 +65,7 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
             of_text.append(one)
         else:
             passes[name] = METRICS[one] if isinstance(one, str) else one
-    names = [_name(one) for one in metrics]
-    clash = sorted({n for n in names if names.count(n) > 1 or n in TYPES})
-    if clash or not names:
-        raise SettingError(
-            f"Metrics need names of their own; {', '.join(clash)} cannot be used here."
-            if clash
-            else "metrics is empty; expected at least one, or None for the usual ones."
-        )
-    return Plan(passes, tuple(of_text), tuple(scorers), generate, tuple(names))
-
-
-def _name(metric: str | Metric | Scorer) -> str:
-    if isinstance(metric, str):
-        if metric not in (*METRICS, *OF_TEXT):
-            known = ", ".join((*METRICS, *OF_TEXT))
-            raise SettingError(f"Unknown metric {metric!r}; there are {known}.")
-        return metric
-    name = getattr(metric, "name", None) or getattr(metric, "__name__", type(metric).__name__)
-    if not str(name).isidentifier():
-        raise SettingError(f"A metric needs a name: define {name} with def, not as a lambda.")
-    return str(name)
+    return Plan(passes, tuple(of_text), tuple(scorers), generate, names)
 
 
 def edits_of(
