@@ -5,10 +5,12 @@ settings: what `functools.partial` fixed, defaults, plain values that it closes 
 that nobody finds again by its name (a lambda, one made inside another, one typed into a notebook)
 also has a `code`: a hash of what it does, of its constants and of what it closes over. It tells
 two functions apart under one version of Python; another version may compile the same text to
-other instructions.
+other instructions. What may change while it runs is no setting: variables that it assigns
+(`nonlocal`), and what is in the lists, dicts and sets that it closes over (tuples count).
 """
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -85,12 +87,12 @@ def _marked(value: Any, depth: int) -> Any:
         return value.co_code.hex(), value.co_names, [inner(v) for v in value.co_consts]
     if isinstance(value, (Tensor, np.ndarray)):
         return _of_numbers(value)
-    if isinstance(value, (list, tuple)):
-        return type(value).__name__, [inner(v) for v in value]
-    if isinstance(value, (set, frozenset)):
+    if isinstance(value, tuple):
+        return [inner(v) for v in value]
+    if isinstance(value, frozenset):
         return "set", sorted(repr(inner(v)) for v in value)
-    if isinstance(value, dict):
-        return "dict", [(repr(k), inner(v)) for k, v in value.items()]
+    if isinstance(value, (list, set, dict)):
+        return type(value).__name__
     return repr(value) if isinstance(value, (*_PLAIN, bytes, complex)) else describe(value)
 
 
@@ -104,9 +106,12 @@ def _of_numbers(values: Any) -> tuple[str, tuple[int, ...], str]:
 
 
 def _closed(function: FunctionType) -> dict[str, Any]:
-    """What a function closes over, by name; nothing for a name that has no value yet."""
-    found = {}
+    """What a function closes over and does not assign, by name; None where there is no value yet."""
+    found, steps = {}, dis.get_instructions(function)
+    assigned = {step.argval for step in steps if step.opname == "STORE_DEREF"}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if name in assigned:
+            continue
         try:
             found[name] = cell.cell_contents
         except ValueError:
