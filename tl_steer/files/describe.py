@@ -106,7 +106,7 @@ def _of_numbers(values: Any) -> tuple[str, tuple[int, ...], str]:
 
 
 def _closed(function: FunctionType) -> dict[str, Any]:
-    """What a function closes over and does not assign, by name; None where there is no value yet."""
+    """What a function closes over and does not assign; None where there is no value yet."""
     found, steps = {}, dis.get_instructions(function)
     assigned = {step.argval for step in steps if step.opname == "STORE_DEREF"}
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):

@@ -20,7 +20,7 @@ from tl_steer.files.signatures import typed
 from tl_steer.files.tensors import TensorFile, digest
 from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.monitoring.calibration import Calibration
-from tl_steer.monitoring.detectors.fitted import FITTED
+from tl_steer.monitoring.detectors.registry import FITTED, fields_of, module_of, name_in_files
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.reader import Phase, Reader, Standard
@@ -41,7 +41,7 @@ def save_panel(panel: Panel, path: str | Path) -> Path:
     """Write a monitor. An existing file stays whole until the new one is complete.
 
     Raises:
-        SettingError: a detector is not one of `FITTED`, or there are too many.
+        SettingError: a detector is not registered, or there are too many.
     """
     meta, tensors = _pack(panel)
     return _FILE.write(path, meta, tensors)
@@ -121,13 +121,7 @@ def _pack_detector(
 ) -> None:
     if detector is None:
         return
-    kind = type(detector).__name__
-    if FITTED.get(kind) is not type(detector):
-        raise SettingError(
-            f"A {kind} cannot be saved: a score of your own has to return one of "
-            f"{', '.join(FITTED)} (tl_steer.monitoring.detectors)."
-        )
-    numbers = {}
+    kind, numbers = name_in_files(detector), {}
     for each in dataclasses.fields(detector):
         value = getattr(detector, each.name)
         if isinstance(value, Tensor):
@@ -135,6 +129,8 @@ def _pack_detector(
         else:
             numbers[each.name] = value
     kinds[place] = {"kind": kind, "numbers": numbers}
+    if module := module_of(kind):
+        kinds[place]["module"] = module
 
 
 def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Panel:
@@ -270,6 +266,15 @@ def _detector(
         for name, values in tensors.items()
         if name.startswith(f"{where}.")
     }
-    if kind["kind"] not in FITTED:
-        raise _other_version(path, f"there is no detector {kind['kind']!r}")
-    return FITTED[kind["kind"]](**own, **kind["numbers"])
+    name, module = kind["kind"], kind.get("module")
+    if name not in FITTED and module is not None:
+        raise BankFileError(
+            f"{path} holds the detector {str(name)[:60]!r}, which is registered in the module "
+            f"{str(module)[:200]!r}: import that first. A file never imports anything by itself."
+        )
+    if name not in FITTED:
+        raise _other_version(path, f"there is no detector {name!r}")
+    held = {**own, **kind["numbers"]}
+    if set(held) != set(fields_of(FITTED[name])):
+        raise BankFileError(f"{path}: its {name} holds {sorted(held)}, which are not its fields.")
+    return FITTED[name](**held)

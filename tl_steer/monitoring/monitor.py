@@ -21,6 +21,7 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.verdict import marked
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.files.describe import describe
+from tl_steer.files.signatures import object_of
 from tl_steer.hook_points.site import Point
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
@@ -171,6 +172,7 @@ class Monitor(Panel):
             NotFiniteError: NaN or infinity among the activations, clean or under a vector.
         """
         scores = _several(score)
+        unknown, namer = (object_of("Monitor: a score", one) for one in (unknown, namer))
         if not scores and unknown is None:
             raise SettingError("score=None and unknown=None leave nothing to detect with.")
         horizon = traffic.mask.shape[1] - 1
@@ -239,7 +241,8 @@ class Monitor(Panel):
         """Write one safetensors file, the bank with it.
 
         Raises:
-            SettingError: a score of your own returns a detector that no file can hold.
+            SettingError: a score of your own returns a detector that is not registered
+                (`tl_steer.monitoring.detectors.register`).
         """
         return save_panel(self, path)
 
@@ -306,7 +309,8 @@ def _refuse_overflow(traffic: Traffic, found: dict[str, Effects], sites: Sequenc
 def _several(score: Score | Sequence[Score] | None) -> tuple[Score, ...]:
     if score is None:
         return ()
-    return (score,) if callable(score) else tuple(score)
+    each = (score,) if callable(score) else tuple(score)
+    return tuple(object_of("Monitor: a score", one) for one in each)
 
 
 def _described(value: Any) -> str:

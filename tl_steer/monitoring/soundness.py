@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError, SteerError
 from tl_steer.monitoring.calibration import Calibration
-from tl_steer.monitoring.detectors.fitted import FITTED, Residual
+from tl_steer.monitoring.detectors.fitted import Residual
+from tl_steer.monitoring.detectors.registry import FITTED, fields_of, is_tensor
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.panel import TOP, Panel
 from tl_steer.monitoring.reader import Phase, Reader
@@ -150,15 +151,16 @@ def _refuse_record(detector: Any) -> None:
     """Its fields are of the shapes that its class writes down."""
     kind = type(detector).__name__
     with jaxtyped("context"):
-        for each in dataclasses.fields(detector):
-            value = getattr(detector, each.name)
-            shape: Any = each.type
-            _insist(isinstance(value, shape), f"{each.name} of its {kind} has another shape")
-            if isinstance(value, Tensor):
-                half = (torch.float32, torch.float16)
-                _refuse_tensor(value, f"{each.name} of its {kind}", *half)
+        for name, shape in fields_of(type(detector)).items():
+            value, what = getattr(detector, name), f"{name} of its {kind}"
+            if is_tensor(shape):
+                _insist(isinstance(value, shape), f"{what} has another shape")
+                _refuse_tensor(value, what, torch.float32, torch.float16, torch.long)
+            elif shape is float:
+                fine = type(value) in (int, float) and abs(value) <= _LARGEST
+                _insist(fine, f"{what} is {value!r}")
             else:
-                _insist(_whole(value, 0, 1 << 31), f"{each.name} of its {kind} is {value!r}")
+                _insist(_whole(value, 0, 1 << 31), f"{what} is {value!r}")
     if isinstance(detector, Residual):
         _insist(detector.rank < len(detector.bias), "it leaves nothing unexplained")
 

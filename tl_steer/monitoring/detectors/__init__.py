@@ -17,7 +17,6 @@ from tl_steer.monitoring.detectors.detector import (
     WhitenedCosine as WhitenedCosine,
 )
 from tl_steer.monitoring.detectors.fitted import (
-    FITTED as FITTED,
     Affine as Affine,
     Cosines as Cosines,
     Energy as Energy,
@@ -34,3 +33,4 @@ from tl_steer.monitoring.detectors.neighbourhood import (
     LocalEnergy as LocalEnergy,
     LocalFilter as LocalFilter,
 )
+from tl_steer.monitoring.detectors.registry import FITTED as FITTED, register as register

@@ -3,7 +3,8 @@ r"""Detectors: scores fitted to one model's clean activations, ready for one pas
 A *score* is any function of a `Reference` that returns a detector, and a *detector* any function
 from activations `[token d]` to scores `[token m]`: one column per vector of the bank, or a single
 one; larger is more suspicious. Those here return frozen records of tensors, which a monitor's file
-can hold. Return one of these from a function of your own and it can be saved too:
+can hold. Return one of these from a function of your own and it can be saved too, as can a record
+of your own that is registered (`registry.py`):
 
     def mean_difference(reference):
         weights = reference.responses.T

@@ -6,7 +6,6 @@ They come out of scores (`detector.py`), and a monitor's file can hold them.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
+from tl_steer.monitoring.detectors.registry import register
 
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
 
@@ -143,17 +143,14 @@ class Searched(Mapped):
         return torch.full_like(coarse, -math.inf).scatter_(1, likely, exact)
 
 
-# What a monitor's file can hold, by name.
-FITTED: dict[str, Any] = {
-    cls.__name__: cls
-    for cls in (
-        Affine,
-        Cosines,
-        SharedEnergy,
-        Searched,
-        Energy,
-        Residual,
-        LocalEnergy,
-        LocalFilter,
-    )
-}
+for _kind in (
+    Affine,
+    Cosines,
+    SharedEnergy,
+    Searched,
+    Energy,
+    Residual,
+    LocalEnergy,
+    LocalFilter,
+):
+    register(_kind.__name__)(_kind)
