@@ -247,6 +247,19 @@ def test_extending_runs_and_its_kinds_train(offline: Any) -> None:
     torch.testing.assert_close(lengths, torch.ones(4))
     torch.testing.assert_close(found, few @ projection.weights)
 
+    assert climbed.provenance.settings["share"] == 0.5
+    assert (
+        type(ts.Monitor.load(namespace["saved"]).reader.phases[0][0].known[0].detector)
+        is (namespace["Squares"])
+    )
+    assert list(namespace["swept"].asked["metrics"]) == [
+        "kl",
+        "Likelier_token_3",
+        "Likelier_token_5",
+    ]
+    assert len(namespace["view"].data) == 4
+    assert namespace["draw"] in namespace["page"].read_text()
+
     own, own_bank = namespace["own"], namespace["own_bank"]
     prompts = ["a longer prompt", "a short one"]
     control = objectives(own, ts.random_bank(own_bank), prompts)

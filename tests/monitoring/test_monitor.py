@@ -475,7 +475,7 @@ def test_monitors_that_added_scores_up_are_refused(tmp_path, monkeypatch):
 
 def test_a_detector_that_is_no_more_is_named(tmp_path, monkeypatch):
     path = monitor_without_a_model().save(tmp_path / "old.safetensors")
-    monkeypatch.delitem(fitted.FITTED, "Cosines")
+    monkeypatch.delitem(d.FITTED, "Cosines")
     with pytest.raises(BankFileError, match=r"no detector 'Cosines'.*Fit the monitor anew"):
         ts.Monitor.load(path)
 
