@@ -97,7 +97,7 @@ class Objective:
         self.segment, self.divergence = segment, divergence_of(divergence)
         refuse_target(self.divergence, segment.target)
         self.measured = measured.to(segment.clean.device)
-        probe(self.divergence, segment.clean, self.measured, moved=segment.mask)
+        probe(self.divergence, segment.clean, self.measured, moved=segment.mask, gradient=False)
         self.vec_batch = vec_batch or edits_per_pass(segment)
         self.said_smaller = False
 

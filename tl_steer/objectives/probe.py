@@ -79,6 +79,7 @@ def probe(
     measured: Bool[Tensor, "batch pos"],
     *,
     moved: Bool[Tensor, "batch pos"],
+    gradient: bool = True,
 ) -> None:
     """Call a divergence once.
 
@@ -86,6 +87,7 @@ def probe(
         clean: activations of the shape, dtype and size that it will get.
         measured: tokens that count.
         moved: tokens that steering reaches; the others stay as they are.
+        gradient: whether it is to be climbed; values alone need no gradient.
 
     Raises:
         NotFiniteError: NaN or infinity, in the value or in its gradient.
@@ -103,7 +105,11 @@ def probe(
                 f"are finite, in {clean.dtype}. Compute in float32 (x.float()), and guard "
                 "divisions, roots and logarithms of numbers that may be 0."
             )
-        found = _gradient(value, steered)
+        if gradient:
+            _refuse_gradient(divergence, _gradient(value, steered))
+
+
+def _refuse_gradient(divergence: Divergence, found: Tensor | None) -> None:
     if found is None:
         raise SettingError(
             f"The divergence {describe(divergence)} has no gradient: what it gives does not lead "
