@@ -36,11 +36,11 @@ from tl_steer.objectives.objective import (
     Evaluation,
     edits_per_pass,
     gradients_of,
-    in_parts,
     joined,
     refuse_nonfinite,
 )
 from tl_steer.objectives.output_kl import readout
+from tl_steer.objectives.parts import in_parts
 from tl_steer.organisms.data import BENIGN, is_held_out
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import random_on_sphere

@@ -94,7 +94,6 @@ def test_verbs_say_how_they_are_called(one):
     [
         {"method": ts.methods.Power},
         {"divergence": ts.objectives.Cosine},
-        {"perturbation": ts.elicitation.Vectors},
         {"radius": ts.radii.Calibrated},
     ],
 )
