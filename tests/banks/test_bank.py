@@ -100,7 +100,7 @@ def forged(path, change):
         (lambda m, t: m.update(format=99), "bank format 99"),
         (lambda m, t: m.update(kind="virus"), "is not registered here"),
         (lambda m, t: m["source"].update(width=10**9), "rows of"),
-        (lambda m, t: m["source"].update(kind="eval"), "not a hook point"),
+        (lambda m, t: m["source"].update(kind="eval"), "no kind of hook point"),
         (lambda m, t: m.update(labels=["a"]), "label per vector"),
         (lambda m, t: m.update(provenance=7), "not a valid bank"),
         (lambda m, t: m["provenance"].update(extra=1), "not a valid bank"),

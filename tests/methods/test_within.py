@@ -151,10 +151,15 @@ def test_a_method_of_ones_own_that_keeps_no_state_does():
     torch.testing.assert_close(it.perturbation.vectors, Spanned(start, BASIS).as_vectors().vectors)
 
 
-def test_methods_that_need_plain_vectors_say_so():
+def test_the_jacobian_within_a_span_is_that_of_its_coordinates():
     objective, start = problem()
-    with pytest.raises(SettingError, match="Jacobian is for steering vectors"):
-        all_of(Within(Known(), Jacobian()), objective, start)
+    *_, last = all_of(Within(Known(), Jacobian(passes=3, signs=(1,))), objective, start)
+    _, values, right = torch.linalg.svd(MATRIX @ BASIS.T)
+    torch.testing.assert_close(last.scores["singular value"], values[:2])
+    found = last.perturbation.vectors.detach() / RADIUS
+    torch.testing.assert_close(
+        (found * (right[:2] @ BASIS)).sum(dim=1).abs(), torch.ones(2).double()
+    )
 
 
 def test_more_orthogonal_vectors_than_the_span_has_dimensions_are_refused():
