@@ -70,9 +70,10 @@ def elicit(
         target: hook point at or after the source: the residual stream, or what attention, the MLP
             or a head gives. Both "auto": the pair at which steered text is richest, by
             `scan(..., read=InBand())`; minutes, not seconds.
-        against: the base model that `model` was made from. Then source and target need not be
-            named, the divergence is `objectives.Contrast(against)`, and "auto" stands for what
-            docs/methods.md ("Two models") found to be best for it. Both models are run.
+        against: the base model that `model` was made from, or `models.without_adapter(model)`.
+            Then source and target need not be named, the divergence is
+            `objectives.Contrast(against)`, and "auto" stands for what docs/methods.md ("Two
+            models") found to be best for it. Both models are run.
         n: how many vectors.
         perturbation: the kind that is searched: a registered class or its name (`Additive`,
             "ablation"), `functools.partial` of the class with settings (`partial(Clamp, value=2)`),

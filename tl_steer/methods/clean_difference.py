@@ -128,6 +128,6 @@ def _clean_source(base: Reference, segment: Segment) -> Tensor:
     model, name = base.model, segment.source.point
     tokens, device = segment.tokens, device_of(model)
     tokens = replace(tokens, ids=tokens.ids.to(device), mask=tokens.mask.to(device))
-    with frozen(model), torch.no_grad(), capturing(model, [name]) as seen:
+    with base.running(), frozen(model), torch.no_grad(), capturing(model, [name]) as seen:
         run_to(model, tokens, stop_behind(model, segment.source.layer))
     return segment.source.read(seen[name].detach())

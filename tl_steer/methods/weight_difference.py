@@ -33,6 +33,7 @@ class WeightDifference(Reading):
 
     Args:
         base: the model that this one was made from, or a `Reference` of it; loaded the same way.
+            Adapters count once they are merged.
         maps: whose output: "attn", "mlp".
         blocks: from how many blocks, the last of them the one that has just written at the source.
         top: singular vectors of each map, at most.

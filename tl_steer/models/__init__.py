@@ -15,7 +15,10 @@ from tl_steer.models.hooks import (
 from tl_steer.models.load import embedded as embedded, load_model as load_model, wrap as wrap
 from tl_steer.models.lookup import resolve as resolve
 from tl_steer.models.model import HookedModel as HookedModel, device_of as device_of
-from tl_steer.models.reference import Reference as Reference
+from tl_steer.models.reference import (
+    Reference as Reference,
+    without_adapter as without_adapter,
+)
 from tl_steer.models.segment import Segment as Segment
 from tl_steer.models.shuffle import shuffled as shuffled
 from tl_steer.models.state import frozen as frozen, seeded as seeded, without_hooks as without_hooks

@@ -1,11 +1,15 @@
 """Another model to compare one with: the base that a fine-tune was made from."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tl_steer.errors import ModelError
+from tl_steer.files.signatures import checked
 from tl_steer.models.fingerprint import Fingerprint, fingerprint
 from tl_steer.models.model import HookedModel, model_name
+from tl_steer.models.state import refuse_inference_weights
+from tl_steer.models.unmerged import Adapters, adapters_of, switched_off
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,12 +22,14 @@ class Reference:
     Attributes:
         name: as its config has it.
         mark: its fingerprint.
-        model: the model itself, in no repr and no file.
+        model: the model itself, in no repr and no file. Run it inside `running()` only.
+        adapters: what has to be switched off for it (`without_adapter`).
     """
 
     name: str
     mark: Fingerprint
     model: HookedModel = field(compare=False)
+    adapters: Adapters = field(default=(), compare=False)
 
     @classmethod
     def of(cls, given: Any) -> "Reference":
@@ -37,6 +43,10 @@ class Reference:
         if not isinstance(given, HookedModel):
             HookedModel.why_not(given)
         return cls(model_name(given), fingerprint(given), given)
+
+    def running(self) -> AbstractContextManager[None]:
+        """Inside, `model` is the one that is meant; outside, its adapters are on."""
+        return switched_off(self.adapters)
 
     def refuse_unlike(self, model: HookedModel) -> None:
         """Refuse a model that this one cannot stand beside: the two must have the same width,
@@ -56,3 +66,29 @@ class Reference:
 
     def __repr__(self) -> str:
         return f"{self.name} ({self.mark})"
+
+
+@checked
+def without_adapter(model: HookedModel) -> Reference:
+    """The base of a model that was loaded with an adapter, such as PEFT's LoRA, and not merged: the
+    model itself with its adapter switched off. Two models at the cost of one set of weights.
+
+        bank = elicit(model, prompts, against=models.without_adapter(model))
+
+    Wrong to use where the adapter is not all that was changed: a fine-tune of a fine-tune gives the
+    former's weights as the base. Readings of weights (`methods.WeightDifference`) see none of it,
+    since the two share theirs.
+
+    Raises:
+        ModelError: no adapter can be switched off, it is merged, or the model is the same without.
+    """
+    refuse_inference_weights(model)
+    adapters = adapters_of(model)
+    with switched_off(adapters):
+        mark = fingerprint(model)
+    if mark == fingerprint(model):
+        raise ModelError(
+            f"{model_name(model)} is the same with its adapter and without: expected one that is "
+            "on and changes something. Switch it on, or give the base as a model of its own."
+        )
+    return Reference(f"{model_name(model)} without its adapter", mark, model, adapters)

@@ -64,8 +64,8 @@ def frozen(scope: Scope, model: HookedModel) -> None:
     _refuse_meta(model)
     # Those made in inference mode want none as it is, and take no flag outside of it.
     flags = [(p, p.requires_grad) for p in weights if not p.is_inference()]
-    scope.undo(_set_flags, flags)
-    _set_flags([(p, False) for p, _ in flags])
+    scope.undo(set_flags, flags)
+    set_flags([(p, False) for p, _ in flags])
     evaluating(scope, modules)
     scope.enter_context(own_run())
     scope.enter_context(torch.inference_mode(False))
@@ -122,7 +122,8 @@ def evaluating(scope: Scope, modules: Sequence[nn.Module]) -> None:
     _set_modes([(module, False) for module in modules])
 
 
-def _set_flags(flags: Sequence[tuple[Tensor, bool]]) -> None:
+def set_flags(flags: Sequence[tuple[Tensor, bool]]) -> None:
+    """Whether each tensor wants gradients."""
     for parameter, flag in flags:
         parameter.requires_grad_(flag)
 

@@ -45,6 +45,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.positions import Positions
 from tl_steer.models.answers import Answers, Spoken
+from tl_steer.models.model import HookedModel
 from tl_steer.models.reference import Reference
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
@@ -67,7 +68,8 @@ class Contrast:
     """The objective of this file, against a base model.
 
     Args:
-        base: the model that the other was made from: same architecture, other weights.
+        base: the model that the other was made from: same architecture, other weights; or the
+            model itself `without_adapter`.
         along: L, how many tokens of the model's own answer are compared.
         share: w, the base's share in the mixture; 1 compares with the base alone.
         bound: c, in nats; infinite for none.
@@ -134,7 +136,9 @@ class ContrastObjective:
             )
         self.vec_batch = vec_batch or edits_per_pass(segment)
         self.said_smaller = False
-        self._reads = readout(segment.model), readout(self.base)
+        own = readout(segment.model)
+        with contrast.base.running():
+            self._reads = own, readout(self.base)
         self._answers: tuple[Positions, Answers, Answers] | None = None
 
     def __call__(
@@ -151,10 +155,8 @@ class ContrastObjective:
         return joined(in_parts(len(perturbation), self, evaluate))
 
     def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
-        ours, theirs = self._both(part.positions)
-        said = ours.speak(part, self._reads[0])
-        start, _ = theirs.grow(said.ids)
-        steered, mixture = self._told(said, theirs.run(part, start))
+        said = self._both(part.positions)[0].speak(part, self._reads[0])
+        steered, mixture = self._told(part, said)
         ratio = (steered - mixture).clamp(max=self.contrast.bound)
         value = (steered.exp() * ratio).sum(dim=-1).mean(dim=(1, 2))
         gradients = gradients_of(value, part, self.segment) if gradient else ()
@@ -163,12 +165,14 @@ class ContrastObjective:
             lead = _lead(said.ids, steered, mixture)
         return Evaluation(value.detach(), response, gradients, {self.order: lead})
 
-    def _told(
-        self, said: Spoken, base: Float[Tensor, "vec batch along d_model"]
-    ) -> tuple[LogProbabilities, LogProbabilities]:
+    def _told(self, part: Perturbation, said: Spoken) -> tuple[LogProbabilities, LogProbabilities]:
         """What the steered model predicts, and the mixture of the two that it is compared with."""
         read, read_base = self._reads
-        steered, other = log_probabilities(read, said.steered), log_probabilities(read_base, base)
+        theirs = self._both(part.positions)[1]
+        with self.contrast.base.running():
+            start, _ = theirs.grow(said.ids)
+            other = log_probabilities(read_base, theirs.run(part, start))
+        steered = log_probabilities(read, said.steered)
         share = self.contrast.share
         if share < 1:
             with torch.no_grad():
@@ -179,20 +183,18 @@ class ContrastObjective:
     def _both(self, positions: Positions) -> tuple[Answers, Answers]:
         """Both models on the prompts and their continuations; made once."""
         if self._answers is None or self._answers[0] != positions:
-            ours, theirs = (
-                Answers(
-                    model,
-                    self.segment.tokens,
-                    self.segment.source.name,
-                    self.segment.target.name,
-                    along=self.contrast.along,
-                    positions=positions,
-                    speaks=speaks,
-                )
-                for model, speaks in ((self.segment.model, True), (self.base, False))
-            )
+            ours = self._answers_of(self.segment.model, positions, speaks=True)
+            with self.contrast.base.running():
+                theirs = self._answers_of(self.base, positions, speaks=False)
             self._answers = positions, ours, theirs
         return self._answers[1:]
+
+    def _answers_of(self, model: HookedModel, positions: Positions, *, speaks: bool) -> Answers:
+        ends = self.segment.source.name, self.segment.target.name
+        return Answers(
+            model, self.segment.tokens, *ends, along=self.contrast.along, positions=positions,
+            speaks=speaks,
+        )  # fmt: skip
 
 
 def _lead(

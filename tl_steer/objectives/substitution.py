@@ -49,7 +49,7 @@ class Substitution:
     """The objective of this file, against a base model.
 
     Args:
-        base: the model that the other was made from: same architecture, other weights.
+        base: as for `Contrast`.
         along: L, how many tokens of the model's unsteered answer are compared; at least 2.
         share: w, the base's share in the mixture.
         bound: c, in nats.
@@ -108,11 +108,11 @@ class SubstitutionObjective(ContrastObjective):
         self._ids: Int[Tensor, "batch along"] | None = None
 
     def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
-        ours, theirs = self._both(part.positions)
+        ours = self._both(part.positions)[0]
         ids = self._answer()[None].expand(len(part), -1, -1)
         start, clean = ours.grow(ids)
         said = Spoken(ids, clean, ours.run(part, start))
-        steered, mixture = self._told(said, theirs.run(part, theirs.grow(ids)[0]))
+        steered, mixture = self._told(part, said)
         with torch.no_grad():
             before = log_probabilities(self._reads[0], clean)
         value = substituted(steered, mixture, before, bound=self.contrast.bound, rest=self.rest)
