@@ -38,13 +38,17 @@ def log_probabilities(model, ids, edit=None):
     return logits[0].log_softmax(dim=-1)
 
 
-def slowly(model, base, edit, *, along, share, bound, prompts=PROMPTS):
+def greedy(logs, _prompt, _place):
+    return int(logs.argmax())
+
+
+def slowly(model, base, edit, *, along, share, bound, prompts=PROMPTS, choose=greedy):
     """The equation and the lead, prompt by prompt and token by token."""
     total, terms, answers = 0.0, [], []
-    for row in ts.tokenize(model, prompts).rows():
+    for prompt, row in enumerate(ts.tokenize(model, prompts).rows()):
         ids, answer = row, []
         unlikely, own = 0.0, 0.0
-        for _ in range(along):
+        for place in range(along):
             m, b, clean = (
                 log_probabilities(model, ids, edit)[-1].double(),
                 log_probabilities(base, ids, edit)[-1].double(),
@@ -52,7 +56,7 @@ def slowly(model, base, edit, *, along, share, bound, prompts=PROMPTS):
             )
             mixture = (share * b.exp() + (1 - share) * clean.exp()).log()
             total += float((m.exp() * (m - mixture).clamp(max=bound)).sum())
-            token = int(m.argmax())
+            token = choose(m, prompt, place)
             unlikely += float(m[token] - mixture[token])
             own += float(m[token])
             answer.append(token)

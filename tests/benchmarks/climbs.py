@@ -25,6 +25,7 @@ import tl_steer as ts
 from tl_steer import organisms
 from tl_steer.methods import Ascent, Melbo, Power
 from tl_steer.models.answers import Answers
+from tl_steer.models.draw import Draw
 from tl_steer.objectives import Contrast
 from tl_steer.objectives.contrast import ContrastObjective
 from tl_steer.objectives.objective import Evaluation, gradients_of
@@ -59,9 +60,9 @@ class ResponseObjective(ContrastObjective):
 
     _base: Answers | None = None
 
-    def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
-        found = super()._evaluate(part, False)
-        said = self._both(part.positions)[0].speak(part, self._reads[0])
+    def _evaluate(self, part: Perturbation, gradient: bool, draw: Draw) -> Evaluation:
+        found = super()._evaluate(part, False, draw)
+        said = self._both(part.positions)[0].speak(part, self._reads[0], draw)
         base = self._base_of(part)
         start, unsteered = base.grow(said.ids)
         apart = (said.steered - said.clean) - (base.run(part, start) - unsteered)
@@ -87,6 +88,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "the base alone": {"contrast": {"share": 1}},
     "responses": {"responses": True},
     "no bound": {"contrast": {"bound": float("inf")}},
+    "sampled answers": {"contrast": {"temperature": 1.0}},
     "the objective keeps": {"method": Ascent(keep="objective")},
     "5 steps": {"method": Ascent(steps=5, keep="lead")},
     "14 steps": {"method": Ascent(steps=14, keep="lead")},

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Point
+from tl_steer.models.draw import GREEDY, Draw
 from tl_steer.models.model import HookedModel
 from tl_steer.models.packed import Packed, common_beginning, packed_or_apart, packing_of
 from tl_steer.models.rows import Row, by_row, continued
@@ -91,20 +92,37 @@ class Answers:
         first = tokens.lengths[:, None] - 1
         self._at = first + torch.arange(along, device=first.device)
 
-    def speak(self, perturbation: Perturbation, read: Readout) -> Spoken:
-        """The model's own greedy continuation under every edit.
+    def speak(self, perturbation: Perturbation, read: Readout, draw: Draw = GREEDY) -> Spoken:
+        """The model's own continuation under every edit.
 
         Args:
             read: from activations at the target to logits.
+            draw: how tokens are chosen.
         """
         staged = [trunk.staged(len(perturbation)) for trunk in self._trunks]
         if self.staged is None or None in staged:
-            ids = generated(self.model, perturbation, self.prompts, self.along)
+            ids = self._ids_apart(perturbation, read, draw)
             start, clean = self.grow(ids)
             return Spoken(ids, clean, self.run(perturbation, start))
-        return self._speak_in_stages(perturbation, read, self.staged)
+        return self._speak_in_stages(perturbation, read, draw, self.staged)
 
-    def _speak_in_stages(self, edits: Perturbation, read: Readout, staged: Staged) -> Spoken:
+    def _ids_apart(
+        self, edits: Perturbation, read: Readout, draw: Draw
+    ) -> Int[Tensor, "vec batch along"]:
+        """What is said, where rows cannot run in stages: by the model's own generation, or, since
+        that draws as it likes, by a whole pass for every token."""
+        if draw.temperature == 0:
+            return generated(self.model, edits, self.prompts, self.along)
+        ids = self.tokens.ids.new_zeros(len(edits), len(self.prompts), self.along)
+        with torch.no_grad():
+            for place in range(self.along):
+                steered = self.run(edits, self.grow(ids)[0])[:, :, place]
+                ids[:, :, place] = draw(read(steered), place)
+        return ids
+
+    def _speak_in_stages(
+        self, edits: Perturbation, read: Readout, draw: Draw, staged: Staged
+    ) -> Spoken:
         vec, cache = len(edits), new_cache()
         walks = [
             Walk(trunk, own, vec)
@@ -118,7 +136,7 @@ class Answers:
         steered = [self._stage(edits, start, 0, cache)[:, first]]
         while True:
             with torch.no_grad():
-                ids.append(read(steered[-1]).argmax(dim=-1))
+                ids.append(draw(read(steered[-1]), len(ids)))
             if len(ids) == self.along:
                 break
             both = [walk.step(ids[-1][:, p]) for p, walk in enumerate(walks)]

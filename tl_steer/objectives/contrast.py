@@ -2,8 +2,8 @@ r"""How differently two models answer under one perturbation: an objective that 
 installed in one of them to what breaks both.
 
 M is the model that is looked at, B the one it was made from, both under the same perturbation
-$\theta$, and y the first L tokens of M's own greedy answer under it, drawn anew at every
-evaluation:
+$\theta$, and y the first L tokens of M's own answer under it, greedy unless a temperature is given,
+and drawn anew at every evaluation:
 
 $$f(\theta)=\frac1{|X|L}\sum_{x\in X}\sum_{k\le L}\sum_v p^M_\theta(v)\,
   \min\Big(c,\ \log\frac{p^M_\theta(v)}{w\,p^B_\theta(v)+(1-w)\,p^M_0(v)}\Big),
@@ -28,13 +28,14 @@ nothing else led to, that the steered model is sure of, and that it says whateve
 first term is capped, since past some nats it only says how odd the text is. (The numbers were
 chosen on three organisms; docs/evidence/installed.md judges them on others.)
 
-Conventions: y is held fixed in the gradient, and is the model's own greedy answer whether it has
-ended or not. `docs/evidence/installed.md` has what each part is worth.
+Conventions: y is held fixed in the gradient, and is the model's own answer whether it has ended or
+not. Answers are sampled while a method climbs; where nothing is climbed, as when a bank is put in
+order, they are greedy. `docs/evidence/installed.md` has what each part is worth.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -45,6 +46,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.positions import Positions
 from tl_steer.models.answers import Answers, Spoken
+from tl_steer.models.draw import GREEDY, Draw
 from tl_steer.models.model import HookedModel
 from tl_steer.models.reference import Reference
 from tl_steer.models.segment import Segment
@@ -73,6 +75,8 @@ class Contrast:
         along: L, how many tokens of the model's own answer are compared.
         share: w, the base's share in the mixture; 1 compares with the base alone.
         bound: c, in nats; infinite for none.
+        temperature: at which answers are drawn while a method climbs; 0 takes the likeliest tokens.
+        seed: of these draws, which depend on it and on the method's step alone.
 
     The target has to be the last block's `hook_resid_post`, where answers are read. Wrong to use
     with a base that differs from the model in more than what is looked for, unless what else
@@ -84,6 +88,9 @@ class Contrast:
     along: int = 4
     share: float | int = 0.5
     bound: float | int = 5.0
+    _: KW_ONLY
+    temperature: float | int = 0
+    seed: int = 0
 
     length = 0.4  # of the norm, where none is given
     order = "lead"
@@ -94,6 +101,11 @@ class Contrast:
             raise SettingError(
                 f"Contrast(along={self.along}, share={self.share}, bound={self.bound}): expected "
                 "along >= 1, a share above 0 and at most 1, and a bound above 0."
+            )
+        if not 0 <= self.temperature < math.inf or self.seed < 0:
+            raise SettingError(
+                f"Contrast(temperature={self.temperature}, seed={self.seed}): expected a finite "
+                "temperature, 0 or above, and a seed of 0 or above."
             )
 
     def on(self, segment: Segment, *, vec_batch: int | None = None) -> "ContrastObjective":
@@ -148,14 +160,19 @@ class ContrastObjective:
 
         def evaluate(rows: slice) -> Evaluation:
             with frozen(self.base), torch.set_grad_enabled(gradient):
-                part = self._evaluate(perturbation.select(rows), gradient)
+                part = self._evaluate(perturbation.select(rows), gradient, self._draw(step))
             refuse_nonfinite((part.value, *part.gradients), first=rows.start, step=step)
             return part
 
         return joined(in_parts(len(perturbation), self, evaluate))
 
-    def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
-        said = self._both(part.positions)[0].speak(part, self._reads[0])
+    def _draw(self, step: int | None) -> Draw:
+        if step is None:
+            return GREEDY
+        return Draw(float(self.contrast.temperature), self.contrast.seed, step)
+
+    def _evaluate(self, part: Perturbation, gradient: bool, draw: Draw) -> Evaluation:
+        said = self._both(part.positions)[0].speak(part, self._reads[0], draw)
         steered, mixture = self._told(part, said)
         ratio = (steered - mixture).clamp(max=self.contrast.bound)
         value = (steered.exp() * ratio).sum(dim=-1).mean(dim=(1, 2))

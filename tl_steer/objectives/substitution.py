@@ -33,6 +33,7 @@ from torch import Tensor
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.models.answers import Spoken, unsteered_answers
+from tl_steer.models.draw import Draw
 from tl_steer.models.reference import Reference
 from tl_steer.models.segment import Segment
 from tl_steer.objectives.contrast import Contrast, ContrastObjective, log_probabilities
@@ -107,7 +108,7 @@ class SubstitutionObjective(ContrastObjective):
         self.rest = float(settings.rest)
         self._ids: Int[Tensor, "batch along"] | None = None
 
-    def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
+    def _evaluate(self, part: Perturbation, gradient: bool, draw: Draw) -> Evaluation:
         ours = self._both(part.positions)[0]
         ids = self._answer()[None].expand(len(part), -1, -1)
         start, clean = ours.grow(ids)
