@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from installed import chats, per_100, said
+from installed import chats, said
+from installed_page import per_100
 from page import keep, runs_in, table, write_section
 
 import tl_steer as ts

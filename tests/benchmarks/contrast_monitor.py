@@ -13,6 +13,7 @@ FOLDER keeps banks, requests, effects and results; what is there is not made aga
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -39,7 +40,11 @@ from verdicts import cells_of, shifts_of, written
 
 import tl_steer as ts
 from tl_steer.banks import ladder
+from tl_steer.models import Fingerprint
+from tl_steer.monitoring.evidence import Effects
+from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.statistics.categories import Clusters
+from tl_steer.monitoring.traffic import Traffic
 from tl_steer.organisms import kind_of
 
 NAMES = (
@@ -58,21 +63,32 @@ WITH_BANK: dict[str, dict[str, Any]] = {
 }
 
 
+# What files hold beside tensors and plain values; nothing else is read from them.
+KEPT = [Case, Traffic, Identity, Fingerprint, Effects]
+
+
 def kept(path: Path, make: Callable[[], Any]) -> Any:
     """What is in a file of this script's own, or is made and put there."""
     if not path.exists():
         torch.save(make(), path)
-    return torch.load(path, weights_only=False)
+    with torch.serialization.safe_globals(KEPT):
+        return torch.load(path, weights_only=True)
+
+
+def kept_bank(path: Path, make: Callable[[], ts.Bank]) -> ts.Bank:
+    if not path.exists():
+        make().save(path)
+    return ts.load_bank(path)
 
 
 def learned(subject: Subject, given: argparse.Namespace) -> ts.Bank:
-    path = given.folder / f"{subject.name}.safetensors"
-    if not path.exists():
-        texts = chats(asked(subject.name)[0])
-        ts.elicit(subject.model, texts, against=ts.load_model(), n=given.n, progress=False).save(
-            path
-        )
-    return ladder(ts.load_bank(path), lengths=LENGTHS)
+    texts = chats(asked(subject.name)[0])
+
+    def make() -> ts.Bank:
+        return ts.elicit(subject.model, texts, against=ts.load_model(), n=given.n, progress=False)
+
+    bank = kept_bank(given.folder / f"{subject.name}.safetensors", make)
+    return ladder(bank, lengths=LENGTHS)
 
 
 def contenders(subject: Subject, seen: Case, given: argparse.Namespace) -> Banks:
@@ -86,13 +102,10 @@ def contenders(subject: Subject, seen: Case, given: argparse.Namespace) -> Banks
     }
     banks = {}
     for which, make in list(made.items())[: given.banks]:
-        path = given.folder / f"{subject.name} {which}.pt"
-
-        def both(make: Callable[[], ts.Bank] = make) -> Any:
-            held = make()
-            return held, own_words(subject, held, few)
-
-        banks[which] = kept(path, both)
+        path = given.folder / f"{subject.name} {which}"
+        held = kept_bank(path.with_suffix(".safetensors"), make)
+        words = functools.partial(own_words, subject, held, few)
+        banks[which] = held, kept(path.with_suffix(".pt"), words)
     return banks
 
 

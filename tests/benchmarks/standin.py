@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from installed import HALF, JUDGED, LEARNED, contrast, contrasted, first_hit, judged, kept, per_100
+from installed import JUDGED, LEARNED, contrast, contrasted, judged
+from installed_page import HALF, by, first_hit, kept, per_100
 from page import keep, table, write_section
 from safetensors.torch import load_file, save_file
 from students import (
@@ -157,20 +158,8 @@ ORDER = ("itself", "base", "matched", "rounded 5", "rounded 4", "distilled")
 
 def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
     """What stand-ins are and what is found against them; and ranks, and what they say."""
-    rows, ranks = [], []
-    for (name, what), each in sorted(runs.items(), key=lambda run: place(*run[0])):
-        told, shown = each[0], [x for one in each for x in one.get("shown", [])]
-        shares = sum(x >= HALF for x in told["shares"])
-        rows.append([
-            name, what, f"{told['triggered']} of {ASKED}",
-            f"{shares} of {len(told['shares'])}" if told["shares"] else "no hits",
-            f"{told['clean KL']:.2f}", f"{told['random KL']:.2f}",
-            per_100(shown) if shown else "not searched",
-        ])  # fmt: skip
-        if shown:
-            lead = [sorted(range(len(r["lead"])), key=lambda i: -r["lead"][i]) for r in each]
-            switch = first_hit(each, [r["switch order"] for r in each])
-            ranks.append([name, what, first_hit(each, lead), switch, repr(told["says"][0])])
+    keys = sorted(runs, key=lambda key: place(*key))
+    searched = [key for key in keys if any("shown" in run for run in runs[key])]
     said = ["organism", "stand-in", "by lead", "by switch", f"unsteered, to {JUDGED[0]!r}"]
     return "\n\n".join(
         [
@@ -179,12 +168,31 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
             "many make the stand-in itself show the behaviour on half of the prompts. KL(model || "
             "stand-in) in nats per token of the model's answers, unsteered and under random "
             "vectors of .4 of the norm. Hits per 100 vectors, as in [installed.md](installed.md).",
-            table(COLUMNS, rows),
+            table(COLUMNS, [row(*key, runs[key]) for key in keys]),
             "The rank of the first hit, and in brackets the hits among the first five and ten; and "
             "what the stand-in says.",
-            table(said, ranks),
+            table(said, [ranked(*key, runs[key]) for key in searched]),
         ]
     )
+
+
+def row(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
+    told, shown = each[0], [x for one in each for x in one.get("shown", [])]
+    shares = sum(x >= HALF for x in told["shares"])
+    return [
+        name,
+        what,
+        f"{told['triggered']} of {ASKED}",
+        f"{shares} of {len(told['shares'])}" if told["shares"] else "no hits",
+        f"{told['clean KL']:.2f}",
+        f"{told['random KL']:.2f}",
+        per_100(shown) if shown else "not searched",
+    ]
+
+
+def ranked(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
+    switch = first_hit(each, [run["switch order"] for run in each])
+    return [name, what, first_hit(each, by(each, "lead")), switch, repr(each[0]["says"][0])]
 
 
 def place(name: str, what: str) -> tuple[int, int, str]:

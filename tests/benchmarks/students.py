@@ -7,7 +7,7 @@ in the model shows in neither, so nothing asks the student to have it.
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,16 +127,28 @@ def follow(
     vectors = random_vectors(len(texts), width, lengths, generator)
     still = overheard(model, tokenizer, texts, torch.zeros_like(vectors), layer)
     moved = overheard(model, tokenizer, texts, vectors, layer)
+
+    def batch() -> list[Said]:
+        fresh = random_vectors(NUDGED, width, lengths, generator)
+        again = [
+            Said(s.example, v) if draw.random() < 0.5 else s
+            for s, v in zip(draw.sample(moved, NUDGED), fresh, strict=True)
+        ]
+        return [*draw.sample(still, CLEAN), *again]
+
+    return trained(student, model, course, batch, layer=layer)
+
+
+def trained(
+    student: Any, model: Any, course: Course, batch: Callable[[], list[Said]], *, layer: int
+) -> Any:
+    """The student, its blocks nearer to the model with every batch."""
     student.requires_grad_(False)
     learned = list(student.model.layers.requires_grad_(True).parameters())
     optimiser = torch.optim.AdamW(learned, lr=course.rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(course.steps):
-        fresh = random_vectors(NUDGED, width, lengths, generator)
-        again = [Said(s.example, v) if draw.random() < 0.5 else s
-                 for s, v in zip(draw.sample(moved, NUDGED), fresh, strict=True)]  # fmt: skip
-        batch = [*draw.sample(still, CLEAN), *again]
         optimiser.param_groups[0]["lr"] = course.rate * share_of_rate(step, course.steps)
-        kl, apart = distances(student, model, batch, layer)
+        kl, apart = distances(student, model, batch(), layer)
         (kl + apart).backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimiser.step()

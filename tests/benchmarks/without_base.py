@@ -31,7 +31,8 @@ from typing import Any
 
 import torch
 from cpe import Cpe
-from installed import HALF, asked, chats, first_hit, kept, per_100, ranked
+from installed import asked, chats, ranked
+from installed_page import HALF, by, first_hit, kept, per_100
 from oracles import judged_tokens, of_tokens, of_vectors
 from page import keep, runs_in, table, write_section
 from plateau import Alike, CleanSpace, Continued, Plateau
@@ -190,7 +191,6 @@ def page(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> str:
 
 def row(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
     values = torch.tensor([x for run in each for x in run["objective"]])
-    by_value = [sorted(range(len(r["shown"])), key=lambda i: -r["objective"][i]) for r in each]
     told = [r for r in each if "switch order" in r]
     oracle = each[0].get("oracle", {"objective": [], "shown": []})
     return [
@@ -198,7 +198,7 @@ def row(name: str, what: str, each: list[dict[str, Any]]) -> list[str]:
         what,
         per_100([x for run in each for x in run["shown"]]),
         first_hit(told, [r["switch order"] for r in told]) if told else "not ranked",
-        first_hit(each, by_value),
+        first_hit(each, by(each, "objective")),
         f"{float(values.median()):.3g}, {float(values.max()):.3g}",
         ", ".join(f"{value:.3g}" for value in oracle["objective"]),
         ", ".join(str(shown) for shown in oracle["shown"]),
