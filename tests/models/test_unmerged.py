@@ -155,6 +155,8 @@ def test_without_its_adapter_a_model_is_its_base(unmerged, two):
 def test_the_model_is_as_before_after_an_exception(unmerged):
     reference = without_adapter(unmerged)
     reference.adapters[0].enable_adapters(False)
+    for layer in reference.adapters:
+        layer.requires_grad_(False)
     before = snapshot(unmerged), switches(unmerged)
     with pytest.raises(KeyboardInterrupt), reference.running():
         assert all(switches(unmerged))
