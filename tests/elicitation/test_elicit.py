@@ -70,7 +70,7 @@ def test_the_model_is_as_before_after_success_and_failure(model):
     def fails(steered, clean, measured):
         raise RuntimeError("the user's own divergence fails")
 
-    with pytest.raises(RuntimeError, match="own divergence"):
+    with pytest.raises(SettingError, match="own divergence"):
         ts.elicit(model, PROMPTS, **FAST, divergence=fails)
     assert snapshot(model) == before
 
@@ -89,7 +89,7 @@ def interrupted(after):
     plain = ts.objectives.Displacement()
 
     def divergence(steered, clean, measured):
-        calls["n"] += 1
+        calls["n"] += len(steered) == 4  # it is tried on fewer first
         if calls["n"] == after:
             raise KeyboardInterrupt
         return plain(steered, clean, measured)
@@ -118,6 +118,8 @@ def test_nan_names_the_step_and_the_vector_and_leaves_the_model(one):
 
     def breaks(steered, clean, measured):
         value = ts.objectives.Displacement()(steered, clean, measured)
+        if len(value) < 4:  # it is tried on fewer first
+            return value
         return torch.where(torch.arange(len(value)) == 1, value / 0 * 0, value)
 
     with pytest.raises(NotFiniteError, match="step 1 for vector 1"):

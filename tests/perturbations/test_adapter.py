@@ -460,7 +460,7 @@ def test_factors_that_do_not_fit_are_refused(one):
 
 def test_a_model_without_the_maps_hook_points_is_refused():
     host = LinearHost([torch.eye(4), torch.eye(4)])
-    site = ts.hook_points.Site("blocks.0.hook_resid_post", 0, "hook_mlp_out", 4)
+    site = ts.hook_points.Site("blocks.0.hook_mlp_out", 0, "hook_mlp_out", 4)
     wrong = Adapter(site, torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4))
     with pytest.raises(HookPointError, match="no hook point"), perturbing(host, wrong):
         pass

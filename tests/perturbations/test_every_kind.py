@@ -43,7 +43,7 @@ STARTS = {
     "clamp": (Clamp, SOURCE),
     "gated": (functools.partial(Gated, threshold=-0.1), SOURCE),
     "adapter": (Adapters(rank=1), MLP),
-    "layers": (Layers((1, 2)), SOURCE),
+    "layers": (Layers((1, 2, 3)), SOURCE),
     "mixed": (mixed, SOURCE),
     "gain": (functools.partial(Gain, floor=0.1), SOURCE),
 }
@@ -347,6 +347,19 @@ def test_a_strength_lies_on_the_line_from_no_edit_to_all_of_it(llama, kind):
 
 
 @KINDS
+def test_a_choice_of_scaled_edits_keeps_their_strengths(one, kind):
+    edits = bank_of(one, kind).perturbation().scaled(torch.tensor([0.0, 1.0, 0.5]))
+    tokens = ts.tokenize(one, PROMPTS[:1])
+    segment = ts.Segment(one, tokens, edits.site.name, TARGET)
+    with torch.no_grad():
+        whole = segment.run(edits)
+        part = segment.run(edits.select([2, 0]))
+        torch.testing.assert_close(part, whole[[2, 0]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(part[1], segment.clean, atol=1e-5, rtol=1e-5)
+    assert float((part[0] - segment.clean).abs().max()) > 1e-4
+
+
+@KINDS
 def test_scales_are_numbers_one_for_each_vector(llama, kind):
     bank, tokens = bank_of(llama, kind), ts.tokenize(llama, PROMPTS[:1])
     plain = logits(llama)
@@ -362,6 +375,22 @@ def test_scales_are_numbers_one_for_each_vector(llama, kind):
     for wrong in ([1, 2], float("nan"), float("inf")):
         with pytest.raises(SettingError, match="scale="):
             logits(llama, bank, scale=wrong, rows=torch.arange(1))
+
+
+def _cached(model, ids):
+    """Four tokens of cached generation: the ids, and what stood at the target while it ran."""
+    parts = []
+
+    def keep(activation, hook=None):
+        parts.append(activation.clone())
+
+    model.hook_dict[TARGET].add_hook(keep)
+    try:
+        out = model.generate(ids, max_new_tokens=4, do_sample=False, verbose=False,
+                             return_type="tokens", stop_at_eos=False)  # fmt: skip
+    finally:
+        model.hook_dict[TARGET].remove_hooks()
+    return {"ids": out[:, ids.shape[1] :], "target": torch.cat(parts, dim=1)}
 
 
 SCHEDULES = [
@@ -394,23 +423,26 @@ def test_a_schedule_is_the_same_cached_and_uncached_and_what_it_says(llama, kind
     assert cached.texts == ts.generate(llama, bank, PROMPTS, use_past_kv_cache=False, **knobs).texts
     tokens = ts.tokenize(llama, PROMPTS[:1])
     length = int(tokens.lengths[0])
-    new = torch.tensor([[5, 9, 11]])
-    ids = torch.cat([tokens.ids[:, :length], new], dim=1)
-    with torch.no_grad():
-        with ts.perturbing(llama, bank[1], tokens=tokens, positions=positions):
-            out = llama(ids, return_type="logits")
-        row = {n: v.detach()[1] for n, v in bank.perturbation().named_parameters()}
+    row = {n: v.detach()[1] for n, v in bank.perturbation().named_parameters()}
 
-        def slow(activation, hook=None):
-            edited = activation.clone()
-            for place in range(activation.shape[1]):
-                x = activation[0, place]
-                by = _weight(positions, place, length)
-                edited[0, place] = x + by * (TRUTH[kind](x, row) - x)
-            return edited
+    def slow(activation, hook=None):
+        edited = activation.clone()
+        for place in range(activation.shape[1]):
+            x = activation[0, place]
+            by = _weight(positions, place, length)
+            edited[0, place] = x + by * (TRUTH[kind](x, row) - x)
+        return edited
 
-        expected = llama.run_with_hooks(ids, fwd_hooks=[(SOURCE, slow)], return_type="logits")
+    ids = tokens.ids[:, :length]
+    with torch.no_grad(), ts.perturbing(llama, bank[1], tokens=tokens, positions=positions):
+        kept = _cached(llama, ids)
+        new = torch.cat([ids, kept["ids"]], dim=1)
+        out = llama(new, return_type="logits")
+    with torch.no_grad(), ts.models.capturing(llama, [TARGET]) as seen:
+        expected = llama.run_with_hooks(new, fwd_hooks=[(SOURCE, slow)], return_type="logits")
     torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+    # With a cache, token by token.
+    torch.testing.assert_close(kept["target"], seen[TARGET][:, :-1], atol=1e-4, rtol=1e-4)
     assert positions == ts.Positions.from_json(json.loads(json.dumps(positions.to_json())))
 
 
@@ -493,7 +525,7 @@ def test_names_are_taken_once_and_a_cell_may_run_again():
 
 
 def test_parts_share_their_numbers_where_they_are_one_edit(llama):
-    """One vector over two layers, against a hook of the test's own in each."""
+    """One vector over three layers, against a hook of the test's own in each."""
     bank = bank_of(llama, "layers")
     (edits,) = (bank[1].perturbation(),)
     assert bank.vectors.shape[1] == 24
@@ -503,5 +535,5 @@ def test_parts_share_their_numbers_where_they_are_one_edit(llama):
     with torch.no_grad():
         ids = ts.tokenize(llama, PROMPTS[:1]).ids
         expected = llama.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits")
-    assert names == ["blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+    assert names == [f"blocks.{i}.hook_resid_post" for i in (1, 2, 3)]
     torch.testing.assert_close(logits(llama, bank[1]), expected, atol=1e-5, rtol=1e-5)
