@@ -99,4 +99,7 @@ def test_gain_alone_makes_no_pair_the_best(one):
     with pytest.raises(SettingError, match="read no texts"):
         found.best()
     with pytest.raises(SettingError, match="looked for together"):
-        ts.elicit(one, PROMPTS, source="auto", target=NAMES[2], progress=False)
+        ts.elicit(
+            one, PROMPTS, source="auto", target=NAMES[2], measured=ts.Positions(last=1),
+            progress=False,
+        )  # fmt: skip

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import tl_steer as ts
-from tl_steer.errors import HookPointError, ModelError, SettingError, ShapeError, SteerError
+from tl_steer.errors import HookPointError, ModelError, ShapeError, SteerError
 from tl_steer.files.signatures import checked
 
 K = {"source": SOURCE, "target": TARGET, "n": 2, "radius": 3.0, "progress": False}
@@ -131,13 +131,6 @@ def test_classes_stand_for_objects_within_objects_and_lists(one):
 def test_other_classes_are_refused(one, given, message):
     with pytest.raises(ShapeError, match=message):
         ts.elicit(one, PROMPTS, **K | given)
-
-
-@pytest.mark.parametrize("method", ["jacobian", "quadratic"])
-def test_methods_for_vectors_refuse_adapters(one, method):
-    mine = {"source": "blocks.1.hook_mlp_out", "perturbation": ts.elicitation.Adapters()}
-    with pytest.raises(SettingError, match="is for steering vectors"):
-        ts.elicit(one, PROMPTS, **K | mine, method=method)
 
 
 def test_what_is_no_perturbation_steers_nothing(one):
