@@ -224,8 +224,23 @@ def test_quickstart_runs(offline: Any) -> None:
 def test_extending_runs_and_its_kinds_train(offline: Any) -> None:
     namespace = execute("docs/extending.md")
     assert float(namespace["after"].sum()) > 2 * float(namespace["before"].sum())
-    lengths = namespace["ablation"].directions.norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    gains, prompt = namespace["gains"], namespace["prompt"]
+    control = objectives(offline, ts.random_bank(gains), [prompt])
+    assert float(gains.objective.mean()) > 2 * float(control.mean())
+    torch.testing.assert_close(gains.vectors.norm(dim=1), torch.full((4,), 8.0))
+    ids = ts.tokenize(offline, [prompt]).ids
+    where, factors = "blocks.7.mlp.hook_post", 1 + gains.vectors[1]
+    with torch.no_grad(), ts.perturbing(offline, gains[1]):
+        found = offline(ids)
+    with torch.no_grad():
+        slow = [(where, lambda activation, hook: activation * factors)]
+        torch.testing.assert_close(found, offline.run_with_hooks(ids, fwd_hooks=slow))
+    together = namespace["together"]
+    assert [site.kind for site in together.perturbation().sites] == [
+        "hook_resid_pre",
+        "mlp.hook_post",
+    ]
+    assert bool((together.objective > 0).all())
 
     given, both = namespace["given"], namespace["both"]
     assert given.provenance.method == "given, not trained"
