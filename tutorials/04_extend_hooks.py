@@ -19,11 +19,11 @@
 # %% [markdown]
 # # Extend the hooks
 #
-# The first tutorials added learned vectors to the residual stream. Here we change each part of that
-# sentence: another *place* (neurons), another *edit* (a rotation that we define ourselves), vectors
-# that were *not learned* (a contrast of two lists of texts), and another *strength and schedule* (how
-# much, and on which tokens). Each part ends with the unsteered model and with random edits of the same
-# kind and size beside it. A CPU is enough.
+# The first tutorials added learned vectors to the residual stream. Here we change each part of
+# that sentence: another *place* (neurons), another *edit* (a rotation that we define ourselves),
+# vectors that were *not learned* (a contrast of two lists of texts), and another *strength and
+# schedule* (how much, and on which tokens). Each part ends with the unsteered model and with
+# random edits of the same kind and size beside it. A CPU is enough.
 
 # %%
 try:
@@ -73,9 +73,10 @@ def beside_random(bank, prompt, n_random=2):
 # %% [markdown]
 # ## 1. Another place: neurons
 #
-# A source is any hook point that the model computes with: `mlp.hook_post` are the neurons of a block
-# behind their nonlinearity, `attn.hook_z[2]` is one attention head. The width is read off the model.
-# `radius="0.3x"` makes vectors .3 times as long as the median activation at that place.
+# A source is any hook point that the model computes with: `mlp.hook_post` are the neurons of a
+# block behind their nonlinearity, `attn.hook_z[2]` is one attention head. The width is read off
+# the model. `radius="0.3x"` makes vectors .3 times as long as the median activation at that
+# place.
 
 # %%
 neurons = ts.elicit(
@@ -87,8 +88,8 @@ neurons
 beside_random(neurons, house)
 
 # %% [markdown]
-# What random vectors do to the text, learned ones have to beat. The objective says the same in
-# numbers: how far activations at the target move.
+# Random vectors of this length change the words as well, and leave the answer an answer. The
+# objective says in numbers how far activations at the target move.
 
 
 # %%
@@ -120,9 +121,11 @@ for name, bank in (("learned", neurons), ("random", ts.random_bank(neurons))):
     print(f"{name:8}", " ".join(f"{share:.3f}" for share in in_ten(bank)))
 
 # %% [markdown]
-# A hook point of a kind that is not known yet is registered by its name, with the kind that a block
-# computes before it. This one is what the MLP's gate is multiplied with; a point that the model does
-# not compute with would be refused.
+# Hardly more than by chance: these vectors are spread over many neurons.
+#
+# A hook point of a kind that is not known yet is registered by its name, with the kind that a
+# block computes before it. This one is what the MLP's gate is multiplied with; a point that the
+# model does not compute with would be refused.
 
 # %%
 ts.hook_points.register("mlp.hook_pre_linear", after="mlp.hook_pre")
@@ -131,12 +134,13 @@ ts.models.resolve(model, "blocks.7.mlp.hook_pre_linear")
 # %% [markdown]
 # ## 2. Another edit: a rotation
 #
-# Adding a vector makes activations longer. A rotation in a plane does not: with $a$ and $b$ of norm 1
-# and at right angles, it turns what lies in their plane by an angle and leaves the rest alone.
+# Adding a vector makes activations longer. A rotation in a plane does not: with $a$ and $b$ of
+# norm 1 and at right angles, it turns what lies in their plane by an angle and leaves the rest
+# alone.
 #
-# A kind of perturbation says what it does (`forward`) and what its constraint is (`project_`). Rows of
-# `[vec 2 width]` are no vectors, so this one also says how it is drawn at random. The angle is a
-# setting: an attribute, which files keep.
+# A kind of perturbation says what it does (`forward`) and what its constraint is (`project_`).
+# Rows of `[vec 2 width]` are no vectors, so this one also says how it is drawn at random. The
+# angle is a setting: an attribute, which files keep.
 
 
 # %%
@@ -180,14 +184,15 @@ turns = ts.elicit(
 beside_random(turns, house)
 
 # %% [markdown]
-# Rows that leave the text in order on the prompt they were trained on: what do they do on another?
+# Rows that leave the text in order on the prompt they were trained on: what do they do on
+# another?
 
 # %%
 beside_random(turns, sea)
 
 # %% [markdown]
-# Random planes hardly change anything. Why? A rotation moves only what lies in its plane. Here is how
-# much of the squared norm that is, in the mean over the prompt's tokens (BOS left out):
+# Random planes hardly matter. Why? A rotation moves only what lies in its plane. Here is
+# how much of the squared norm that is, in the mean over the prompt's tokens (BOS left out):
 
 
 # %%
@@ -204,10 +209,10 @@ for name, bank in (("learned", turns), ("random", ts.random_bank(turns))):
     print(f"{name:8}", " ".join(f"{share:.4f}" for share in in_plane(bank)))
 
 # %% [markdown]
-# So the comparison with random planes is an easy one: it shows that the planes were learned, and not
-# that what they do means anything. How fast does the effect grow? At strength s a row goes s of the
-# way from no edit to all of it, x + s (f(x) - x). `kl` is how far the next token's distribution
-# moves, in nats, on two prompts.
+# So the comparison with random planes is an easy one: it shows that the planes were learned, and
+# not that what they do means anything. How fast does the effect grow? At strength s a row goes s
+# of the way from no edit to all of it, x + s (f(x) - x). `kl` is how far the next token's
+# distribution moves, in nats, on two prompts.
 
 # %%
 grown = []
@@ -220,8 +225,8 @@ for scale in (0.5, 1.0, 2.0):
 shown(grown, ["strength", "learned", "random"])
 
 # %% [markdown]
-# The bank is saved and loaded like any other. The file names the kind and the module that registers
-# it; another process imports that module first.
+# The bank is saved and loaded like any other. The file names the kind and the module that
+# registers it; another process imports that module first.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -232,8 +237,8 @@ print(again.kind, again.perturbation().degrees, torch.equal(again.vectors, turns
 # ## 3. Vectors that were not learned
 #
 # The difference between the mean activations of two lists of texts is a vector, too (contrastive
-# activation addition). `Bank.from_vectors` takes it, a matrix, or an autoencoder's decoder, runs it
-# once to measure what it does, and notes that it was given.
+# activation addition). `Bank.from_vectors` takes it, a matrix, or an autoencoder's decoder, runs
+# it once to measure what it does, and notes that it was given.
 
 # %%
 glad = [
@@ -264,9 +269,9 @@ weather = ts.chat("Write one sentence about the weather today.")
 beside_random(mood, weather)
 
 # %% [markdown]
-# One sentence is an anecdote. A metric of our own counts: by how many nats does the next token lean
-# towards glad words, against sad ones? It is a function of what a sweep reads at every vector and
-# prompt, and `doses` are multiples of the vectors.
+# One sentence is an anecdote. A metric of our own counts: by how many nats does the next token
+# lean towards glad words, against sad ones? It is a function of what a sweep reads at every
+# vector and prompt, and `doses` are multiples of the vectors.
 
 
 # %%
@@ -301,15 +306,17 @@ for dose in (0.5, 1, 2):
 shown(rows, ["times its length", "glad", "sad", "random", "lowest", "highest"])
 
 # %% [markdown]
-# A mean over four prompts each. Where the two lie outside of the lowest and highest of 16
-# random vectors of the same length, the direction does what its name says, on the next token of
-# sentences like these.
+# Every number is a mean over four prompts; the last three are of 16 random vectors of the same
+# length. Outside of their range the direction does what its name says, on the next token of
+# sentences like these. More is not always more so: "glad" grows with its length, and "sad" does
+# not, while at twice the length a random vector may lean towards either as well.
 
 # %% [markdown]
 # ## 4. Another strength and schedule
 #
-# The same bank acts as strongly as you ask, and on the tokens that you name, wherever it is used: on
-# the prompt alone, on what is generated alone, from some token on, or with a strength that decays.
+# The same bank acts as strongly as you ask, and on the tokens that you name, wherever it is used:
+# on the prompt alone, on what is generated alone, from some token on, or with a strength that
+# decays.
 
 # %%
 schedules = {
@@ -332,13 +339,13 @@ print("unsteered:", texts.unsteered[0])
 shown(rows, ["schedule", "sad", "random"])
 
 # %% [markdown]
-# Steering the prompt alone already decides how the answer begins, since it is read from the prompt.
-# What is steered from the sixth new token on begins like the unsteered text and parts from it there.
-# At twice its length the vector no longer says anything sad, and the random one is as incoherent:
-# that is length, and not mood.
+# Steering the prompt alone already decides how the answer begins, since it is read from the
+# prompt. What is steered from the sixth new token on begins like the unsteered text and parts
+# from it there. At twice its length neither vector leaves an answer to the question: that is
+# length, and not mood.
 #
-# What a schedule does to every token can be looked at: the size of the edit at the source, for a text
-# with six tokens behind the prompt.
+# What a schedule does to every token can be looked at: the size of the edit at the source, at the
+# last three tokens of the prompt and five behind it.
 
 # %%
 tokens = ts.tokenize(model, [weather])
@@ -351,9 +358,9 @@ def sizes(**knobs):
     """How far each token's activation at the source is from the unsteered one."""
     found = []
     for steering in ({"scale": 0}, knobs):
-        with torch.no_grad(), ts.perturbing(model, mood[1], tokens=tokens, **steering):
-            with ts.capturing(model, [source]) as seen:
-                model(text)
+        edited = ts.perturbing(model, mood[1], tokens=tokens, **steering)
+        with torch.no_grad(), edited, ts.capturing(model, [source]) as seen:
+            model(text)
         found.append(seen[source][0])
     return (found[1] - found[0]).norm(dim=-1)[-8:].tolist()
 
@@ -370,6 +377,6 @@ shown(rows, ["schedule", *(f"{i}: {name!r}" for i, name in enumerate(names))])
 # %% [markdown]
 # ## Next
 #
-# `docs/extending.md` has the other doors: objectives, methods, metrics, scores for monitors, views and
-# models of your own. `docs/concepts.md` lists the hook points and the kinds of perturbation that come
-# with tl_steer.
+# `docs/extending.md` has the other doors: objectives, methods, metrics, scores for monitors,
+# views and models of your own. `docs/concepts.md` lists the hook points and the kinds of
+# perturbation that come with tl_steer.
