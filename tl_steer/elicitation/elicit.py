@@ -76,7 +76,7 @@ def elicit(
             models") found to be best for it. Both models are run.
         n: how many vectors.
         perturbation: the kind that is searched: a registered class or its name (`Additive`,
-            "ablation"), `functools.partial` of the class with settings (`partial(Clamp, value=2)`),
+            "ablation"), `functools.partial` of the class with settings (`partial(Gated, threshold=0.3)`),
             or a callable that makes them from the segment, such as `Adapters(rank=1, layers=...)`,
             whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); "0.25x", a quarter of
