@@ -76,9 +76,10 @@ def elicit(
             models") found to be best for it. Both models are run.
         n: how many vectors.
         perturbation: the kind that is searched: a registered class or its name (`Additive`,
-            "ablation"), `functools.partial` of the class with settings (`partial(Gated, threshold=0.3)`),
-            or a callable that makes them from the segment, such as `Adapters(rank=1, layers=...)`,
-            whose source is `hook_mlp_out` or `hook_attn_out` of their first layer.
+            "ablation"), `functools.partial` of the class with settings (`partial(Gated,
+            threshold=0.3)`), or a callable that makes them from the segment, such as
+            `Adapters(rank=1, layers=...)`, whose source is `hook_mlp_out` or `hook_attn_out` of
+            their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); "0.25x", a quarter of
             the median residual norm at the source; or a rule such as `ShareOfNorm(0.1)` or
             `Calibrated()`. For kinds whose radius is no norm, a number, and "auto" is 1: R of
