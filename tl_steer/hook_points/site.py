@@ -1,18 +1,20 @@
 """Where in a model something happens: a hook point's name, its layer and its width."""
 
+import operator
 import re
 from dataclasses import dataclass
-from typing import SupportsIndex, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.errors import HookPointError
+from tl_steer.errors import HookPointError, ShapeError
 from tl_steer.files.jsons import text, whole
 from tl_steer.hook_points.registry import kind_of, stage_of
 
 _HEAD = re.compile(r"\[(\d+)\]$")
+_NAME = re.compile(r"blocks\.(\d+)\.([^\[\]]+)(\[\d+\])?")
 PATTERN = "attn.hook_pattern"
 
 
@@ -106,3 +108,40 @@ class Site:
 # How a hook point is said: its name, the number of a layer (its residual stream behind the block),
 # or a site.
 Point: TypeAlias = str | int | SupportsIndex | Site
+
+
+def site_at(where: Any, width: int) -> Site:
+    """The site of this width that a name, or the number of a layer, says without a model.
+
+    Whoever runs it checks it against the model, as any `Site` made by hand.
+
+    Raises:
+        HookPointError: no kind that is registered, in no layer, or one counted from the end.
+        ShapeError: what is neither.
+    """
+    if isinstance(where, Site):
+        return where
+    name = where if isinstance(where, str) else f"blocks.{_layer(where)}.hook_resid_post"
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise HookPointError(
+            f"{name[:80]!r} names no layer and kind; write 'blocks.7.hook_resid_post', say, or the "
+            "layer alone (7)."
+        )
+    return Site(name, int(found[1]), kind_of(found[2]).name, width)
+
+
+def _layer(where: Any) -> int:
+    try:
+        layer = -1 if isinstance(where, bool) else operator.index(where)
+    except TypeError:
+        raise ShapeError(
+            f"The hook point comes first, by its name ('blocks.3.hook_resid_post'), the number of "
+            f"a layer or as a Site; got {' '.join(repr(where).split())[:80]}."
+        ) from None
+    if layer < 0:
+        raise HookPointError(
+            f"Layer {where} cannot be found without the model: write resolve(model, {where}), or "
+            "count from 0."
+        )
+    return layer

@@ -102,8 +102,7 @@ def perturbing(
 def _no_steering(given: object) -> str:
     if isinstance(given, Tensor):
         advice = (
-            "a tensor does not say where it is added: Additive(resolve(model, "
-            "'blocks.3.hook_resid_post'), vector[None])"
+            "a tensor does not say where it is added: Additive('blocks.3.hook_resid_post', vector)"
         )
     elif isinstance(given, (list, tuple)):
         advice = "for several at once nest perturbing(...), or choose rows of a bank: bank[[0, 2]]"

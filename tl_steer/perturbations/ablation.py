@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import Site
-from tl_steer.perturbations.directions import refuse_rows
+from tl_steer.hook_points.site import Point
+from tl_steer.perturbations.directions import as_rows, refuse_rows, site_of
 from tl_steer.perturbations.kinds import register
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -24,7 +25,8 @@ class Ablation(Perturbation):
     """Project a direction out of the activation.
 
     Args:
-        directions: one row per edit; normalised.
+        site: the hook point, or its name (see `Perturbation`).
+        directions: one row per edit, or one vector; normalised.
         radius: not used, since a direction has no length.
 
     Wrong to use where the model does not write along the direction: then nothing changes, and
@@ -36,15 +38,17 @@ class Ablation(Perturbation):
 
     radius_is_norm = False
 
+    @refuses
     def __init__(
         self,
-        site: Site,
-        directions: Float[Tensor, "vec width"],
+        site: Point,
+        directions: Float[Tensor, "*vec width"],
         *,
         radius: float | int = 1.0,
         positions: Positions = EVERYWHERE,
     ) -> None:
-        super().__init__(site, radius=radius, positions=positions)
+        directions = as_rows(directions)
+        super().__init__(site_of(site, directions), radius=radius, positions=positions)
         refuse_rows(self, "directions", directions)
         self.directions = nn.Parameter(normalize(directions.detach(), dim=1))
 

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_steer.errors import SettingError, ShapeError
+from tl_steer.errors import SettingError
 from tl_steer.files.signatures import refuses, typed
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point, Site
+from tl_steer.perturbations.directions import as_rows, refuse_rows, site_of
 from tl_steer.perturbations.kinds import register
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import to_sphere
@@ -23,7 +24,8 @@ class Additive(Perturbation):
     Added in the activation's own dtype and on its device, so fp32 vectors steer a bf16 model.
 
     Args:
-        vectors: what is added, one row per edit.
+        site: the hook point, or its name (see `Perturbation`).
+        vectors: what is added, one row per edit, or one vector.
         radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
     """
 
@@ -31,18 +33,15 @@ class Additive(Perturbation):
     @refuses
     def __init__(
         self,
-        site: Site,
-        vectors: Float[Tensor, "vec width"],
+        site: Point,
+        vectors: Float[Tensor, "*vec width"],
         *,
         radius: float | int | None = None,
         positions: Positions = EVERYWHERE,
     ) -> None:
-        super().__init__(site, positions=positions)
-        _refuse_vectors(vectors)
-        if vectors.shape[1] != site.width:
-            raise ShapeError(
-                f"Vectors of width {vectors.shape[1]} do not fit {site}, {site.width} wide."
-            )
+        vectors = as_rows(vectors)
+        super().__init__(site_of(site, vectors), positions=positions)
+        refuse_rows(self, "vectors", vectors)
         if not (radius is None or (isinstance(radius, (int, float)) and radius >= 0)):
             raise SettingError(
                 f"radius={radius!r}: expected a number, or None for their mean norm."
@@ -94,13 +93,3 @@ class Additive(Perturbation):
     def project_(self) -> None:
         self.vectors.copy_(to_sphere(self.vectors, self.radius))
 
-
-def _refuse_vectors(vectors: object) -> None:
-    if not isinstance(vectors, Tensor):
-        raise ShapeError(f"Additive: vectors is a {type(vectors).__name__}; expected a tensor.")
-    if vectors.ndim != 2 or not vectors.is_floating_point():
-        hint = "; one vector is vector[None]" if vectors.ndim == 1 else ""
-        raise ShapeError(
-            f"Additive: vectors of shape {tuple(vectors.shape)} ({vectors.dtype}); expected "
-            f"floating point, one row per edit{hint}."
-        )

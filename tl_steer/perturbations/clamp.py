@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import Site
-from tl_steer.perturbations.directions import refuse_rows
+from tl_steer.hook_points.site import Point
+from tl_steer.perturbations.directions import as_rows, refuse_rows, site_of
 from tl_steer.perturbations.kinds import register
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -23,7 +24,8 @@ class Clamp(Perturbation):
     """Set the activation's component along a direction.
 
     Args:
-        directions: one row per edit; normalised.
+        site: the hook point, or its name (see `Perturbation`).
+        directions: one row per edit, or one vector; normalised.
         radius: what the component is set to, in units of the activation. Where it is used at
             another strength s, the component goes s of the way there.
 
@@ -34,15 +36,17 @@ class Clamp(Perturbation):
         ShapeError: directions that do not fit the site.
     """
 
+    @refuses
     def __init__(
         self,
-        site: Site,
-        directions: Float[Tensor, "vec width"],
+        site: Point,
+        directions: Float[Tensor, "*vec width"],
         *,
         radius: float | int = 1.0,
         positions: Positions = EVERYWHERE,
     ) -> None:
-        super().__init__(site, radius=radius, positions=positions)
+        directions = as_rows(directions)
+        super().__init__(site_of(site, directions), radius=radius, positions=positions)
         refuse_rows(self, "directions", directions)
         self.directions = nn.Parameter(normalize(directions.detach(), dim=1))
 

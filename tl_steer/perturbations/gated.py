@@ -14,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
+from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
-from tl_steer.hook_points.site import Site
-from tl_steer.perturbations.directions import NONE, refuse_rows
+from tl_steer.hook_points.site import Point, Site
+from tl_steer.perturbations.directions import NONE, as_rows, refuse_rows, site_of
 from tl_steer.perturbations.kinds import register
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
@@ -27,7 +28,8 @@ class Gated(Perturbation):
     """Add a vector at the tokens whose cosine with a direction passes a threshold.
 
     Args:
-        vectors: what is added, one row per edit.
+        site: the hook point, or its name (see `Perturbation`).
+        vectors: what is added, one row per edit, or one vector.
         gates: the directions looked for, one row per edit. A step has no gradient, so training
             changes vectors and leaves gates as they are; drawn at random unless given.
         threshold: the cosine that must be exceeded. Random directions have 0 give or take
@@ -41,17 +43,19 @@ class Gated(Perturbation):
         ShapeError: rows that do not fit the site.
     """
 
+    @refuses
     def __init__(
         self,
-        site: Site,
-        vectors: Float[Tensor, "vec width"],
-        gates: Float[Tensor, "vec width"],
+        site: Point,
+        vectors: Float[Tensor, "*vec width"],
+        gates: Float[Tensor, "*vec width"],
         *,
         threshold: float | int = 0.0,
         radius: float | int | None = None,
         positions: Positions = EVERYWHERE,
     ) -> None:
-        super().__init__(site, positions=positions)
+        vectors, gates = as_rows(vectors), as_rows(gates)
+        super().__init__(site_of(site, vectors), positions=positions)
         refuse_rows(self, "vectors", vectors)
         refuse_rows(self, "gates", gates, n=len(vectors))
         self.radius = float(vectors.norm(dim=1).mean()) if radius is None else float(radius)

@@ -20,7 +20,8 @@ class NormPreserving(Additive):
     """Add a vector, then restore the activation's norm.
 
     Args:
-        vectors: what is added, one row per edit.
+        site: the hook point, or its name (see `Perturbation`).
+        vectors: what is added, one row per edit, or one vector.
         radius: the norm that `project_` keeps; `None` takes the rows' mean norm.
 
     Wrong to use to compare with published additive results, and at hook points whose norm carries

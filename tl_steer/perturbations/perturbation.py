@@ -37,7 +37,9 @@ class Perturbation(nn.Module):
     (`perturbations.register`) for banks to hold it.
 
     Args:
-        site: the hook point that is edited.
+        site: the hook point that is edited. The kinds that are made of vectors take its name
+            ("blocks.3.hook_resid_post") or the number of a layer as well, and are as wide as their
+            vectors; whoever runs them checks that against the model.
         radius: what `project_` keeps: a norm, as a rule.
         positions: the tokens that are edited.
 
