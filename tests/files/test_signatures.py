@@ -83,8 +83,10 @@ def test_whatever_else_is_one_sentence_and_the_same_every_time(args, given, mess
 
 
 def test_verbs_say_how_they_are_called(one):
-    with pytest.raises(ShapeError, match=r"elicit\(\): .*by name only source=, target="):
-        ts.elicit(one, PROMPTS, SOURCE, TARGET)
+    with pytest.raises(
+        ShapeError, match=r"elicit\(\): too many .*source, target by position, .*n="
+    ):
+        ts.elicit(one, PROMPTS, SOURCE, TARGET, 8)
     with pytest.raises(ShapeError, match=r"elicit\(\): .*'device'"):
         ts.elicit(one, PROMPTS, device="cpu", **K)
 
@@ -145,12 +147,14 @@ def test_what_is_no_perturbation_steers_nothing(one):
             pass
 
 
-def test_a_vector_needs_a_site_and_rows(one):
+def test_a_vector_needs_a_site_and_numbers(one):
     site = ts.models.resolve(one, SOURCE)
+    with pytest.raises(ShapeError, match="The hook point comes first"):
+        ts.Additive(torch.ones(site.width), SOURCE)
+    with pytest.raises(ShapeError, match="one row per edit, or one vector"):
+        ts.Additive(site, torch.ones(1, 1, site.width))
     with pytest.raises(ShapeError, match=r"expected a Site, as resolve\("):
-        ts.Additive(SOURCE, torch.ones(1, site.width))
-    with pytest.raises(ShapeError, match=r"one vector is vector\[None\]"):
-        ts.Additive(site, torch.ones(site.width))
+        ts.Perturbation(SOURCE)
     with pytest.raises(ShapeError, match="floating point"):
         ts.Additive(site, torch.ones(1, site.width, dtype=torch.long))
     with pytest.raises(ShapeError, match="expected a tensor"):

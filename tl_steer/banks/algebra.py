@@ -98,6 +98,12 @@ class Algebra(Columns):
     __rmul__ = __mul__
 
     @refuses
+    def __truediv__(self: Own, divisor: float | int) -> Own:
+        if _finite(divisor) == 0:
+            raise SettingError("A bank cannot be divided by 0.")
+        return self * (1 / _finite(divisor))
+
+    @refuses
     def __add__(self: Own, other: Own) -> Own:
         """Sums, vector by vector; a bank of one is added to every vector of the other. Numbered
         anew, and what the sums do is unknown.
@@ -225,8 +231,10 @@ def _finite(factor: Any) -> float:
     if isinstance(factor, (Tensor, np.ndarray)) and factor.ndim == 0:
         factor = factor.item()
     if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
+        what = "a bank" if isinstance(factor, Algebra) else " ".join(repr(factor).split())[:80]
         raise SettingError(
-            f"A bank times {repr(factor)[:80]}: expected one finite number for all vectors."
+            f"A bank times or by {what}: expected one finite number for all vectors; a strength "
+            "for each goes where they are used (scale=)."
         )
     return float(factor)
 

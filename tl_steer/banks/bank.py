@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tl_steer.banks.algebra import Algebra
 from tl_steer.banks.file import BANK_FILE, contents_of, load_checkpoint
-from tl_steer.banks.given import columns_of
+from tl_steer.banks.given import columns_of, refuse_no_bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.sheet import frame_of, sheet_of
 from tl_steer.files.signatures import checked, typed
 from tl_steer.files.tables import MOST_ROWS, Sheet
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch
 from tl_steer.objectives.divergence import Displacement, Divergence
@@ -51,6 +51,11 @@ class Bank(Algebra):
         numbers: what each vector is called wherever it is shown; 0, 1, ... unless given. Choosing
             and sorting keep them; rows are counted from 0 all the same.
     """
+
+    @classmethod
+    def why_not(cls, value: Any) -> None:
+        """Raises how what was given becomes a bank."""
+        refuse_no_bank(value)
 
     def holding(self, vectors: Float[Tensor, "vec n"]) -> Perturbation:
         """Other vectors in the place of the bank's own, as many as you like."""
@@ -96,6 +101,7 @@ class Bank(Algebra):
         """
         return contents_of(self)
 
+    @typed
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file. An existing bank stays whole until the new one is
         complete.
@@ -115,8 +121,8 @@ class Bank(Algebra):
         vectors: Any,
         *,
         prompts: Prompts | TokenBatch,
-        source: str | Site | None = None,
-        target: str | Site | None = None,
+        source: Point | None = None,
+        target: Point | None = None,
         labels: Sequence[str] | None = None,
         divergence: Divergence = Displacement(),  # noqa: B008 (frozen)
         measured: Positions | None = None,

@@ -7,7 +7,7 @@ from torch import Tensor
 from tl_steer.errors import NotFiniteError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point, Site
 from tl_steer.models.hooks import capturing
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
@@ -23,7 +23,7 @@ def contrast(
     positive: Prompts | TokenBatch,
     negative: Prompts | TokenBatch,
     *,
-    source: str | Site,
+    source: Point,
     at: Positions = _LAST,
 ) -> Float[Tensor, " width"]:
     """What points from `negative` prompts to `positive` ones at `source`; its length is what lies
@@ -45,7 +45,7 @@ def contrast(
     arXiv:2312.06681). A direction that tells the lists apart need not be one that the model acts
     on: compare its effect with that of `random_bank`.
     """
-    site = resolve(model, str(source))
+    site = resolve(model, source)
     with frozen(model), torch.no_grad():
         means = [_mean(model, tokenize(model, each), site, at) for each in (positive, negative)]
     vector = means[0] - means[1]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tl_steer.banks.algebra import Algebra
 from tl_steer.banks.provenance import Provenance, provenance
 from tl_steer.errors import HookPointError, SettingError, ShapeError
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
-from tl_steer.hook_points.site import Site
+from tl_steer.hook_points.site import Point, Site
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
@@ -57,6 +58,32 @@ def rows_of(vectors: Any) -> tuple[Float[Tensor, "vec width"], tuple[str, ...]]:
     return rows, names
 
 
+def refuse_no_bank(value: Any) -> None:
+    """Say how what was given becomes a bank, or what takes it.
+
+    Raises:
+        ShapeError: always.
+    """
+    advice = "One comes from elicit(...), Bank.from_vectors(...) or load_bank(path)"
+    if isinstance(value, (Tensor, np.ndarray)):
+        advice = (
+            "Vectors of your own become one by Bank.from_vectors(model, vectors, prompts=..., "
+            "source=..., target=...)"
+        )
+    elif isinstance(value, (str, Path)):
+        advice = f"Load it: load_bank({str(value)[:60]!r})"
+    elif isinstance(value, (list, tuple)):
+        advice = "Choose vectors of one, bank[[0, 3]], or join two: bank.merge(other)"
+    elif isinstance(value, Perturbation):
+        advice = (
+            "To run it: perturbing(model, perturbation). Bank.from_vectors(model, vectors, ...) "
+            "makes a bank of vectors"
+        )
+    elif isinstance(value, HookedModel):
+        advice = "The model comes first, and the bank behind it"
+    raise ShapeError(f"Expected a bank; got {type(value).__name__}. {advice}.")
+
+
 def refuse_width(rows: Float[Tensor, "vec width"], site: Site) -> None:
     """Refuse vectors that do not fit a hook point.
 
@@ -69,8 +96,8 @@ def refuse_width(rows: Float[Tensor, "vec width"], site: Site) -> None:
 
 
 def sites_of(
-    model: HookedModel, vectors: Any, source: str | Site | None, target: str | Site | None
-) -> tuple[str, str]:
+    model: HookedModel, vectors: Any, source: Point | None, target: Point | None
+) -> tuple[Point, Point]:
     """Where the vectors act and are measured: as asked, or as their bank says.
 
     Raises:
@@ -83,15 +110,16 @@ def sites_of(
                 "from_vectors() needs to know where vectors are added and where their effect is "
                 "measured: give source= and target=, as elicit() takes them."
             )
-        return str(source), str(target)
+        return source, target
     for name, asked in (("source", source), ("target", target)):
         own: Site = getattr(vectors, name)
-        here = resolve(model, str(asked or own), target=name == "target")
+        here = resolve(model, own.name if asked is None else asked, target=name == "target")
         if name == "source" and here.width != own.width:
             raise HookPointError(
                 f"{own} is {here.width} wide on this model and {own.width} in the bank."
             )
-    return str(source or vectors.source), str(target or vectors.target)
+    ends = (vectors.source.name, vectors.target.name)
+    return ends[0] if source is None else source, ends[1] if target is None else target
 
 
 def measured_columns(
@@ -119,8 +147,8 @@ def columns_of(
     vectors: Any,
     prompts: Prompts | TokenBatch,
     *,
-    source: str | Site | None,
-    target: str | Site | None,
+    source: Point | None,
+    target: Point | None,
     labels: Sequence[str] | None,
     divergence: Divergence,
     measured: Positions | None,

@@ -17,7 +17,7 @@ from tl_steer.elicitation.aim import aim, own_method, refuse_unfit
 from tl_steer.elicitation.checkpoint import Checkpoint, Saved, read, refuse_other_run
 from tl_steer.elicitation.ends import place
 from tl_steer.elicitation.run import Run
-from tl_steer.elicitation.start import Start, radius_is_norm, started
+from tl_steer.elicitation.start import Start, radius_is_norm, refuse_unstarted, started
 from tl_steer.errors import SettingError
 from tl_steer.files.describe import describe
 from tl_steer.files.signatures import checked
@@ -45,7 +45,7 @@ def elicit(
     *,
     against: Any = None,
     n: int = 32,
-    perturbation: str | type[Perturbation] | Start = Additive,
+    perturbation: str | type[Perturbation] | Start | Any = Additive,  # refused with advice
     radius: float | int | str | RadiusRule = "auto",
     method: str | Method = "auto",
     divergence: str | Divergence | Goal = Displacement(),  # noqa: B008 (frozen)
@@ -76,10 +76,10 @@ def elicit(
             models") found to be best for it. Both models are run.
         n: how many vectors.
         perturbation: the kind that is searched: a registered class or its name (`Additive`,
-            "ablation"), `functools.partial` of the class with settings (`partial(Gated,
-            threshold=0.3)`), or a callable that makes them from the segment, such as
-            `Adapters(rank=1, layers=...)`, whose source is `hook_mlp_out` or `hook_attn_out` of
-            their first layer.
+            "ablation"), `functools.partial` of the class with settings, as in
+            `partial(Gated, threshold=0.2)`, or a callable that makes them from the segment, such as
+            `Layers([3, 4])`, or `Adapters(rank=1, layers=...)`, whose source is `hook_mlp_out` or
+            `hook_attn_out` of their first layer.
         radius: their norm. A number; "auto" (see `tl_steer.radii.InBand`); "0.25x", a quarter of
             the median residual norm at the source; or a rule such as `ShareOfNorm(0.1)` or
             `Calibrated()`. For kinds whose radius is no norm, a number, and "auto" is 1: R of
@@ -123,6 +123,7 @@ def elicit(
     vectors do on other prompts. The model's weights, flags, modes and hooks are as before
     afterwards.
     """
+    refuse_unstarted(perturbation)
     radius = _own_unit(radius_of(radius), perturbation)
     _refuse_settings(n, radius, vec_batch)
     maximised, measured = aim(divergence, against, measured)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tl_steer.errors import HookPointError, SettingError, SteerError
+from tl_steer.errors import HookPointError, SettingError, ShapeError, SteerError
 from tl_steer.files.signatures import typed_fields
 from tl_steer.files.text import said
 from tl_steer.hook_points.positions import Positions
@@ -94,6 +94,25 @@ def _named(start: Any) -> tuple[type[Perturbation], dict[str, Any]] | None:
         start = kind_of(start)
     return (
         (start, settings) if isinstance(start, type) and issubclass(start, Perturbation) else None
+    )
+
+
+def refuse_unstarted(start: Any) -> None:
+    """Refuse what says no kind, before any work.
+
+    Raises:
+        SettingError: a name that no kind has.
+        ShapeError: vectors, or a perturbation that is made already.
+    """
+    if callable(start) and not isinstance(start, (Perturbation, Tensor)):
+        return
+    if isinstance(start, str):
+        kind_of(start)
+        return
+    raise ShapeError(
+        f"perturbation= says which kind is searched: its class or its name, such as Additive or "
+        f"'ablation'; got {type(start).__name__}. Vectors of your own need no search: "
+        "Bank.from_vectors(model, vectors, prompts=..., source=..., target=...)."
     )
 
 

@@ -137,8 +137,9 @@ def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> No
         raise ShapeError(f"{name}(): argument '{parameter}' is {value}; expected a number.")
     if isinstance(value, int) and not -_LARGEST < value < _LARGEST:
         raise SettingError(f"{name}(): {parameter}={value}: expected a number of 62 bits at most.")
-    if isinstance(value, str) and str not in kinds and _items(kinds) is str:
-        raise ShapeError(f"{name}(): argument '{parameter}' is {value[:200]!r}; expected a list.")
+    if _is_one_item(value, kinds):
+        said = repr(value)[:200]
+        raise ShapeError(f"{name}(): argument '{parameter}' is {said}; expected a list: [{said}].")
     for kind in kinds:
         if hasattr(kind, "why_not") and not isinstance(value, kind):
             kind.why_not(value)
@@ -149,6 +150,12 @@ def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> No
         place = f"{name}(): argument '{parameter}'[{i}]"
         if not _holds(item, wanted):
             raise ShapeError(f"{place} is {repr(item)[:200]}; expected {_plain(str(wanted))}")
+
+
+def _is_one_item(value: Any, kinds: tuple[Any, ...]) -> bool:
+    """Whether that is a text or a number where a list of them is wanted."""
+    own = type(value)
+    return own in (str, int, float) and own in _kinds(_items(kinds)) and own not in kinds
 
 
 def _holds(item: object, wanted: Any) -> bool:

@@ -117,6 +117,8 @@ class TensorFile:
         refuse_sizes: Callable[[Path, dict[str, Any], Sizes], None] | None,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
+            if path.is_dir():
+                raise self.error(f"{path} is a folder; expected the file of a {self.what}.")
             if not path.is_file():
                 raise self.error(f"No {self.what} at {path}.")
             with safe_open(path, framework="pt") as file:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.errors import PromptError, SettingError
+from tl_steer.errors import PromptError, SettingError, ShapeError
 from tl_steer.files.signatures import typed_fields
 
 
@@ -50,6 +50,17 @@ class Positions:
         object.__setattr__(self, "weights", tuple(self.weights))
         if not all(map(math.isfinite, (*self.weights, self.decay))):
             raise SettingError(f"{self}: expected finite weights and decay.")
+
+    @classmethod
+    def why_not(cls, value: Any) -> None:
+        """Raises how a choice of tokens is written; `None` is for whoever allows it."""
+        if value is None:
+            return
+        names = "hook_points.EVERYWHERE, PROMPT, GENERATED or LAST_THREE"
+        raise ShapeError(
+            f"{repr(value)[:80]} is no choice of tokens; expected Positions(...), such as "
+            f"Positions(last=1), or {names}."
+        )
 
     def refuse_kinds(self) -> None:
         """Raise ValueError where a field holds another kind of value, as one from a file may."""

@@ -204,6 +204,8 @@ def _unknown(points: Mapping[str, Any], name: str) -> str:
     if kind is not None:
         layer = " or the layer alone (7)" * (kind == "hook_resid_post")
         return f"{name!r} names no layer: write 'blocks.7.{kind}'{layer}, say."
+    if name.removeprefix("-").isdigit():
+        return f"{name!r} is a string; the number of a layer is written without quotes: {name}."
     if name in ("embed", "pos_embed"):
         return f"{name!r} lies before the blocks: steer at 'blocks.0.hook_resid_pre'."
     near = difflib.get_close_matches(name, list(points), n=3, cutoff=0.5)

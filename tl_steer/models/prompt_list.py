@@ -59,6 +59,7 @@ def _instead(prompts: Any) -> str:
         return "[conversation], or a list of the texts in it"
     if hasattr(prompts, "columns"):
         return "the list of one column: list(table['prompt'])"
-    if isinstance(prompts, (Tensor, np.ndarray)):
+    numbers = isinstance(prompts, np.ndarray) and prompts.dtype.kind in "iuf"
+    if isinstance(prompts, Tensor) or numbers:
         return "[ids] for one prompt, ids[None]" if prompts.ndim == 1 else "ids of [batch pos]"
     return "list(prompts)" if getattr(prompts, "ndim", 1) == 1 else "[prompt]"

@@ -21,7 +21,7 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.verdict import marked
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.files.describe import describe
-from tl_steer.files.signatures import object_of
+from tl_steer.files.signatures import object_of, typed
 from tl_steer.hook_points.site import Point
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
@@ -59,6 +59,7 @@ class Monitor(Panel):
     """
 
     @classmethod
+    @typed
     def fit(
         cls,
         model: HookedModel,

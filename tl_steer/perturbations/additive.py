@@ -92,4 +92,3 @@ class Additive(Perturbation):
     @torch.no_grad()
     def project_(self) -> None:
         self.vectors.copy_(to_sphere(self.vectors, self.radius))
-

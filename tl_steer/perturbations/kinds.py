@@ -1,5 +1,6 @@
 """The kinds of perturbation that a bank can hold: registered by name, and tried before use."""
 
+import difflib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -60,7 +61,9 @@ def kind_of(name: str) -> type[Perturbation]:
         SettingError: none has that name.
     """
     if name not in KINDS:
-        raise SettingError(f"Unknown kind {name!r}; there are {', '.join(KINDS)}.")
+        near = difflib.get_close_matches(name, KINDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise SettingError(f"Unknown kind {name!r}; there are {', '.join(KINDS)}.{hint}")
     return KINDS[name]
 
 
