@@ -83,7 +83,7 @@ def test_dose_shows_radii_and_the_band(tiny, tmp_path):
 )
 def test_elicit_against_a_base_is_the_same_search_as_in_python(tmp_path, monkeypatch, flags, goal):
     models = {"mine": make(LLAMAS[0]), "base": base_of(LLAMAS[0])}
-    monkeypatch.setattr(ts, "load_model", models.__getitem__)
+    monkeypatch.setattr(ts, "load_model", lambda name, **_: models[name])
     path = tmp_path / "b.safetensors"
     asked = ("elicit", path, "-p", PROMPTS[0], "--model", "mine", "--against", "base", *flags)
     done = run(*asked, "--n", 2, "--radius", 2, "--json")
@@ -208,7 +208,10 @@ def test_usage_errors_exit_with_two():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["elicit", "x.safetensors", "-p", "t1", "--radius", "big"], "expected a number or 'auto'"),
+        (
+            ["elicit", "x.safetensors", "-p", "t1", "--radius", "big"],
+            r"a share of .* such as '0\.25x'",
+        ),
         (
             ["elicit", "x.safetensors", "-p", "t1 t2 t3 t4", "--source", "blocks.9.x"],
             "no hook point",
@@ -218,6 +221,115 @@ def test_usage_errors_exit_with_two():
 def test_bad_options_are_explained(tiny, arguments, message):
     with pytest.raises(ts.SteerError, match=message):
         run(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "powr"), "Unknown method 'powr'.* Did you mean 'power'"),
+        (("--divergence", "kl"), "Unknown divergence 'kl'"),
+        (("--perturbation", "ablatoin"), "Did you mean 'ablation'"),
+        (("--layers", "7-9"), "--layers 7-9: expected numbers of layers, as in 7,8,9"),
+        (("--radius", "25%"), r"such as '0\.25x'"),
+        (("--last", -1), "expected 0 or more"),
+    ],
+)
+def test_what_needs_no_model_is_refused_before_one_is_loaded(
+    tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr(ts, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(ts.SteerError, match=message):
+        run("elicit", tmp_path / "b", "-p", PROMPTS[0], *options)
+
+
+def test_a_model_goes_where_it_is_told_in_every_command_that_has_one(tiny, tmp_path, monkeypatch):
+    path, _ = made(tiny, tmp_path)
+    lines = tmp_path / "p.txt"
+    lines.write_text(PROMPTS[0], encoding="utf-8")
+
+    class Loaded(Exception):
+        pass
+
+    def load(*given, **options):
+        raise Loaded(given, options)
+
+    monkeypatch.setattr(ts, "load_model", load)
+    where = ("--model", "mine", "--device", "cuda:1", "--dtype", "bfloat16")
+    for command in (
+        ("elicit", tmp_path / "b", "-p", PROMPTS[0]),
+        ("generate", path, "-p", PROMPTS[0]),
+        ("dose", path, "-p", PROMPTS[0]),
+        ("report", path, "-p", PROMPTS[0]),
+        ("sweep", path, "--prompts", lines),
+    ):
+        with pytest.raises(Loaded) as told:
+            run(*command, *where)
+        assert told.value.args == (("mine",), {"device": "cuda:1", "dtype": "bfloat16"})
+        with pytest.raises(Loaded) as told:
+            run(*command)
+        assert told.value.args == (("smollm2",), {"device": None, "dtype": "float32"})
+
+
+def elicited(tmp_path, *options):
+    path = tmp_path / "o.safetensors"
+    done = run("elicit", path, "-p", PROMPTS[0], "--n", 2, "--json", *options)
+    assert done.exit_code == 0, done.output
+    return ts.load_bank(path)
+
+
+def test_the_options_of_elicit_are_its_arguments(tiny, tmp_path):
+    prompts, ends = [ts.chat(PROMPTS[0])], {"source": 1, "target": 2}
+    found = elicited(
+        tmp_path,
+        *("--radius", "0.25x", "--divergence", "cosine", "--last", 1),
+        *("--perturbation", "norm_preserving", "--positions", "prompt"),
+    )
+    expected = ts.elicit(
+        tiny, prompts, **ends, n=2, radius="0.25x", divergence="cosine", progress=False,
+        perturbation="norm_preserving", measured=ts.Positions(last=1, bos=False),
+        positions=ts.Positions(generated=False),
+    )  # fmt: skip
+    assert found.vectors.equal(expected.vectors)
+    assert found.radius_share == pytest.approx(0.25)
+    assert found.provenance == expected.provenance
+    assert (found.kind, found.positions) == ("norm_preserving", expected.positions)
+
+
+def test_several_layers_are_edited_as_one_from_the_first_on(tiny, tmp_path):
+    found = elicited(tmp_path, "--layers", "0,2", "--perturbation", "ablation")
+    assert [site.layer for site in found.perturbation().sites] == [0, 2]
+    assert {part.kind for part in found.perturbation().parts} == {"ablation"}
+    assert found.source.name == "blocks.0.hook_resid_post"
+
+
+def test_strength_and_tokens_are_chosen_where_a_bank_is_used(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    bank, prompts = ts.load_bank(path), [ts.chat(PROMPTS[0])]
+    asked = ("generate", path, "-p", PROMPTS[0], "--tokens", 4, "--json")
+    told = {"scale": 3.0, "positions": ts.hook_points.GENERATED}
+    options = ("--scale", 3, "--positions", "generated")
+    texts = json.loads(run(*asked, *options).output)["texts"]
+    expected = ts.generate(tiny, bank, prompts, max_new_tokens=4, **told)
+    assert texts == [list(row) for row in expected.texts]
+    none = json.loads(run(*asked, "--scale", 0).output)
+    assert {tuple(row) for row in none["texts"]} == {tuple(none["unsteered"])}
+
+    lines = tmp_path / "p.txt"
+    lines.write_text(PROMPTS[0], encoding="utf-8")
+    swept = run("sweep", path, "--prompts", lines, "--n-random", 2, "--json", *options)
+    expected = ts.sweep(tiny, bank, prompts, n_random=2, progress=False, **told)
+    assert json.loads(swept.output)["evidence"] == expected.to_json()["evidence"]
+
+
+def test_a_report_is_of_the_strength_that_was_asked_for(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    pages = []
+    for scale in (1, 3):
+        page = tmp_path / f"{scale}.html"
+        asked = ("report", path, "--out", page, "-p", PROMPTS[0], "--tokens", 3, "-v", 0)
+        assert run(*asked, "--scale", scale, "--positions", "prompt").exit_code == 0
+        pages.append(page.read_text(encoding="utf-8"))
+    assert pages[0] != pages[1]
 
 
 def test_a_vector_that_is_not_there_is_explained(tiny, tmp_path):

@@ -1,6 +1,7 @@
 """The program, and what its commands share."""
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 import tl_steer as ts
 from tl_steer.files.text import plain
+from tl_steer.hook_points import EVERYWHERE, GENERATED, PROMPT, Positions
 
 app = typer.Typer(
     name="tl-steer",
@@ -28,6 +30,15 @@ ModelOption = Annotated[
     str,
     typer.Option(help="smollm2 (embedded), an organism, a folder, or a Hugging Face name."),
 ]
+DeviceOption = Annotated[
+    str, typer.Option(help="Where the model runs: cpu, cuda, mps. Its loader's choice if left out.")
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="Of the model's weights: float32, bfloat16 or float16.")
+]
+ScaleOption = Annotated[
+    float, typer.Option(help="Times the vectors' own strength; 0 is none, -1 the opposite.")
+]
 PromptOption = Annotated[
     list[str], typer.Option("--prompt", "-p", help="A prompt; repeat for several.")
 ]
@@ -39,6 +50,20 @@ VectorOption = Annotated[
     list[int] | None, typer.Option("--vector", "-v", help="Only this one; repeat for several.")
 ]
 TokensOption = Annotated[int, typer.Option(help="Length of each continuation.")]
+
+
+class Tokens(str, Enum):
+    """Which tokens vectors act on."""
+
+    all = "all"
+    prompt = "prompt"
+    generated = "generated"
+
+
+PositionsOption = Annotated[
+    Tokens | None,
+    typer.Option(help="Which tokens vectors act on; the bank's own if left out."),
+]
 BankArgument = Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")]
 
 
@@ -51,6 +76,16 @@ def sites(model: Any) -> tuple[str, str]:
     """A quarter and two thirds into the model: where published work finds most."""
     n = int(model.cfg.n_layers)
     return f"blocks.{n // 4}.hook_resid_post", f"blocks.{n * 2 // 3}.hook_resid_post"
+
+
+def loaded(name: str, device: str, dtype: str) -> Any:
+    """The model of --model, --device and --dtype."""
+    return ts.load_model(name, device=device or None, dtype=dtype)
+
+
+def positions_of(told: Tokens | None) -> Positions | None:
+    """The choice of --positions; `None` where there is none."""
+    return {None: None, "all": EVERYWHERE, "prompt": PROMPT, "generated": GENERATED}[told]
 
 
 def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:

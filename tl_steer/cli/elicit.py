@@ -1,23 +1,34 @@
 """tl-steer elicit, and show: banks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import tl_steer as ts
 from tl_steer.cli.app import (
+    DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
     PromptOption,
     RawOption,
+    Tokens,
     app,
+    loaded,
+    positions_of,
     print_bank,
     prompts_of,
     sites,
 )
+from tl_steer.elicitation import Layers
 from tl_steer.errors import SettingError
+from tl_steer.hook_points import EVERYWHERE, LAST_THREE, Positions
+from tl_steer.methods import method_of
 from tl_steer.objectives import Contrast, Goal, Substitution
+from tl_steer.objectives.named import divergence_of
+from tl_steer.perturbations.kinds import kind_of
+from tl_steer.radii.rules import radius_of
 
 
 @app.command()
@@ -25,6 +36,8 @@ def elicit(
     save: Annotated[Path, typer.Argument(help="Where the bank goes (safetensors).")],
     prompt: PromptOption,
     model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
     source: Annotated[str, typer.Option(help="Default: a quarter into the model.")] = "",
     target: Annotated[str, typer.Option(help="Default: two thirds into the model.")] = "",
     against: Annotated[
@@ -39,7 +52,13 @@ def elicit(
         ),
     ] = False,
     n: Annotated[int, typer.Option("--n", "-n", help="How many vectors.")] = 32,
-    radius: Annotated[str, typer.Option(help="'auto' or a number.")] = "auto",
+    radius: Annotated[
+        str,
+        typer.Option(
+            help="Length of the vectors: 'auto', a number, or 0.25x for a quarter of the "
+            "activations' own."
+        ),
+    ] = "auto",
     method: Annotated[
         str,
         typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, ascent or melbo."),
@@ -47,6 +66,16 @@ def elicit(
     divergence: Annotated[
         str, typer.Option(help="What is maximised: displacement or cosine.")
     ] = "displacement",
+    perturbation: Annotated[
+        str,
+        typer.Option(help="The kind of edit: additive, ablation, clamp, norm_preserving or gated."),
+    ] = "additive",
+    layers: Annotated[
+        str,
+        typer.Option(help="Edit several layers alike, as in 7,8,9; the first is the source's."),
+    ] = "",
+    last: Annotated[int, typer.Option(help="Measure at so many tokens at each prompt's end.")] = 3,
+    positions: Annotated[Tokens, typer.Option(help="Which tokens vectors act on.")] = Tokens.all,
     seed: Annotated[int, typer.Option(help="Fixes the result.")] = 0,
     checkpoint: Annotated[
         bool, typer.Option("--checkpoint", help="Keep the bank up to date while it runs.")
@@ -60,25 +89,26 @@ def elicit(
 ) -> None:
     """Find steering vectors for your own prompts and save them as a bank."""
 
-    try:
-        length: float | str = radius if radius == "auto" else float(radius)
-    except ValueError as error:
-        raise SettingError(f"--radius {radius}: expected a number or 'auto'.") from error
-    if one_token and not against:
-        raise SettingError("--one-token compares two models: give --against as well.")
-    if against and divergence != "displacement":
-        raise SettingError(f"--divergence {divergence}: --against maximises a contrast of its own.")
-    hooked = ts.load_model(model)
+    _refuse_early(method, divergence, against, one_token)
+    length, kind = radius_of(radius), _kind(perturbation, layers)
+    measured = LAST_THREE if last == 3 else Positions(last=last, bos=False)
+    if isinstance(kind, Layers) and not source:
+        source = str(kind.layers[0])
+    hooked = loaded(model, device, dtype)
+    base = loaded(against, device, dtype) if against else None
     default_source, default_target = (None, None) if against else sites(hooked)
     bank = ts.elicit(
         hooked,
         prompts_of(hooked, prompt, raw),
         source=_point(source) if source else default_source,
         target=_point(target) if target else default_target,
-        divergence=_divergence(divergence, against, one_token),
+        divergence=divergence if base is None else _goal(base, one_token),
         n=n,
+        perturbation=kind,
         radius=length,
         method=method,
+        measured=measured,
+        positions=positions_of(positions) or EVERYWHERE,
         seed=seed,
         progress=not as_json,
         checkpoint=save if checkpoint else None,
@@ -96,10 +126,28 @@ def _point(told: str) -> str | int:
     return int(told) if told.removeprefix("-").isdigit() else told
 
 
-def _divergence(name: str, against: str, one_token: bool) -> str | Goal:
-    if not against:
+def _refuse_early(method: str, divergence: str, against: str, one_token: bool) -> None:
+    """What needs no model to be found wrong, since a large one takes minutes to load."""
+    method_of(method)
+    divergence_of(divergence)
+    if one_token and not against:
+        raise SettingError("--one-token compares two models: give --against as well.")
+    if against and divergence != "displacement":
+        raise SettingError(f"--divergence {divergence}: --against maximises a contrast of its own.")
+
+
+def _kind(name: str, layers: str) -> Any:
+    """The kind that is searched: one by its name, over several layers where they are named."""
+    kind_of(name)
+    if not layers:
         return name
-    base = ts.load_model(against)
+    try:
+        return Layers([int(layer) for layer in layers.split(",")], kind=name)
+    except ValueError:
+        raise SettingError(f"--layers {layers}: expected numbers of layers, as in 7,8,9.") from None
+
+
+def _goal(base: Any, one_token: bool) -> Goal:
     return Substitution(base) if one_token else Contrast(base)
 
 

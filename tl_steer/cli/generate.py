@@ -8,15 +8,21 @@ import typer
 import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
+    DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    PositionsOption,
     PromptOption,
     RawOption,
+    ScaleOption,
     TokensOption,
     VectorOption,
     app,
+    loaded,
     out,
     picked,
+    positions_of,
     prompts_of,
     tell,
 )
@@ -27,7 +33,11 @@ def generate(
     bank: BankArgument,
     prompt: PromptOption,
     model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
     vector: VectorOption = None,
+    scale: ScaleOption = 1.0,
+    positions: PositionsOption = None,
     tokens: TokensOption = 40,
     temperature: Annotated[float | None, typer.Option(help="Sample; greedy if left out.")] = None,
     seed: Annotated[int, typer.Option(help="For sampling.")] = 0,
@@ -39,7 +49,7 @@ def generate(
 
     found = ts.load_bank(bank)
     chosen = picked(found, vector)
-    hooked = ts.load_model(model)
+    hooked = loaded(model, device, dtype)
     texts = ts.generate(
         hooked,
         chosen,
@@ -47,6 +57,8 @@ def generate(
         max_new_tokens=tokens,
         temperature=temperature,
         seed=seed,
+        scale=scale,
+        positions=positions_of(positions),
     )
     if as_json:
         print(json.dumps(texts.to_json()))
@@ -59,6 +71,8 @@ def dose(
     bank: BankArgument,
     prompt: PromptOption,
     model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
     share: Annotated[
         list[float] | None,
         typer.Option("--share", help="A radius, in residual norms at the source; repeat."),
@@ -73,7 +87,7 @@ def dose(
     from tl_steer.radii.dose import SHARES
 
     found = ts.load_bank(bank)
-    hooked = ts.load_model(model)
+    hooked = loaded(model, device, dtype)
     doses = ts.dose_response(
         hooked,
         found,

@@ -9,11 +9,17 @@ import typer
 import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
+    DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    PositionsOption,
     RawOption,
+    ScaleOption,
     TokensOption,
     app,
+    loaded,
+    positions_of,
     prompts_of,
     tell,
 )
@@ -38,6 +44,10 @@ def report(
         Path | None, typer.Option(help="An audit log; adds the alerts that this bank raised.")
     ] = None,
     model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
+    scale: ScaleOption = 1.0,
+    positions: PositionsOption = None,
     vector: Annotated[
         list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
     ] = None,
@@ -56,13 +66,17 @@ def report(
     seen = [ts.inspection.load_inspection(path) for path in inspection or []]
     steered = control = None
     if prompt:
-        rows = _listed(found, vector, most)
-        hooked = ts.load_model(model)
+        rows, at = _listed(found, vector, most), positions_of(positions)
+        hooked = loaded(model, device, dtype)
         prompts = prompts_of(hooked, prompt, raw)
-        seen += [ts.inspect(hooked, found, one, vectors=rows) for one in prompts]
-        steered = ts.generate(hooked, found, prompts, max_new_tokens=tokens)
-        controls = ts.random_bank(found, n=min(len(found), 8))
-        control = ts.generate(hooked, controls, prompts, max_new_tokens=tokens)
+        seen += [
+            ts.inspect(hooked, found, one, vectors=rows, scale=scale, positions=at)
+            for one in prompts
+        ]
+        steered, control = (
+            ts.generate(hooked, each, prompts, max_new_tokens=tokens, scale=scale, positions=at)
+            for each in (found, ts.random_bank(found, n=min(len(found), 8)))
+        )
     page = ts.report(
         found,
         inspections=seen,

@@ -9,13 +9,19 @@ import typer
 import tl_steer as ts
 from tl_steer.cli.app import (
     BankArgument,
+    DeviceOption,
+    DtypeOption,
     JsonOption,
     ModelOption,
+    PositionsOption,
     RawOption,
+    ScaleOption,
     VectorOption,
     app,
+    loaded,
     out,
     picked,
+    positions_of,
     tell,
     templated,
 )
@@ -38,7 +44,11 @@ def sweep(
     column: Annotated[str | None, typer.Option(help="The file's column of prompts.")] = None,
     ids: Annotated[str | None, typer.Option(help="The file's column of ids.")] = None,
     model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
     vector: VectorOption = None,
+    scale: ScaleOption = 1.0,
+    positions: PositionsOption = None,
     metric: Annotated[
         list[str] | None,
         typer.Option("--metric", help="By name; repeat. The first is what verdicts rest on."),
@@ -70,7 +80,7 @@ def sweep(
     ]
     scorers += [ts.sweeps.refusal] if refusals else []
     chosen = picked(ts.load_bank(bank), vector)
-    hooked = ts.load_model(model)
+    hooked = loaded(model, device, dtype)
     wrap = None if raw or not templated(hooked) else ts.chat
     found = ts.sweep(
         hooked,
@@ -84,6 +94,8 @@ def sweep(
         resume=save if resume else None,
         budget_gib=budget,
         seed=seed,
+        scale=scale,
+        positions=positions_of(positions),
         progress=not as_json,
     )
     if as_json:

@@ -23,7 +23,7 @@ from tl_steer.files.describe import describe
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.hook_points.site import Point
-from tl_steer.methods import METHODS, Method
+from tl_steer.methods import Method, method_of
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
@@ -159,11 +159,7 @@ def elicit(
 def _method(method: str | Method, maximised: Any) -> Any:
     if method == "auto" and isinstance(maximised, Goal):
         return own_method(maximised)
-    if not isinstance(method, str):
-        return method
-    if method not in METHODS:
-        raise SettingError(f"Unknown method {method!r}; there are {', '.join(METHODS)}.")
-    return METHODS[method]()
+    return method_of(method) if isinstance(method, str) else method
 
 
 def _objective(maximised: Any, segment: Segment, chosen: Tensor, vec_batch: int | None) -> Any:

@@ -13,7 +13,7 @@ from tl_steer.methods.clean_difference import (
 from tl_steer.methods.dct import Dct as Dct
 from tl_steer.methods.jacobian import Jacobian as Jacobian
 from tl_steer.methods.melbo import Melbo as Melbo
-from tl_steer.methods.named import METHODS as METHODS
+from tl_steer.methods.named import METHODS as METHODS, method_of as method_of
 from tl_steer.methods.power import Power as Power
 from tl_steer.methods.protocol import Iterate as Iterate, Method as Method
 from tl_steer.methods.quadratic import Quadratic as Quadratic

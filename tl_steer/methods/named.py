@@ -1,7 +1,9 @@
 """Methods by the names that `elicit(method=...)` knows."""
 
+import difflib
 from collections.abc import Callable
 
+from tl_steer.errors import SettingError
 from tl_steer.methods.ascent import Ascent
 from tl_steer.methods.dct import Dct
 from tl_steer.methods.jacobian import Jacobian
@@ -22,3 +24,16 @@ METHODS: dict[str, Callable[[], Method]] = {
     "sogi": Sogi,
     "ascent": Ascent,
 }
+
+
+def method_of(name: str) -> Method:
+    """A method with its defaults.
+
+    Raises:
+        SettingError: none has that name.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name.lower(), METHODS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise SettingError(f"Unknown method {name!r}; there are {', '.join(METHODS)}.{hint}")
+    return METHODS[name]()
