@@ -321,15 +321,25 @@ def test_strength_and_tokens_are_chosen_where_a_bank_is_used(tiny, tmp_path):
     assert json.loads(swept.output)["evidence"] == expected.to_json()["evidence"]
 
 
-def test_a_report_is_of_the_strength_that_was_asked_for(tiny, tmp_path):
+def test_a_report_is_of_the_strength_that_was_asked_for(tiny, tmp_path, monkeypatch):
     path, _ = made(tiny, tmp_path)
-    pages = []
-    for scale in (1, 3):
-        page = tmp_path / f"{scale}.html"
-        asked = ("report", path, "--out", page, "-p", PROMPTS[0], "--tokens", 3, "-v", 0)
-        assert run(*asked, "--scale", scale, "--positions", "prompt").exit_code == 0
-        pages.append(page.read_text(encoding="utf-8"))
-    assert pages[0] != pages[1]
+    told = []
+
+    def listen(name):
+        verb = getattr(ts, name)
+
+        def heard(*given, **options):
+            told.append((name, options["scale"], options["positions"]))
+            return verb(*given, **options)
+
+        monkeypatch.setattr(ts, name, heard)
+
+    for name in ("inspect", "generate"):
+        listen(name)
+    asked = ("report", path, "--out", tmp_path / "r.html", "-p", PROMPTS[0], "--tokens", 2)
+    assert run(*asked, "--scale", 3, "--positions", "prompt").exit_code == 0
+    at = ts.hook_points.PROMPT
+    assert told == [("inspect", 3.0, at), ("generate", 3.0, at), ("generate", 3.0, at)]
 
 
 def test_a_vector_that_is_not_there_is_explained(tiny, tmp_path):
