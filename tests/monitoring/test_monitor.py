@@ -32,7 +32,7 @@ from tl_steer.errors import (
 )
 from tl_steer.monitoring import file as panelfile, panel
 from tl_steer.monitoring.alert import alert_for
-from tl_steer.monitoring.detectors import detector as d, fitted
+from tl_steer.monitoring.detectors import FITTED, detector as d, fitted
 from tl_steer.monitoring.detectors.detector import Reference
 from tl_steer.monitoring.evidence import spoken_effects
 from tl_steer.monitoring.identity import shared_ends
@@ -475,7 +475,7 @@ def test_monitors_that_added_scores_up_are_refused(tmp_path, monkeypatch):
 
 def test_a_detector_that_is_no_more_is_named(tmp_path, monkeypatch):
     path = monitor_without_a_model().save(tmp_path / "old.safetensors")
-    monkeypatch.delitem(d.FITTED, "Cosines")
+    monkeypatch.delitem(FITTED, "Cosines")
     with pytest.raises(BankFileError, match=r"no detector 'Cosines'.*Fit the monitor anew"):
         ts.Monitor.load(path)
 
