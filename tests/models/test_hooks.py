@@ -352,3 +352,9 @@ def test_a_model_is_known_without_making_its_table_of_hook_points(one):
     model.__dict__.update(vars(one))
     assert isinstance(model, ts.models.HookedModel)
     assert made == []
+
+
+def test_what_was_opened_without_with_says_so(one):
+    steered = ts.perturbing(one, vector(one))
+    with pytest.raises(AttributeError, match=r"write `with \.\.\. as model:`"):
+        steered.generate("t1")

@@ -178,6 +178,10 @@ class _Opened(Scope):
         super().__init__()
         self._setup = setup
 
+    def __getattr__(self, name: str) -> Any:
+        hint = "" if name.startswith("_") else ": write `with ... as model:`, and use that inside"
+        raise AttributeError(f"{name!r} is not here, as nothing is done before the block{hint}")
+
     def _set_up(self) -> Any:
         Scope.__enter__(self)
         setup, self._setup = self._setup, _used
