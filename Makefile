@@ -41,7 +41,7 @@ $(VENV)/%.ipynb: tutorials/%.py $(READY) FORCE
 ELSEWHERE := tests/banks/test_bank.py tests/banks/test_generate.py tests/banks/test_rank.py \
 	tests/elicitation/test_elicit.py tests/elicitation/test_scan.py tests/files tests/inspection \
 	tests/models tests/monitoring/test_watch.py tests/objectives/test_output_kl.py \
-	tests/perturbations/test_adapter.py tests/sweeps/test_sweep.py
+	tests/perturbations tests/sweeps/test_sweep.py
 UNTYPED := -o addopts="-ra -q --strict-markers"
 
 matrix: .venv-3.9.0/.ready .venv-2.18.0/.ready
