@@ -286,6 +286,9 @@ def test_a_table_says_what_it_leaves_out_and_what_nobody_knows():
     assert "3 more not shown" in some.table(most=2).note
     assert "not shown" not in some.table(most=5).note
     assert "power on tiny; radius 2.5 = 0.200 of the median residual norm" in some.table().note
+    neurons = ts.hook_points.Site("blocks.1.mlp.hook_post", 1, "mlp.hook_post", 6)
+    other = dataclasses.replace(some, source=neurons).table().note
+    assert "= 0.200 of the median norm there at blocks.1.mlp.hook_post" in other
     assert "seed 0" in some.table().note
     bare = dataclasses.replace(
         some,

@@ -30,7 +30,8 @@ def sheet_of(bank: Algebra, most: int) -> Sheet:
     left_out = len(bank) - len(rows)
     source = bank.provenance
     no_norm = math.isnan(bank.radius_share)
-    share = "" if no_norm else f" = {bank.radius_share:.3f} of the median residual norm"
+    norm = "residual norm" if bank.source.writes else "norm there"
+    share = "" if no_norm else f" = {bank.radius_share:.3f} of the median {norm}"
     seed = "" if source.seed is None else f"; seed {source.seed}"
     note = (
         f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g}{share} at "

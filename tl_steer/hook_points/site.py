@@ -64,6 +64,11 @@ class Site:
         return self.layer, stage_of(self.kind)
 
     @property
+    def writes(self) -> bool:
+        """Whether it is the residual stream, or what a part of a block adds to it."""
+        return self.is_residual or self.kind in ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
+
+    @property
     def is_residual(self) -> bool:
         return self.kind.startswith("hook_resid_")
 

@@ -30,8 +30,6 @@ from tl_steer.perturbations.edit import Edit
 from tl_steer.perturbations.perturbation import Perturbation
 
 _BETWEEN_BLOCKS = ("hook_resid_pre", "hook_resid_post")
-# What is added to the residual stream, through a linear map at most.
-_WRITES = ("attn.hook_z", "hook_attn_out", "hook_mlp_out")
 
 
 class Segment:
@@ -180,7 +178,7 @@ class Segment:
         what a perturbation there is added to, in the end. At other points off the stream (queries,
         neurons) it is the norm of what is there.
         """
-        into_stream = self.source.kind in _WRITES
+        into_stream = self.source.writes and not self.source.is_residual
         return self._median_norm(self._entering if into_stream else self.clean_source)
 
     def target_norm(self) -> float:
