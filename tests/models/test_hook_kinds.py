@@ -137,7 +137,8 @@ def test_a_pattern_is_scaled_head_by_head_or_refused_where_it_is_only_shown(pair
         ("deepseek3", "attn.hook_q", r"has the shape \[3, 3, 7, 8\] for 3 prompts of 7 tokens"),
         ("deepseek3", "attn.hook_z[3]", "has heads 0 to 2 .* got head 3"),
         ("gpt-oss", "mlp.hook_pre", "has no neurons on this model"),
-        ("qwen3-next", "attn.hook_q[0]", "not made of heads as wide as attn.hook_z's"),
+        # Of some versions the edited pass ends in transformers' own AttributeError.
+        ("qwen3-next", "attn.hook_q[0]", "not made of heads as wide as|an edit there fails"),
     ],
 )
 def test_what_a_model_cannot_steer_is_refused_with_the_reason(family, kind, said):
