@@ -213,6 +213,16 @@ def test_contrast_reads_the_tokens_it_is_told_to(one):
     assert torch.allclose(found, (means[0] - means[1]).detach(), atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [0, 2])
+def test_contrast_at_one_head_is_that_heads_part_of_all(one, head):
+    lists = PROMPTS[:1], PROMPTS[1:2]
+    whole = ts.contrast(one, *lists, source="blocks.1.attn.hook_z")
+    found = ts.contrast(one, *lists, source=f"blocks.1.attn.hook_z[{head}]")
+    torch.testing.assert_close(found, whole.view(3, -1)[head])
+    paid = ts.contrast(one, *lists, source="blocks.1.attn.hook_pattern")  # all of it, both times
+    torch.testing.assert_close(paid, torch.zeros(3), atol=1e-5, rtol=0)
+
+
 @settings(max_examples=10)
 @given(st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=3))
 def test_contrast_of_a_list_with_itself_is_nothing(prompts):

@@ -358,3 +358,13 @@ def test_what_was_opened_without_with_says_so(one):
     steered = ts.perturbing(one, vector(one))
     with pytest.raises(AttributeError, match=r"write `with \.\.\. as model:`"):
         steered.generate("t1")
+
+
+def test_one_head_is_captured_by_its_name(one):
+    ids = ts.tokenize(one, PROMPTS[:1]).ids
+    whole, name = "blocks.1.attn.hook_z", "blocks.1.attn.hook_z[2]"
+    with capturing(one, [whole, name]) as seen, torch.no_grad():
+        one(ids)
+    assert torch.equal(seen[name], seen[whole][:, :, 2])
+    with pytest.raises(HookPointError, match="heads 0 to 2"), capturing(one, [f"{whole}[3]"]):
+        pass

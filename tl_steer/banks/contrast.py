@@ -61,8 +61,8 @@ def _mean(
     chosen = at.measure(tokens.mask, tokens.has_bos)
     found = []
     for ids, own in zip(tokens.rows(), chosen, strict=True):
-        with capturing(model, [site.name]) as seen:
+        with capturing(model, [site.point]) as seen:
             model(ids[None], return_type=None)
-        activation = seen[site.name][0].flatten(1).float().cpu()
+        activation = site.read(seen[site.point])[0].float().cpu()
         found.append(activation[own[: len(ids)].cpu()].mean(dim=0))
     return torch.stack(found).mean(dim=0)

@@ -164,21 +164,22 @@ def _refuse_silent(hooks: Hooks, layers: Sequence[int], runs: Mapping[int, int])
 @scoped
 @typed
 def capturing(scope: Scope, model: HookedModel, names: Sequence[str]) -> dict[str, Tensor]:
-    """Collect activations by the name asked for, with their gradients (unlike `run_with_cache`).
+    """Collect activations by the name asked for, with their gradients (unlike `run_with_cache`);
+    those of one head where the name is a head's.
 
     The dictionary fills as the model runs and holds the newest run's tensors; edits made by hooks
     installed earlier are visible.
     """
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
+    def keep(name: str) -> tuple[str, Callable[..., None]]:
+        # Raises with the nearest names, unless it is a head's.
+        head = None if name in model.hook_dict else resolve(model, name)
+
         def hook(activation: Tensor, hook: object = None) -> None:
-            seen[name] = activation
+            seen[name] = activation if head is None else head.read(activation)
 
-        return hook
+        return name if head is None else head.point, hook
 
-    for name in names:
-        if name not in model.hook_dict:
-            resolve(model, name)  # raises, with the nearest names
-    scope.enter_context(installed(model, [(name, keep(name)) for name in names]))  # type: ignore[misc]
+    scope.enter_context(installed(model, [keep(name) for name in names]))  # type: ignore[misc]
     return seen
