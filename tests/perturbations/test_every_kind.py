@@ -225,6 +225,7 @@ def test_a_fresh_process_reads_it_once_it_has_imported_the_module(one, tmp_path)
         {"parameters": {"forward": [24]}, "settings": {}},
         {"parameters": {"gains": [24]}, "settings": {"forward": 1}},
         {"parameters": {"gains": [24]}, "settings": {"_parameters": {}}},
+        {"parameters": {"gains": [24]}, "settings": {"sites": []}},
         {"parameters": {"gains": [-24]}, "settings": {}},
         {"parameters": {}, "settings": {}},
         {"parameters": {"gains": 24}},

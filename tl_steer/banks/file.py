@@ -17,12 +17,13 @@ from tl_steer.banks.index import numbered
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.jsons import fields, real, text, texts, whole
+from tl_steer.files.registry import module_of
 from tl_steer.files.tensors import TensorFile
 from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
-from tl_steer.perturbations.kinds import KINDS, module_of
+from tl_steer.perturbations.kinds import KINDS, kind_of
 
 BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
 TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
@@ -41,7 +42,7 @@ def contents_of(bank: Columns) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {name: getattr(bank, name) for name in TENSORS}
     # Only where they say something, so that a bank's file and its digests stay what they were.
     plain = bank.numbers == numbered((), len(bank))
-    module = module_of(bank.kind)
+    module = module_of(kind_of(bank.kind))
     named = {"module": module} if module else {}
     counted = {} if plain else {"numbers": list(bank.numbers)}
     return {
@@ -99,8 +100,8 @@ def bank_from_json(
             vectors=tensors["vectors"],
             responses=tensors["responses"],
             objective=tensors["objective"],
-            source=site_from_json(meta["source"]),
-            target=site_from_json(meta["target"]),
+            source=Site.from_json(meta["source"]),
+            target=Site.from_json(meta["target"]),
             radius=real(meta["radius"]),
             radius_share=_share(meta["radius_share"]),
             positions=Positions.from_json(meta["positions"]),
@@ -150,20 +151,6 @@ def provenance_from_json(meta: Any) -> Provenance:
     )
     made.refuse_kinds()
     return made
-
-
-def site_from_json(meta: Any) -> Site:
-    """As `dataclasses.asdict` wrote it.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    known = fields(meta, {each.name for each in dataclasses.fields(Site)})
-    site = Site(
-        text(known["name"]), whole(known["layer"]), text(known["kind"]), whole(known["width"])
-    )
-    site.refuse_kinds()
-    return site
 
 
 def _numbers(meta: Mapping[str, Any]) -> tuple[int, ...]:

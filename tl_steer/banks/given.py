@@ -22,7 +22,7 @@ from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Divergence
-from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.objective import Evaluation, Objective
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import kind_of
 from tl_steer.perturbations.perturbation import Perturbation
@@ -122,20 +122,18 @@ def sites_of(
     return ends[0] if source is None else source, ends[1] if target is None else target
 
 
-def measured_columns(
-    segment: Segment, edits: Perturbation, divergence: Divergence, measured: Positions
+def columns_from(
+    edits: Perturbation, found: Evaluation, segment: Segment, radius: float
 ) -> dict[str, Any]:
-    """What a bank holds of perturbations on a segment's prompts."""
-    chosen = measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
-    found = Objective(segment, divergence, chosen)(edits.to(segment.clean.device), gradient=False)
+    """What a bank holds of perturbations and of what was found of them on a segment."""
     return {
         "vectors": edits.pack(),
         "responses": found.response.float().cpu(),
         "objective": found.value.float().cpu(),
         "source": segment.source,
         "target": segment.target,
-        "radius": edits.radius,
-        "radius_share": edits.radius / segment.source_norm() if edits.radius_is_norm else math.nan,
+        "radius": radius,
+        "radius_share": radius / segment.source_norm() if edits.radius_is_norm else math.nan,
         "positions": edits.positions,
         "kind": edits.kind,
         "form": edits.form(),
@@ -166,8 +164,10 @@ def columns_of(
         raise SettingError(f"{len(names)} labels for {len(rows)} vectors; expected one each.")
     with frozen(model), torch.no_grad():
         segment = Segment(model, tokenize(model, prompts), *ends)
-        edits = _edits(bank, rows, segment.source, positions)
-        found = measured_columns(segment, edits, divergence, seen)
+        edits = _edits(bank, rows, segment.source, positions).to(segment.clean.device)
+        chosen = seen.measure(segment.mask, segment.tokens.has_bos)
+        at = Objective(segment, divergence, chosen)(edits, gradient=False)
+        found = columns_from(edits, at, segment, edits.radius)
         made = _provenance(bank, segment, divergence, seen)
     return found | {
         "labels": names,

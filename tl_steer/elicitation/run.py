@@ -8,10 +8,10 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import nan
 from typing import Any
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.given import columns_from
 from tl_steer.banks.provenance import Provenance
 from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer, is_unfinished
 from tl_steer.errors import SettingError
@@ -70,21 +70,12 @@ class Run:
 
     def bank(self, iterate: Iterate, *notes: str) -> Bank:
         """A bank of where a method stands, with everything evaluated anew for just that."""
-        found, segment = bankable(iterate.perturbation), self.objective.segment
+        found = bankable(iterate.perturbation)
         at = self.objective(found, gradient=False)
         short = (fewer(len(found), self.n),) if len(found) < self.n else ()
         scores = iterate.scores | at.scores
         bank = Bank(
-            vectors=found.pack(),
-            responses=at.response.float().cpu(),
-            objective=at.value.float().cpu(),
-            source=segment.source,
-            target=segment.target,
-            radius=self.radius,
-            radius_share=self.radius / segment.source_norm() if found.radius_is_norm else nan,
-            positions=found.positions,
-            kind=found.kind,
-            form=found.form(),
+            **columns_from(found, at, self.objective.segment, self.radius),
             scores={name: v.detach().float().cpu() for name, v in scores.items()},
             provenance=replace(self.provenance, notes=(*short, *notes)),
         )

@@ -26,7 +26,7 @@ from tl_steer.perturbations.adapter import BEFORE_NORM, READS, Adapter, layers_f
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import bankable, kind_of
 from tl_steer.perturbations.multi_site import MultiSite
-from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.perturbation import Kind, Perturbation
 
 # (segment, n, radius, seed, positions) -> n perturbations at the segment's source.
 Start = Callable[[Segment, int, float, int, Positions], Perturbation]
@@ -68,8 +68,7 @@ def started(
             "must take (site, rows, *, radius, positions), with rows [vec width]; otherwise "
             "override the classmethod random()."
         ) from error
-    dtype = torch.promote_types(segment.clean.dtype, torch.float32)
-    return bankable(made).to(segment.clean_source.device, dtype)
+    return _trainable(segment, bankable(made))
 
 
 def _called(start: Any, *given: Any) -> object:
@@ -165,13 +164,14 @@ class Adapters:
         )
         adapter = Adapter(
             source,
-            _trainable(segment, reads),
-            _trainable(segment, writes),
+            reads,
+            writes,
             layers=layers,
             radius=radius,
             output=output,
             positions=positions,
         )
+        adapter = _trainable(segment, adapter)
         adapter.project_()
         return adapter
 
@@ -212,8 +212,7 @@ class Layers:
         one = started(self.kind, segment, n, radius, seed, positions)
         names = [source.name.replace(f".{source.layer}.", f".{i}.", 1) for i in layers]
         sites = [resolve(segment.model, name) for name in names]
-        device = segment.clean_source.device
-        return MultiSite.over(one, sites, positions=positions).to(device)
+        return MultiSite.over(one, sites, positions=positions)
 
 
 def own_output(segment: Segment, layers: Sequence[int]) -> tuple[str, int]:
@@ -241,7 +240,7 @@ def own_output(segment: Segment, layers: Sequence[int]) -> tuple[str, int]:
     return output, widths.pop()
 
 
-def _trainable(segment: Segment, values: Tensor) -> Tensor:
+def _trainable(segment: Segment, made: Kind) -> Kind:
     # At least float32, whatever the model's dtype: a bf16 vector cannot take small steps.
     dtype = torch.promote_types(segment.clean.dtype, torch.float32)
-    return values.to(segment.clean_source.device, dtype)
+    return made.to(segment.clean_source.device, dtype)

@@ -5,6 +5,9 @@ whoever wrote a file. `plain` is the one place that takes them away: `SteerError
 through it, and whatever prints goes through one of these.
 """
 
+import difflib
+from collections.abc import Iterable
+
 from tl_steer.errors import plain as plain
 
 
@@ -23,3 +26,9 @@ def shorten(text: str, width: int) -> str:
     """One line of at most `width` characters."""
     line = one_line(text)
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A question behind an error, where one of the names is like what was written."""
+    near = difflib.get_close_matches(name.lower(), list(names), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

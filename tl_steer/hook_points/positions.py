@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError, ShapeError
+from tl_steer.files.jsons import plain_json
 from tl_steer.files.signatures import typed_fields
 
 
@@ -144,9 +145,8 @@ class Positions:
 
     def to_json(self) -> dict[str, Any]:
         """What differs from `Positions()`, beside the fields that every file has."""
-        given, default = dataclasses.asdict(self), dataclasses.asdict(EVERYWHERE)
-        given["weights"] = list(self.weights)
-        return {k: v for k, v in given.items() if k in _ALWAYS or v != _plain(default[k])}
+        given, default = (plain_json(dataclasses.asdict(each)) for each in (self, EVERYWHERE))
+        return {k: v for k, v in given.items() if k in _ALWAYS or v != default[k]}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> "Positions":
@@ -161,10 +161,6 @@ class Positions:
         found = cls(**meta)
         found.refuse_kinds()
         return found
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 _ALWAYS = {"last", "bos", "generated"}

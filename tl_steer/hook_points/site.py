@@ -1,5 +1,6 @@
 """Where in a model something happens: a hook point's name, its layer and its width."""
 
+import dataclasses
 import operator
 import re
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import HookPointError, ShapeError
-from tl_steer.files.jsons import text, whole
+from tl_steer.files.jsons import fields, text, whole
 from tl_steer.hook_points.registry import kind_of, stage_of
 
 _HEAD = re.compile(r"\[(\d+)\]$")
@@ -33,6 +34,20 @@ class Site:
     layer: int
     kind: str
     width: int
+
+    @classmethod
+    def from_json(cls, meta: Any) -> "Site":
+        """As `dataclasses.asdict` wrote it.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        known = fields(meta, {each.name for each in dataclasses.fields(cls)})
+        site = cls(
+            text(known["name"]), whole(known["layer"]), text(known["kind"]), whole(known["width"])
+        )
+        site.refuse_kinds()
+        return site
 
     def refuse_kinds(self) -> None:
         """Raise ValueError for what is no hook point, as a file may say it."""

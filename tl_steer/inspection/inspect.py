@@ -25,7 +25,7 @@ from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout, readout
-from tl_steer.perturbations.perturbation import Perturbation, Scale
+from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
 
 _MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, roughly
 _READ = 4  # tokens at which the logit lens is read
@@ -117,7 +117,7 @@ class _Part:
 
 def _labels(bank: Bank, rows: list[int], scale: Scale) -> tuple[str, ...]:
     """The bank's, and how much stronger or weaker each vector acts."""
-    factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu").expand(len(rows)).tolist()
+    factors = factors_of(scale, len(rows)).tolist()
     return tuple(
         bank.labels[row] if by == 1 else f"{bank.labels[row]} × {by:g}".strip()
         for row, by in zip(rows, factors, strict=True)

@@ -121,7 +121,7 @@ def transcode(
 
 def alphas(perturbation: Perturbation, response: Float[Tensor, "vec k"]) -> Float[Tensor, " vec"]:
     """Each factor's weight in the exponential model, by least squares (see the module)."""
-    v = normalize(torch.cat(flat(perturbation.parameters()), dim=1).double(), dim=1)
+    v = normalize(perturbation.flat().double(), dim=1)
     u = normalize(response.double(), dim=1)
     kernel = (u @ u.T) * torch.expm1(v @ v.T)
     # Factors that coincide make K singular; the least-norm solution shares the weight among them.

@@ -1,9 +1,9 @@
 """Methods by the names that `elicit(method=...)` knows."""
 
-import difflib
 from collections.abc import Callable
 
 from tl_steer.errors import SettingError
+from tl_steer.files.text import did_you_mean
 from tl_steer.methods.ascent import Ascent
 from tl_steer.methods.dct import Dct
 from tl_steer.methods.jacobian import Jacobian
@@ -33,7 +33,7 @@ def method_of(name: str) -> Method:
         SettingError: none has that name.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name.lower(), METHODS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SettingError(f"Unknown method {name!r}; there are {', '.join(METHODS)}.{hint}")
+        raise SettingError(
+            f"Unknown method {name!r}; there are {', '.join(METHODS)}.{did_you_mean(name, METHODS)}"
+        )
     return METHODS[name]()

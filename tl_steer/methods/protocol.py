@@ -93,8 +93,7 @@ def moved(perturbation: Perturbation, rows: Sequence[Tensor]) -> Perturbation:
 
 def pointed(perturbation: Perturbation, rows: Float[Tensor, "vec n"]) -> Perturbation:
     """`moved`, by rows that hold all parameters of an edit one behind the other."""
-    sizes = [values[0].numel() for values in perturbation.parameters()]
-    return moved(perturbation, rows.split(sizes, dim=1))
+    return moved(perturbation, flat(perturbation.of_rows(rows).parameters()))
 
 
 def state_of(perturbation: Perturbation, step: int) -> dict[str, Tensor]:

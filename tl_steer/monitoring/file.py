@@ -12,15 +12,16 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.file import (
     bank_from_json,
-    site_from_json,
 )
 from tl_steer.errors import BankFileError, SettingError, SteerError
 from tl_steer.files.jsons import plain_json
+from tl_steer.files.registry import module_of
 from tl_steer.files.signatures import typed
 from tl_steer.files.tensors import TensorFile, digest
+from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.monitoring.calibration import Calibration
-from tl_steer.monitoring.detectors.registry import FITTED, fields_of, module_of, name_in_files
+from tl_steer.monitoring.detectors.registry import FITTED, fields_of, name_in_files
 from tl_steer.monitoring.identity import Identity
 from tl_steer.monitoring.panel import Panel
 from tl_steer.monitoring.reader import Phase, Reader, Standard
@@ -129,14 +130,14 @@ def _pack_detector(
         else:
             numbers[each.name] = value
     kinds[place] = {"kind": kind, "numbers": numbers}
-    if module := module_of(kind):
+    if module := module_of(type(detector)):
         kinds[place]["module"] = module
 
 
 def _unpack(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Panel:
     own = {n.removeprefix(_BANK): t for n, t in tensors.items() if n.startswith(_BANK)}
     bank = bank_from_json(Bank, meta["bank"], own, path)
-    sites = tuple(site_from_json(site) for site in meta["sites"])
+    sites = tuple(Site.from_json(site) for site in meta["sites"])
     given = dict(meta["identity"])
     mark = given.pop("fingerprint")
     fingerprint = Fingerprint(**{**mark, "signature": tuple(map(float, mark["signature"]))})

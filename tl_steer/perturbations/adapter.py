@@ -12,7 +12,6 @@ models" (2024); rank 1 on attention-out over a band of layers is the setting asc
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,12 +23,11 @@ from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.perturbations.edit import Edit
 from tl_steer.perturbations.kinds import register
-from tl_steer.perturbations.perturbation import Hooks, Perturbation
+from tl_steer.perturbations.perturbation import NO_SETTINGS, Hooks, Perturbation
 
 # The input of each map, by the kind of its source; and the map's own output on models with a norm
 # between that and the source.
 READS = {"hook_mlp_out": "mlp.hook_post", "hook_attn_out": "attn.hook_z"}
-_NONE: Mapping[str, Any] = MappingProxyType({})
 BEFORE_NORM = {"hook_mlp_out": "mlp.hook_out", "hook_attn_out": "attn.hook_out"}
 
 
@@ -90,7 +88,7 @@ class Adapter(Perturbation):
         radius: float | int,
         generator: torch.Generator,
         positions: Positions = EVERYWHERE,
-        settings: Mapping[str, Any] = _NONE,
+        settings: Mapping[str, Any] = NO_SETTINGS,
     ) -> "Adapter":
         """No adapter can be drawn without its model, whose maps say how wide it is.
 

@@ -50,11 +50,16 @@ class Clamp(Perturbation):
         refuse_rows(self, "directions", directions)
         self.directions = nn.Parameter(normalize(directions.detach(), dim=1))
 
+    @property
+    def value(self) -> float:
+        """What the component is set to."""
+        return self.radius
+
     def forward(
         self, activation: Float[Tensor, "batch pos width"], rows: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch pos width"]:
         d = self.directions.index_select(0, rows.to(self.directions.device))[:, None].to(activation)
-        return activation + (self.radius - (activation * d).sum(dim=-1, keepdim=True)) * d
+        return activation + (self.value - (activation * d).sum(dim=-1, keepdim=True)) * d
 
     @torch.no_grad()
     def project_(self) -> None:

@@ -1,7 +1,5 @@
 """Rows of numbers for the kinds that are made of vectors: what is none is refused."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,8 +9,6 @@ from torch import Tensor
 from tl_steer.errors import ShapeError
 from tl_steer.hook_points.site import Point, Site, site_at
 from tl_steer.perturbations.perturbation import Perturbation
-
-NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def as_rows(rows: Any) -> Any:

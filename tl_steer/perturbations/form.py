@@ -75,8 +75,10 @@ def fill(made: nn.Module, rows: Float[Tensor, "vec n"], form: Mapping[str, Any])
     """
     shapes, settings = shapes_in(form), dict(form["settings"])
     for name in (*shapes, *settings):
+        own = getattr(type(made), name, None)
         taken = name in _INHERITED or (name in shapes and name in settings)
-        if not str(name).isidentifier() or taken or callable(getattr(type(made), name, None)):
+        taken = taken or callable(own) or isinstance(own, property)
+        if not str(name).isidentifier() or taken:
             raise SettingError(f"{type(made).__name__} can have nothing named {str(name)[:40]!r}.")
     sizes = [math.prod(shape) for shape in shapes.values()]
     if rows.ndim != 2 or rows.shape[1] != sum(sizes):

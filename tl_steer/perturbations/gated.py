@@ -17,9 +17,9 @@ from torch.nn.functional import cosine_similarity, normalize
 from tl_steer.files.signatures import refuses
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Point, Site
-from tl_steer.perturbations.directions import NONE, as_rows, refuse_rows, site_of
+from tl_steer.perturbations.directions import as_rows, refuse_rows, site_of
 from tl_steer.perturbations.kinds import register
-from tl_steer.perturbations.perturbation import Perturbation
+from tl_steer.perturbations.perturbation import NO_SETTINGS, Perturbation
 from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
 
 
@@ -72,7 +72,7 @@ class Gated(Perturbation):
         radius: float | int,
         generator: torch.Generator,
         positions: Positions = EVERYWHERE,
-        settings: Mapping[str, Any] = NONE,
+        settings: Mapping[str, Any] = NO_SETTINGS,
     ) -> "Gated":
         """Random vectors behind random gates."""
         vectors = random_on_sphere(n, site.width, radius=radius, generator=generator)

@@ -1,6 +1,5 @@
 """The kinds of perturbation that a bank can hold: registered by name, and tried before use."""
 
-import difflib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.jsons import plain_json, to_text
+from tl_steer.files.registry import registering
 from tl_steer.files.signatures import refuses
-from tl_steer.files.text import said
+from tl_steer.files.text import did_you_mean, said
 from tl_steer.perturbations.perturbation import Perturbation
 
 K = TypeVar("K", bound=type[Perturbation])
@@ -32,26 +32,19 @@ def register(name: str) -> Callable[[K], K]:
     Raises:
         SettingError: no name, or another class has it.
     """
-    if not isinstance(name, str) or not name.isidentifier():
-        raise SettingError(
-            f"register({name!r}): expected a name for the kind, as in "
-            '@register("ablation") above its class.'
-        )
+    enter = registering(KINDS, name, what="kind", example="ablation", refuse=_refuse_other)
 
-    def enter(kind: K) -> K:
-        if not (isinstance(kind, type) and issubclass(kind, Perturbation)):
-            raise SettingError(f"register({name!r}) is for subclasses of Perturbation.")
-        there = KINDS.get(name)
-        if there is not None and _place(there) != _place(kind):  # a cell may run again
-            raise SettingError(
-                f"The kind {name!r} is {_place(there)} already; register {kind.__name__} by "
-                "another name."
-            )
+    def named(kind: K) -> K:
+        enter(kind)
         kind.kind = name
-        KINDS[name] = kind
         return kind
 
-    return enter
+    return named
+
+
+def _refuse_other(name: str, kind: object) -> None:
+    if not (isinstance(kind, type) and issubclass(kind, Perturbation)):
+        raise SettingError(f"register({name!r}) is for subclasses of Perturbation.")
 
 
 def kind_of(name: str) -> type[Perturbation]:
@@ -61,20 +54,10 @@ def kind_of(name: str) -> type[Perturbation]:
         SettingError: none has that name.
     """
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SettingError(f"Unknown kind {name!r}; there are {', '.join(KINDS)}.{hint}")
+        raise SettingError(
+            f"Unknown kind {name!r}; there are {', '.join(KINDS)}.{did_you_mean(name, KINDS)}"
+        )
     return KINDS[name]
-
-
-def module_of(name: str) -> str:
-    """The module that has to be imported for a kind to be known; "" for those that ship."""
-    module = KINDS[name].__module__
-    return "" if module.startswith("tl_steer.") else module
-
-
-def _place(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def bankable(perturbation: object) -> Perturbation:

@@ -197,11 +197,9 @@ def _read(form: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[int]]:
 
 def _site(part: Mapping[str, Any]) -> Site:
     try:
-        site = Site(**part["site"])
-        site.refuse_kinds()
-    except (TypeError, ValueError) as error:
+        return Site.from_json(part["site"])
+    except ValueError as error:
         raise SettingError(f"A part of a MultiSite has no hook point: {error}.") from error
-    return site
 
 
 def _width(part: Mapping[str, Any]) -> int:

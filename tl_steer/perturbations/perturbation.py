@@ -29,7 +29,21 @@ Hooks: TypeAlias = list[tuple[str, HookFunction]]
 Kind = TypeVar("Kind", bound="Perturbation")
 # How strongly edits act where they are used: a number, or one for each.
 Scale: TypeAlias = float | int | Sequence[float | int] | Float[Tensor, " vec"]
-_NONE: Mapping[str, Any] = MappingProxyType({})
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
+
+
+def factors_of(scale: Scale, n: int) -> Float[Tensor, " n"]:
+    """A scale as one number for each of `n` edits.
+
+    Raises:
+        SettingError: not one finite number, or one for each edit.
+    """
+    factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu")
+    if factors.shape not in ((), (n,)) or not bool(factors.isfinite().all()):
+        raise SettingError(
+            f"scale={str(scale)[:80]}: expected a finite number, or one for each of the {n} edits."
+        )
+    return factors.expand(n)
 
 
 class Perturbation(nn.Module):
@@ -78,7 +92,7 @@ class Perturbation(nn.Module):
         radius: float | int,
         generator: torch.Generator,
         positions: Positions = EVERYWHERE,
-        settings: Mapping[str, Any] = _NONE,
+        settings: Mapping[str, Any] = NO_SETTINGS,
     ) -> Kind:
         """Where a search starts, and what a bank is compared with: `n` edits at random.
 
@@ -152,16 +166,12 @@ class Perturbation(nn.Module):
 
     def beside_unsteered(self: Kind) -> Kind:
         """These edits, and behind them one that is no edit at all: the unsteered model."""
-        n = len(self)
-        longer = self.select([*range(n), n - 1]) if n else self._of_zeros()
+        n, own = len(self), self.flat()
+        # Made of the last one; where there is none, of zeros.
+        held = self if n else self.of_rows(own.new_zeros(1, own.shape[1]))
+        longer = held.select([*range(n), -1])
         on = torch.arange(n + 1, device="cpu") < n
         return longer.scaled(on.to(torch.float32))
-
-    def _of_zeros(self: Kind) -> Kind:
-        twin = self.select([])
-        for name, values in self.named_parameters():
-            setattr(twin, name, nn.Parameter(values.new_zeros(1, *values.shape[1:])))
-        return twin
 
     def used(self: Kind, scale: Scale, positions: Positions | None) -> Kind:
         """These edits as they are asked for where they are used.
@@ -170,13 +180,8 @@ class Perturbation(nn.Module):
             SettingError: not one finite number, or one for each edit.
         """
         twin = self if positions is None else self.at(positions)
-        factors = torch.as_tensor(scale, dtype=torch.float32, device="cpu")
-        if factors.shape not in ((), (len(self),)) or not bool(factors.isfinite().all()):
-            raise SettingError(
-                f"scale={str(scale)[:80]}: expected a finite number, or one for each of the "
-                f"{len(self)} edits."
-            )
-        return twin if bool((factors == 1).all()) else twin.scaled(factors.expand(len(self)))
+        factors = factors_of(scale, len(self))
+        return twin if bool((factors == 1).all()) else twin.scaled(factors)
 
     def flat(self) -> Float[Tensor, "vec n"]:
         """All parameters of each edit in one row, without gradients."""
@@ -253,8 +258,7 @@ class Perturbation(nn.Module):
 
     def pack(self) -> Float[Tensor, "vec n"]:
         """One row per edit, float32 on the CPU, as a bank holds it."""
-        rows = [values.detach().flatten(1).float().cpu() for values in self.parameters()]
-        return torch.cat(rows, dim=1)
+        return self.flat().float().cpu()
 
     def form(self) -> dict[str, Any]:
         """What `unpack` needs beside the rows; JSON. As inherited: the shapes of the parameters,

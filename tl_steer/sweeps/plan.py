@@ -11,7 +11,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import Positions
-from tl_steer.perturbations.perturbation import Perturbation, Scale
+from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
 from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
 from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, Metric
 from tl_steer.sweeps.names import names_of
@@ -80,30 +80,26 @@ def edits_of(
     Under a scale of their own, doses are multiples of that; of its mean size, for random ones.
 
     Raises:
-        SettingError: doses that cannot be.
+        SettingError: doses or a scale that cannot be.
     """
     factors = [float(dose) for dose in doses]
     finite = all(dose != 0 and abs(dose) < float("inf") for dose in factors)
     if not factors or not finite or len(set(factors)) != len(factors):
         raise SettingError(f"doses={tuple(doses)}: expected different finite numbers, none 0.")
+    own = factors_of(scale, len(bank))
     none = bank.vectors[:0]
     random = random_bank(bank, n=n_random, seed=seed).vectors if n_random else none
     rows, times, who = [], [], []
     for dose in factors:
         rows.append(bank.vectors)
-        times += [dose] * len(bank)
+        times.append(dose * own)
         who += [Who(BANK, v, dose) for v in bank.numbers]
     for size in dict.fromkeys(map(abs, factors)):
         rows.append(random)
-        times += [size] * n_random
+        times.append((size * own.abs().mean()).expand(n_random))
         who += [Who(RANDOM, v, size) for v in range(n_random)]
     who.append(Who(UNSTEERED, 0, 0.0))
-    strengths = torch.tensor(times, dtype=torch.float32, device="cpu")
-    own = torch.as_tensor(scale, dtype=torch.float32, device="cpu").expand(len(bank))
-    mean = own.abs().mean()
-    asked = dict(zip(bank.numbers, own, strict=True))
-    each = torch.stack([asked[w.vector] if w.kind == BANK else mean for w in who[:-1]])
-    edits = bank.holding(torch.cat(rows)).used(strengths * each, positions)
+    edits = bank.holding(torch.cat(rows)).used(torch.cat(times), positions)
     return edits.beside_unsteered(), tuple(who)
 
 

@@ -107,7 +107,6 @@ def sweep(
     if len(bank) == 0:
         raise SettingError("The bank holds no vectors.")
     plan = plan_of(metrics, generate)
-    bank.perturbation().used(scale, positions)  # refuses what cannot be
     edits, who = edits_of(bank, doses, n_random, seed, scale, positions)
     source = prompts if isinstance(prompts, PromptSource) else source_of(prompts)
     check_fits(model, bank.provenance)

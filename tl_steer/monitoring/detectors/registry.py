@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.files.registry import registering
 
 K = TypeVar("K", bound=type)
 
@@ -31,24 +32,7 @@ def register(name: str) -> Callable[[K], K]:
     Raises:
         SettingError: no name, another class has it, or a class that no file can hold.
     """
-    if not isinstance(name, str) or not name.isidentifier():
-        raise SettingError(
-            f"register({name!r}): expected a name for the detector, as in "
-            '@register("projection") above its class.'
-        )
-
-    def enter(kind: K) -> K:
-        _refuse_unfit(name, kind)
-        there = FITTED.get(name)
-        if there is not None and _place(there) != _place(kind):  # a cell may run again
-            raise SettingError(
-                f"The detector {name!r} is {_place(there)} already; register {kind.__name__} by "
-                "another name."
-            )
-        FITTED[name] = kind
-        return kind
-
-    return enter
+    return registering(FITTED, name, what="detector", example="projection", refuse=_refuse_unfit)
 
 
 def name_in_files(detector: Any) -> str:
@@ -66,12 +50,6 @@ def name_in_files(detector: Any) -> str:
         "@tl_steer.monitoring.detectors.register('a_name') above it, a frozen dataclass of tensors "
         "and numbers; or let the score return one of those that are."
     )
-
-
-def module_of(name: str) -> str:
-    """The module that has to be imported for a detector to be known; "" for those that ship."""
-    module = str(FITTED[name].__module__)
-    return "" if module.startswith("tl_steer.") else module
 
 
 def fields_of(kind: type) -> dict[str, Any]:
@@ -103,7 +81,3 @@ def _refuse_unfit(name: str, kind: Any) -> None:
                 f"register({name!r}): {kind.__name__}.{field} is {type_}; a monitor's file holds "
                 "tensors, int and float."
             )
-
-
-def _place(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
