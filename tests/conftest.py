@@ -235,6 +235,23 @@ def bank_of(model: Any, n: int = 4) -> Any:
     )
 
 
+def adapter_bank(model: Any, *, n: int = 2, radius: float = 1.0) -> Any:
+    """Adapters of one layer's MLP."""
+    import tl_steer as ts
+
+    return ts.elicit(
+        model,
+        PROMPTS,
+        source="blocks.1.hook_mlp_out",
+        target=TARGET,
+        n=n,
+        radius=radius,
+        perturbation=ts.elicitation.Adapters(),
+        measured=ts.Positions(last=1, bos=False),
+        progress=False,
+    )
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Any:
     """The embedded real model."""

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LLAMAS, PROMPTS, SOURCE, TARGET, bank_of, make
+from conftest import LLAMAS, PROMPTS, SOURCE, adapter_bank, bank_of, make
 from hypothesis import given, strategies as st
 from test_values import bank
 
@@ -141,18 +141,7 @@ def test_only_vectors_of_one_place_and_model_are_added():
 
 
 def test_adapters_have_no_arithmetic(one):
-    found = ts.elicit(
-        one,
-        PROMPTS,
-        source="blocks.1.hook_mlp_out",
-        target=TARGET,
-        n=2,
-        radius=1.0,
-        perturbation=ts.elicitation.Adapters(),
-        measured=ts.Positions(last=1, bos=False),
-        method="ascent",
-        progress=False,
-    )
+    found = adapter_bank(one)
     for done in (lambda: -found, lambda: 2 * found, lambda: found[0] + found[1]):
         with pytest.raises(SettingError, match="cannot be added or multiplied"):
             done()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, TARGET, bank_of
+from conftest import PROMPTS, SOURCE, TARGET, adapter_bank, bank_of
 from hypothesis import given, settings, strategies as st
 from linear import LinearHost
 
@@ -160,18 +160,7 @@ def test_a_bank_is_measured_where_it_was_not(one):
 
 
 def test_a_bank_of_adapters_is_measured_as_one(one):
-    found = ts.elicit(
-        one,
-        PROMPTS,
-        source="blocks.1.hook_mlp_out",
-        target=TARGET,
-        n=2,
-        radius=1.0,
-        perturbation=ts.elicitation.Adapters(),
-        measured=LAST,
-        method="ascent",
-        progress=False,
-    )
+    found = adapter_bank(one)
     again = ts.Bank.from_vectors(one, found, prompts=PROMPTS)
     assert (again.kind, again.form) == (found.kind, found.form)
     assert torch.allclose(again.responses, found.responses, atol=1e-5)

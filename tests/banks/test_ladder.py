@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import PROMPTS, TARGET
+from conftest import adapter_bank
 from test_values import bank
 
 import tl_steer as ts
@@ -61,16 +61,6 @@ def test_lengths_that_are_none_are_refused(lengths):
 
 
 def test_what_has_no_length_is_refused(llama):
-    adapters = ts.elicit(
-        llama,
-        PROMPTS[:1],
-        source="blocks.1.hook_mlp_out",
-        target=TARGET,
-        n=2,
-        perturbation=ts.elicitation.Adapters(rank=1, layers=[1]),
-        radius=1.0,
-        method=ts.methods.Power(steps=1),
-        progress=False,
-    )
+    adapters = adapter_bank(llama)
     with pytest.raises(SettingError, match=r"holds no strength of its own"):
         ladder(adapters, lengths=(1, 2))

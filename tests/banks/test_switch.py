@@ -7,7 +7,7 @@ import math
 import conftest
 import pytest
 import torch
-from conftest import HAS_BRIDGE, PROMPTS, SOURCE, bank_of, make
+from conftest import HAS_BRIDGE, PROMPTS, SOURCE, adapter_bank, bank_of, make
 from linear import LinearHost
 from state import snapshot
 
@@ -168,17 +168,7 @@ def test_it_is_what_plain_transformer_lens_gives_in_every_class(llama, positions
 def test_a_vector_alone_gives_what_it_gives_among_others(one, kind):
     bank = bank_of(one)
     if kind == "adapters":
-        bank = ts.elicit(
-            one,
-            PROMPTS,
-            source="blocks.1.hook_mlp_out",
-            target=conftest.TARGET,
-            n=4,
-            radius=3.0,
-            perturbation=ts.elicitation.Adapters(rank=1, layers=[1]),
-            measured=ts.Positions(last=1, bos=False),
-            progress=False,
-        )
+        bank = adapter_bank(one, n=4, radius=3.0)
     bank = ts.random_bank(bank, n=8)
     for score in (MILD, ts.banks.Flatness(length=3)):
         together = scored(one, bank, FRAMED, score)

@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 import torture_architectures as matrix
-from conftest import HAS_BRIDGE, PROMPTS, TARGET
+from conftest import HAS_BRIDGE, HAS_HOOKED, PROMPTS, TARGET
 from families import FAMILIES
 from places import HEADED, KINDS, PLACES, plain_logits
 from tiny_monitor import QUIET, prompts
@@ -137,8 +137,12 @@ def test_a_pattern_is_scaled_head_by_head_or_refused_where_it_is_only_shown(pair
         ("deepseek3", "attn.hook_q", r"has the shape \[3, 3, 7, 8\] for 3 prompts of 7 tokens"),
         ("deepseek3", "attn.hook_z[3]", "has heads 0 to 2 .* got head 3"),
         ("gpt-oss", "mlp.hook_pre", "has no neurons on this model"),
-        # Of some versions the edited pass ends in transformers' own AttributeError.
-        ("qwen3-next", "attn.hook_q[0]", "not made of heads as wide as|an edit there fails"),
+        pytest.param(
+            "qwen3-next",
+            "attn.hook_q[0]",
+            "not made of heads as wide as attn.hook_z's",
+            marks=pytest.mark.skipif(HAS_HOOKED, reason="TransformerLens 3 fails in the pass"),
+        ),
     ],
 )
 def test_what_a_model_cannot_steer_is_refused_with_the_reason(family, kind, said):

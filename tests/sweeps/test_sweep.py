@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_sweep
 import torch
-from conftest import PROMPTS, SOURCE, TARGET, bank_of
+from conftest import PROMPTS, SOURCE, TARGET, adapter_bank, bank_of
 from state import snapshot
 
 import tl_steer as ts
@@ -200,11 +200,7 @@ def test_opposites_and_doses_stand_side_by_side():
 
 
 def test_adapters_are_swept_as_well_and_a_dose_is_a_share_of_their_edit(one):
-    bank = ts.elicit(
-        one, PROMPTS[:1], source="blocks.1.hook_mlp_out", target=TARGET, n=2, radius=1.0,
-        perturbation=ts.elicitation.Adapters(rank=1), progress=False,
-        measured=ts.Positions(last=1, bos=False),
-    )  # fmt: skip
+    bank = adapter_bank(one)
     found = ts.sweep(one, bank, PROMPTS, metrics=["kl"], **FAST)
     for p, prompt in enumerate(PROMPTS):
         ids = ts.tokenize(one, [prompt]).ids
