@@ -56,7 +56,7 @@ class Passes:
         self._mask: Tensor | None = None
         self._ids: Tensor | None = None  # embedded, and not yet in a block
         self._entered: set[int] = set()
-        self._columns: Tensor | None = None  # of the first pass, where each prompt token stands
+        self._first: Tensor | None = None  # `places` of the first pass
         self._known: Tensor | None = None  # ids of the run so far
         self._width = 0
         self._ends: list[int] = []  # behind the last real token of every row of the first pass
@@ -92,22 +92,27 @@ class Passes:
         Raises:
             PromptError: other prompts are run.
         """
-        if self._known is None or self._columns is None:
+        if self._known is None or self._first is None:
             raise PromptError(
                 "The tokens to be edited cannot be found: the model was not called with token ids, "
                 "but with embeddings or from a later layer on."
             )
-        batch, width = self._known.shape
-        behind = max(0, width - self._width)
-        whole = torch.full((batch, width), -1, dtype=torch.long, device="cpu")
-        for row, (at, n) in enumerate(zip(self._columns, self.lengths, strict=True)):
-            whole[row, at[:n]] = torch.arange(n, device="cpu")
-            # What follows the prompt in the first pass, and then what was generated since.
+        width = self._known.shape[1]
+        # Behind the first pass stands what was generated since, in every row.
+        behind = torch.arange(max(0, width - self._width), device="cpu")
+        since = self._first.amax(dim=1, keepdim=True) + 1 + behind
+        return torch.cat([self._first, since], dim=1)[:, width - shape[1] :]
+
+    def _places_in(
+        self, columns: Int[Tensor, "batch longest"], width: int
+    ) -> Int[Tensor, "batch width"]:
+        """`places` of the first pass: the prompts, and what follows them in it."""
+        places = torch.full((len(columns), width), -1, dtype=torch.long, device="cpu")
+        for row, (at, n) in enumerate(zip(columns, self.lengths, strict=True)):
+            places[row, at[:n]] = torch.arange(n, device="cpu")
             first, end = int(at[n - 1]) + 1, self._ends[row]
-            whole[row, first:end] = torch.arange(n, n + end - first, device="cpu")
-            since = n + end - first + torch.arange(behind, device="cpu")
-            whole[row, width - behind :] = since
-        return whole[:, width - shape[1] :]
+            places[row, first:end] = torch.arange(n, n + end - first, device="cpu")
+        return places
 
     def _begin(self, ids: Tensor, width: int, cached: int | None) -> None:
         known, self._known = self._known, None
@@ -130,7 +135,7 @@ class Passes:
                 "The model goes on from a cache that was filled before this block, so the prompts "
                 "in it are unknown: fill it inside."
             )
-        self._columns = self._found(ids, mask)
+        self._first = self._places_in(self._found(ids, mask), ids.shape[1])
         self._known, self._width = ids, ids.shape[1]
 
     def _go_on(self, ids: Tensor) -> None:
