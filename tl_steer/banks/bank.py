@@ -135,7 +135,8 @@ class Bank(Algebra):
             vectors: `[vec width]`, or one vector: a tensor, an array, or a mapping from names,
                 which become labels; an autoencoder with a `W_dec`. Or a bank, of any kind: what
                 arithmetic made is measured so, and one that was learned on another model (a
-                fine-tune's base, say) is measured on this one and belongs to it from then on.
+                fine-tune's base, say) is measured on this one and belongs to it from then on. Or a
+                `Perturbation` of any kind, at its own hook point.
             prompts: what responses and objectives are measured on, as for `elicit`.
             source, target: as for `elicit`; a bank has its own.
             labels: a note on each; the mapping's names, or the bank's labels, unless given.

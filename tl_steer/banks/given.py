@@ -24,7 +24,7 @@ from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.divergence import Divergence
 from tl_steer.objectives.objective import Evaluation, Objective
 from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.kinds import kind_of
+from tl_steer.perturbations.kinds import bankable, kind_of
 from tl_steer.perturbations.perturbation import Perturbation
 
 GIVEN = "given, not trained"
@@ -76,8 +76,8 @@ def refuse_no_bank(value: Any) -> None:
         advice = "Choose vectors of one, bank[[0, 3]], or join two: bank.merge(other)"
     elif isinstance(value, Perturbation):
         advice = (
-            "To run it: perturbing(model, perturbation). Bank.from_vectors(model, vectors, ...) "
-            "makes a bank of vectors"
+            "To run it: perturbing(model, perturbation). Bank.from_vectors(model, perturbation, "
+            "prompts=..., target=...) makes a bank of it"
         )
     elif isinstance(value, HookedModel):
         advice = "The model comes first, and the bank behind it"
@@ -104,6 +104,8 @@ def sites_of(
         HookPointError: the model has the bank's hook points at another width.
         SettingError: nobody says.
     """
+    if isinstance(vectors, Perturbation) and source is None:
+        source = vectors.site.name
     if not isinstance(vectors, Algebra):
         if source is None or target is None:
             raise SettingError(
@@ -156,7 +158,7 @@ def columns_of(
     ends = sites_of(model, vectors, source, target)
     bank = vectors if isinstance(vectors, Algebra) else None
     seen = measured or (LAST_THREE if bank is None else bank.provenance.measured)
-    rows, names = rows_of(vectors) if bank is None else (bank.vectors, bank.labels)
+    rows, names = _rows(vectors)
     if len(rows) == 0:
         raise SettingError("The bank holds no vectors, so there is nothing to measure.")
     names = names or ("",) * len(rows) if labels is None else tuple(labels)
@@ -164,7 +166,7 @@ def columns_of(
         raise SettingError(f"{len(names)} labels for {len(rows)} vectors; expected one each.")
     with frozen(model), torch.no_grad():
         segment = Segment(model, tokenize(model, prompts), *ends)
-        edits = _edits(bank, rows, segment.source, positions).to(segment.clean.device)
+        edits = _edits(vectors, rows, segment.source, positions).to(segment.clean.device)
         chosen = seen.measure(segment.mask, segment.tokens.has_bos)
         at = Objective(segment, divergence, chosen)(edits, gradient=False)
         found = columns_from(edits, at, segment, edits.radius)
@@ -193,16 +195,23 @@ def _provenance(
     )
 
 
-def _edits(
-    bank: Algebra | None, rows: Tensor, source: Site, positions: Positions | None
-) -> Perturbation:
-    if bank is None:
+def _rows(vectors: Any) -> tuple[Float[Tensor, "vec n"], tuple[str, ...]]:
+    if isinstance(vectors, Perturbation):
+        return bankable(vectors).pack(), ()
+    return (vectors.vectors, vectors.labels) if isinstance(vectors, Algebra) else rows_of(vectors)
+
+
+def _edits(vectors: Any, rows: Tensor, source: Site, positions: Positions | None) -> Perturbation:
+    """What was given, at the source; tokens are its own unless others are asked for."""
+    if isinstance(vectors, Algebra):
+        kind, form = kind_of(vectors.kind), vectors.form
+    elif isinstance(vectors, Perturbation):
+        kind, form = type(vectors), vectors.form()
+    else:
         refuse_width(rows, source)
         return Additive(source, rows, positions=positions or EVERYWHERE)
-    where = positions or bank.positions
-    return kind_of(bank.kind).unpack(
-        source, rows, radius=bank.radius, positions=where, form=bank.form
-    )
+    where = positions or vectors.positions
+    return kind.unpack(source, rows, radius=vectors.radius, positions=where, form=form)
 
 
 def _one(vector: Any) -> np.ndarray:

@@ -88,6 +88,11 @@ def positions_of(told: Tokens | None) -> Positions | None:
     return {None: None, "all": EVERYWHERE, "prompt": PROMPT, "generated": GENERATED}[told]
 
 
+def point_of(told: str) -> str | int:
+    """A hook point's name, or the number of a layer."""
+    return int(told) if told.removeprefix("-").isdigit() else told
+
+
 def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:
     return list(prompts) if raw or not templated(model) else [ts.chat(p) for p in prompts]
 

@@ -16,6 +16,7 @@ from tl_steer.cli.app import (
     Tokens,
     app,
     loaded,
+    point_of,
     positions_of,
     print_bank,
     prompts_of,
@@ -100,8 +101,8 @@ def elicit(
     bank = ts.elicit(
         hooked,
         prompts_of(hooked, prompt, raw),
-        source=_point(source) if source else default_source,
-        target=_point(target) if target else default_target,
+        source=point_of(source) if source else default_source,
+        target=point_of(target) if target else default_target,
         divergence=divergence if base is None else _goal(base, one_token),
         n=n,
         perturbation=kind,
@@ -119,11 +120,6 @@ def elicit(
     if not (checkpoint or resume):
         bank.save(save)
     print_bank(bank, save, as_json)
-
-
-def _point(told: str) -> str | int:
-    """A hook point's name, or the number of a layer."""
-    return int(told) if told.removeprefix("-").isdigit() else told
 
 
 def _refuse_early(method: str, divergence: str, against: str, one_token: bool) -> None:

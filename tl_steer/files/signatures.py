@@ -16,7 +16,7 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Sequence
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import numpy as np
@@ -140,8 +140,9 @@ def _refuse(name: str, parameter: str, value: Any, kinds: tuple[Any, ...]) -> No
     if _is_one_item(value, kinds):
         said = repr(value)[:200]
         raise ShapeError(f"{name}(): argument '{parameter}' is {said}; expected a list: [{said}].")
+    left_out = value is None and NoneType in kinds
     for kind in kinds:
-        if hasattr(kind, "why_not") and not isinstance(value, kind):
+        if hasattr(kind, "why_not") and not left_out and not isinstance(value, kind):
             kind.why_not(value)
     wanted = _items(kinds)
     if wanted is None or not isinstance(value, (list, tuple)):

@@ -54,9 +54,7 @@ class Positions:
 
     @classmethod
     def why_not(cls, value: Any) -> None:
-        """Raises how a choice of tokens is written; `None` is for whoever allows it."""
-        if value is None:
-            return
+        """Raises how a choice of tokens is written."""
         names = "hook_points.EVERYWHERE, PROMPT, GENERATED or LAST_THREE"
         raise ShapeError(
             f"{repr(value)[:80]} is no choice of tokens; expected Positions(...), such as "

@@ -1,4 +1,11 @@
-"""Other tools' formats, one file each. None is here yet.
+"""Other tools' formats, one file each: what they can say of a bank, and what they say to us.
+
+    ts.interop.export(bank[4], "reams.svec", to="svec")
+    ts.interop.read("theirs.svec", format="svec").bank(model, prompts=["..."])
 
 May import every wing below.
 """
+
+from tl_steer.interop.directions import Directions as Directions
+from tl_steer.interop.formats import export as export, read as read, register as register
+from tl_steer.interop.ours import FORMATS as FORMATS

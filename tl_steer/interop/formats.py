@@ -1,0 +1,122 @@
+"""The formats that banks are written in and read from: registered by name, ours as well."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tl_steer.banks.bank import Bank
+from tl_steer.errors import BankFileError, SettingError, WriteError
+from tl_steer.files.signatures import typed
+from tl_steer.files.text import did_you_mean
+from tl_steer.files.write import write_beside
+from tl_steer.interop.directions import Directions
+from tl_steer.models.model import HookedModel
+
+# A file's bytes; or, for a folder, those of each file in it by its name.
+Content: TypeAlias = bytes | Mapping[str, bytes]
+Write: TypeAlias = Callable[[Bank, HookedModel | None], Content]
+Read: TypeAlias = Callable[[Path], Directions]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a tool's files are made of a bank, and read."""
+
+    name: str
+    write: Write
+    read: Read | None
+
+
+# A vector for each of 128 layers, 16,384 wide, is 8 MB; as JSON six times that.
+MOST_BYTES = 256 << 20
+FORMATS: dict[str, Format] = {}
+
+
+def register(name: str, *, write: Write, read: Read | None = None) -> None:
+    """Make a format known to `export` and `read`, and so to `tl-steer export` and `import`.
+
+    Args:
+        write: `(bank, model)` to the bytes of a file, or to those of each file of a folder by its
+            name. The model is `None` unless the caller gave one. It refuses (`SettingError`,
+            `HookPointError`) what the format cannot say: other kinds, places or tokens.
+        read: `(path)` to `Directions`. What is in the file is hostile.
+
+    Raises:
+        SettingError: another format has the name.
+    """
+    there = FORMATS.get(name)
+    if there is not None and there.write.__module__ != write.__module__:
+        raise SettingError(f"There is a format {name!r} already; register yours by another name.")
+    FORMATS[name] = Format(name, write, read)
+
+
+@typed
+def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None = None) -> Path:
+    """Write vectors as another tool's file, or folder, whole or not at all.
+
+    Vectors are written at the bank's own length; `bank[4] * 2` is twice that. Most formats hold one
+    vector, so choose it first.
+
+    Args:
+        to: the format's name; docs/interop.md lists them.
+        model: for formats that have to know more of the model than the bank does.
+
+    Raises:
+        SettingError: an unknown format, or one that cannot say what the bank does (its kind, its
+            hook point, the tokens that it acts on), with the reason.
+        WriteError: the file cannot be written.
+
+    Wrong to use as an archive: provenance, responses and scores stay behind (`Bank.save`).
+    """
+    content = _format(to).write(bank, model)
+    if isinstance(content, bytes):
+        write_beside(Path(path), content)
+    else:
+        _refuse_files(Path(path), content)
+        for name, payload in content.items():
+            write_beside(Path(path) / name, payload)
+    return Path(path)
+
+
+@typed
+def read(path: str | Path, *, format: str) -> Directions:
+    """What another tool's file holds: vectors, and the blocks at whose output they are added.
+
+    Raises:
+        SettingError: an unknown format, or one that is only written.
+        BankFileError: the file is missing, damaged, too large or something else.
+    """
+    found = _format(format)
+    if found.read is None:
+        raise SettingError(f"The format {format!r} can only be written.")
+    return found.read(Path(path))
+
+
+def content_of(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """A foreign file's bytes.
+
+    Raises:
+        BankFileError: it is missing, cannot be read, or holds more than `most` bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(most + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BankFileError(f"{path} cannot be read: {error}.") from error
+    if len(content) > most:
+        raise BankFileError(f"{path} holds more than {most >> 20} MB; no such file is that large.")
+    return content
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise SettingError(
+            f"Unknown format {name!r}; there are {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}"
+        )
+    return FORMATS[name]
+
+
+def _refuse_files(path: Path, content: Mapping[str, Any]) -> None:
+    if path.exists() and not path.is_dir():
+        raise WriteError(f"{path} is a file; this format writes a folder ({', '.join(content)}).")
