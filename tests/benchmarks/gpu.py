@@ -3,7 +3,7 @@
     make bench-gpu            # or: python tests/benchmarks/gpu.py --out gpu.jsonl
 
 Random weights of known shapes: 7B (32 layers of 4096, ten of them between source and target) and
-1.8B (24 of 2048; eight). Each row is measured on its own: what fails is written down with its error,
+1.8B (24 of 2048; eight). Each row stands alone: what fails is written down with its error,
 and the rest goes on; what would overrun its time is stopped, and says how many of its steps were
 timed. Rows go to a file of JSON lines as they come, and the table is printed at the end.
 

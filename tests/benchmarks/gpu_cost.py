@@ -110,5 +110,5 @@ def solved(lines: Sequence[dict[str, Any]], by: Any, what: str) -> list[float]:
     if min(found) >= 0:
         return [float(x) for x in found]
     best = max(range(len(found)), key=lambda i: found[i])
-    alone = float((rows[:, best].sum() / rows[:, best].square().sum()))
+    alone = float(rows[:, best].sum() / rows[:, best].square().sum())
     return [alone if i == best else 0.0 for i in range(len(found))]

@@ -257,8 +257,7 @@ def waits(bench: Bench, name: str, n: int) -> Figures:
 
 def profile(bench: Bench, name: str, n: int) -> Figures:
     """What one step spends its time on: on the device, and on launching."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiling
+    from torch.profiler import ProfilerActivity, profile as profiling
 
     of, n = bench.made(name, BF16), bench.many(n)
     objective, start = of.objective(), of.start(n)
@@ -283,7 +282,7 @@ def profile(bench: Bench, name: str, n: int) -> Figures:
 
 
 def _self(event: Any) -> float:
-    """Microseconds on the device; events of the host that stand for kernels are not counted twice."""
+    """Microseconds on the device; events of the host that stand for kernels do not count."""
     if "CUDA" not in str(getattr(event, "device_type", "CUDA")):
         return 0.0
     return float(event.self_device_time_total)
