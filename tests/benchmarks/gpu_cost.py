@@ -67,7 +67,7 @@ def saved_bytes(work: Any) -> int:
     def count(kept: Tensor) -> Tensor:
         if not isinstance(kept, torch.nn.Parameter):
             storage = kept.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            storages[storage._cdata] = storage.nbytes()
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
