@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import gpu_cost
+import gpu_looks as looks
 import gpu_rows as rows
 import torch
+from gpu_bench import BF16, FP32, Bench, Figures
 from gpu_models import room
-from gpu_rows import BF16, FP32, Bench, Figures
 from page import keep, runs_in, table, write_section
 
 Row = tuple[str, Callable[[Bench], Figures], float]
@@ -53,28 +54,29 @@ def all_rows() -> list[Row]:
         ("ceilings", rows.ceilings, 20),
         ("7b bf16 dct", do(rows.dct, dtype=BF16), 40),
         ("7b bf16 power", do(rows.search, name="7b", dtype=BF16, method=rows.Power(), n=512), 25),
-        ("7b bf16 waits", do(rows.waits, **seven), 10),
-        ("7b bf16 profile", do(rows.profile, **seven), 20),
-        ("7b bf16 graph", do(rows.recorded, **seven), 15),
-        ("7b bf16 passes", do(rows.passes, **seven), 15),
+        ("7b bf16 waits", do(looks.waits, **seven), 10),
+        ("7b bf16 profile", do(looks.profile, **seven), 20),
+        ("7b bf16 graph", do(looks.recorded, **seven), 15),
+        ("7b bf16 passes", do(looks.passes, **seven), 15),
+        ("7b bf16 elicit", rows.front_door, 25),
         ("7b fp32 dct", do(rows.dct, dtype=FP32, vec_batch=128), 60),
         ("7b tf32 dct", do(rows.dct, dtype=FP32, vec_batch=128, precision="high"), 20),
+        ("7b fp32 power", do(rows.search, name="7b", dtype=FP32, method=rows.Power(), n=512), 20),
+        ("7b fp32 segment in tf32", rows.in_tf32, 8),
         ("1.8b bf16 melbo", do(rows.melbo, graph=False), 40),
         ("1.8b bf16 melbo graph", do(rows.melbo, graph=True), 25),
         ("1.8b bf16 power", rows.power_to_melbo, 8),
-        ("1.8b bf16 waits", do(rows.waits, **one), 5),
-        ("1.8b bf16 profile", do(rows.profile, **one), 15),
-        ("1.8b bf16 graph", do(rows.recorded, **one), 10),
-        ("1.8b bf16 passes", do(rows.passes, **one), 10),
-        ("1.8b bf16 plain", do(rows.plain, mode=None), 10),
-        ("1.8b bf16 compiled", do(rows.compiled, mode="default"), 60),
-        ("1.8b bf16 plain compiled", do(rows.plain, mode="default"), 40),
-        ("1.8b bf16 fused prompts", rows.fused, 8),
+        ("1.8b bf16 waits", do(looks.waits, **one), 5),
+        ("1.8b bf16 profile", do(looks.profile, **one), 15),
+        ("1.8b bf16 graph", do(looks.recorded, **one), 10),
+        ("1.8b bf16 passes", do(looks.passes, **one), 10),
+        ("1.8b bf16 plain", do(looks.plain, mode=None), 10),
+        ("1.8b bf16 compiled", do(looks.compiled, mode="default"), 60),
+        ("1.8b bf16 plain compiled", do(looks.plain, mode="default"), 40),
+        ("1.8b bf16 fused prompts", looks.fused, 8),
         ("cost", cost, 25),
-        ("7b bf16 elicit", rows.front_door, 25),
-        ("7b fp32 power", do(rows.search, name="7b", dtype=FP32, method=rows.Power(), n=512), 20),
-        ("1.8b bf16 compiled graphs", do(rows.compiled, mode="reduce-overhead"), 60),
-        ("1.8b bf16 plain graphs", do(rows.plain, mode="reduce-overhead"), 40),
+        ("1.8b bf16 compiled graphs", do(looks.compiled, mode="reduce-overhead"), 60),
+        ("1.8b bf16 plain graphs", do(looks.plain, mode="reduce-overhead"), 40),
     ]
 
 
