@@ -125,8 +125,9 @@ def alphas(perturbation: Perturbation, response: Float[Tensor, "vec k"]) -> Floa
     u = normalize(response.double(), dim=1)
     kernel = (u @ u.T) * torch.expm1(v @ v.T)
     # Factors that coincide make K singular; the least-norm solution shares the weight among them.
-    wanted = response.double().norm(dim=1)[:, None]
-    found: Tensor = torch.linalg.lstsq(kernel, wanted, driver="gelsd").solution
+    # On the CPU, where alone that driver exists; the matrix is small.
+    wanted = response.double().norm(dim=1)[:, None].cpu()
+    found: Tensor = torch.linalg.lstsq(kernel.cpu(), wanted, driver="gelsd").solution
     return found[:, 0].to(response)
 
 

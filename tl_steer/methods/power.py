@@ -20,6 +20,7 @@ objective has not risen by `tolerance` (relative) in two steps in a row, and ret
 iterate: with spread > 0, or at large radii, the total can go down as well as up.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,14 +62,15 @@ class Power:
         if self.spread == 1:
             refuse_crowding(start)
         here, best, done, stalled = self._resumed(start, resume) if resume else (start, None, 0, 0)
+        most = -math.inf if best is None else float(best.value.sum())
         for step in range(done + 1, self.steps + 1):
             if stalled == 2:
                 return
             at = objective(here, step=step)
             total = float(at.value.sum())
-            risen = best is None or total > float(best.value.sum()) * (1 + self.tolerance)
-            if best is None or total > float(best.value.sum()):
-                best = Iterate(here, at.value, step, self.steps)
+            risen = best is None or total > most * (1 + self.tolerance)
+            if best is None or total > most:
+                best, most = Iterate(here, at.value, step, self.steps), total
             stalled = 0 if risen else stalled + 1
             # Before the yield, so that the state holds where to go on; nothing in it is changed.
             here = self._advance(here, at.gradients)

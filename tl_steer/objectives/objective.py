@@ -163,8 +163,10 @@ def refuse_nonfinite(parts: Sequence[Tensor], *, first: int = 0, step: int | Non
         NotFiniteError: naming the step and the vector.
     """
     rows = (values.flatten(1) if values.ndim > 1 else values[:, None] for values in parts)
-    finite = next((f for r in rows if not (f := r.isfinite().all(dim=1)).all()), None)
-    if finite is not None:
+    each = torch.stack([r.isfinite().all(dim=1).to(parts[0].device) for r in rows])
+    # Asked once: on a GPU every question waits for all that was started.
+    if not bool(each.all()):
+        finite = next(found for found in each if not bool(found.all()))
         when = "" if step is None else f" at step {step}"
         raise NotFiniteError(
             f"The objective, a response or a gradient is NaN or infinite{when} for vector "

@@ -93,7 +93,8 @@ def refuse_unusable(start: Perturbation) -> None:
     few = start.select(list(range(min(2, len(start)))))
     seen = _tried(few) if _is_plain(start) else None
     try:
-        again = _there_and_back(few)
+        # A bank is on the CPU; edits on another device are compared there.
+        again = _there_and_back(few).to(few.flat().device)
         same = torch.equal(again.pack(), few.pack())
     except SettingError:
         raise
