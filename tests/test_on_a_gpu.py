@@ -6,6 +6,7 @@ TL_STEER_DEVICE=cpu runs the comparisons all the same, with the CPU in the card'
 import copy
 import os
 
+import conftest
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET, adapter_bank, bank_of, make
@@ -28,15 +29,19 @@ LAST = ts.Positions(last=1, bos=False)
 _there = {}
 
 
+def here(name):
+    return make(name).to("cpu")
+
+
 def there(name):
     if name not in _there:
-        _there[name] = copy.deepcopy(make(name)).to(DEVICE)
+        _there[name] = conftest.KINDS[name]().to(DEVICE)
     return _there[name]
 
 
 @pytest.fixture(params=KINDS)
 def pair(request):
-    return make(request.param), there(request.param)
+    return here(request.param), there(request.param)
 
 
 def asked(**more):
@@ -83,7 +88,10 @@ def test_several_points_and_adapters_act_alike(pair):
 @pytest.mark.parametrize("goal", [Contrast, Substitution])
 def test_two_models_are_searched_on_a_card(goal):
     name = "bridge-llama"
-    pairs = [(make(name), base_of(name)), (there(name), copy.deepcopy(base_of(name)).to(DEVICE))]
+    pairs = [
+        (here(name), base_of(name).to("cpu")),
+        (there(name), copy.deepcopy(base_of(name)).to(DEVICE)),
+    ]
     banks = [
         ts.elicit(m, PROMPTS[:1], divergence=goal(b), radius=3.0, n=3, progress=False)
         for m, b in pairs
@@ -100,7 +108,7 @@ def test_scans_contrasts_and_halving_run_on_a_card(pair):
 
 def test_a_monitor_scores_and_watches_alike():
     name = KINDS[0]
-    monitors = [monitor_of(m) for m in (make(name), there(name))]
+    monitors = [monitor_of(m) for m in (here(name), there(name))]
     torch.testing.assert_close(
         monitors[1].calibration.statistic, monitors[0].calibration.statistic, **CLOSE
     )

@@ -5,6 +5,7 @@ import json
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
+import conftest
 import pytest
 import torch
 from conftest import HAS_BRIDGE, HAS_HOOKED
@@ -107,6 +108,21 @@ def test_the_embedded_model_needs_the_bridge(monkeypatch):
         assert HAS_HOOKED
     with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
         wrap(None, None, name="x")
+
+
+@pytest.mark.skipif(not HAS_BRIDGE, reason="nothing to wrap it in")
+def test_a_model_in_memory_goes_where_transformer_lens_sends_its_tokens(monkeypatch, one):
+    bridge = load._bridge()
+
+    def boot(*told, **more):
+        found = bridge.boot_transformers(*told, **more)
+        found.cfg.device = "meta"
+        return found
+
+    monkeypatch.setattr(load, "_bridge", lambda: SimpleNamespace(boot_transformers=boot))
+    weights = conftest._hugging_face("llama")
+    model = wrap(weights, one.tokenizer, name="x")
+    assert {p.device.type for p in model.parameters()} == {"meta"} == {model.cfg.device}
 
 
 def test_other_packages_can_bring_models_by_name(monkeypatch, one):

