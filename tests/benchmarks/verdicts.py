@@ -60,8 +60,7 @@ def written(
                 *rates,
                 shifts,
                 named,
-                f"{found.early[0]:.3f}",
-                f"{found.early[1]:.3f}",
+                *map(figure, found.early),
                 f"{found.ms:.3f}",
             ]
         )
@@ -101,8 +100,8 @@ def averaged(tables: Mapping[str, str]) -> str:
                 f"{np.mean([np.mean(of) for of in shifts.values()]):.0f}% "
                 f"({max(max(each) for of in shifts.values() for each in of):.0f}%)",
                 f"{np.mean(alarmed):.0f}% ({sum(map(len, named))})" if alarmed else "–",
-                f"{over(kinds, 'prompt'):.3f}",
-                f"{over(kinds, '1st'):.3f}",
+                figure(over(kinds, "prompt")),
+                figure(over(kinds, "1st")),
             ]
         )
     columns = ("detector", "organisms (runs)", "AUROC", "TPR 1%", "FPR at 1%", "shifts (worst)")
@@ -161,6 +160,11 @@ def shifts_of(cells: Cells) -> list[float]:
 
 def over(kinds: Mapping[str, Sequence[Cells]], column: str) -> float:
     return float(np.mean([mean_of([c[column] for c in of]) for of in kinds.values()]))
+
+
+def figure(number: float) -> str:
+    """A dash where there is none."""
+    return "–" if np.isnan(number) else f"{number:.3f}"
 
 
 def mean_of(cells: Sequence[str]) -> float:
