@@ -39,7 +39,7 @@ def test_a_bank_in_front_of_a_block_is_written_as_the_block_before(model, bank, 
     there = ts.Bank.from_vectors(
         model, bank.vectors, prompts=PROMPTS[:1], source="blocks.2.hook_resid_pre", target=3
     )
-    path = ts.interop.export(there, tmp_path / "b.svec", to="svec")
+    path = ts.interop.export(there[0], tmp_path / "b.svec", to="svec")
     assert list(ts.interop.read(path, format="svec").layers) == [1]
 
 

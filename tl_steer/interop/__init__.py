@@ -9,3 +9,5 @@ May import every wing below.
 from tl_steer.interop.directions import Directions as Directions
 from tl_steer.interop.formats import export as export, read as read, register as register
 from tl_steer.interop.ours import FORMATS as FORMATS
+from tl_steer.interop.repeng import as_control_vector as as_control_vector
+from tl_steer.interop.steering_vectors import as_steering_vector as as_steering_vector

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.errors import BankFileError, HookPointError, SettingError
+from tl_steer.banks.given import rows_of
+from tl_steer.errors import BankFileError, HookPointError, SettingError, ShapeError
 from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
@@ -34,6 +36,40 @@ class Directions:
     layers: Mapping[int, Float[Tensor, "vec d_model"]]
     positions: Positions = EVERYWHERE
     labels: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, given: Any) -> "Directions":
+        """The vectors that another tool's object holds, at all tokens.
+
+        Args:
+            given: a `ControlVector` of repeng, a `SteeringVector` of steering-vectors or of
+                AISteer360, or a mapping from the numbers of blocks to a vector or to `[vec
+                d_model]`, row k of all of them being one edit.
+
+        Wrong for a vector that its tool adds at some tokens, or with an operator of its own: that
+        is said when it is used, and is not in the object.
+
+        Raises:
+            ShapeError: nothing of that kind, or rows that do not match.
+            HookPointError: vectors that are not added to the outputs of blocks.
+            SettingError: vectors that are not finite.
+        """
+        held = getattr(given, "layer_activations", getattr(given, "directions", given))
+        kind = getattr(given, "layer_type", "decoder_block")
+        if kind != "decoder_block" or getattr(given, "num_heads", None) is not None:
+            what = "heads" if kind == "decoder_block" else f"{kind!r}"
+            raise HookPointError(
+                f"These vectors are for {what}; expected the outputs of blocks. Make a bank of "
+                "them by Bank.from_vectors(model, vectors, source=...)."
+            )
+        if not isinstance(held, Mapping) or not held:
+            raise ShapeError(
+                f"Directions.of() got {type(given).__name__}; expected a ControlVector of repeng, "
+                "a SteeringVector, or a mapping from the numbers of blocks to vectors."
+            )
+        layers = {_whole(layer): rows_of(rows)[0] for layer, rows in held.items()}
+        _refuse_unlike(layers, one=held is not given)
+        return cls(layers)
 
     def __len__(self) -> int:
         return len(next(iter(self.layers.values())))
@@ -77,16 +113,22 @@ class Directions:
 
 
 def directions_of(
-    bank: Bank, *, tool: str, positions: Sequence[Positions] = (EVERYWHERE,)
+    bank: Bank,
+    *,
+    tool: str,
+    positions: Sequence[Positions] = (EVERYWHERE,),
+    many: bool = False,
 ) -> Directions:
     """A bank's vectors in these terms.
 
     Args:
         tool: whose file it is for, in errors.
         positions: the choices of tokens that the tool can make.
+        many: whether one file of the tool can hold several vectors, to choose from.
 
     Raises:
-        SettingError: another kind of perturbation, or other tokens.
+        SettingError: another kind of perturbation, other tokens, or several vectors for a tool
+            that knows one.
         HookPointError: vectors that are added elsewhere.
     """
     if bank.positions not in positions:
@@ -107,7 +149,28 @@ def directions_of(
         layer = block_of(part.site, tool=tool)
         rows = part.vectors.detach().to("cpu", torch.float32)
         layers[layer] = layers[layer] + rows if layer in layers else rows
+    if len(bank) != 1 and not many:
+        raise SettingError(
+            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[4]."
+        )
     return Directions(layers, bank.positions, bank.labels)
+
+
+def _whole(layer: Any) -> int:
+    if isinstance(layer, bool) or not hasattr(layer, "__index__") or int(layer) < 0:
+        raise ShapeError(f"{layer!r} is no number of a block; expected 0 or more.")
+    return int(layer)
+
+
+def _refuse_unlike(layers: Mapping[int, Tensor], *, one: bool) -> None:
+    shapes = {layer: tuple(rows.shape) for layer, rows in layers.items()}
+    if len(set(shapes.values())) != 1:
+        raise ShapeError(f"These vectors have different shapes, by block: {str(shapes)[:200]}.")
+    if one and any(len(rows) != 1 for rows in layers.values()):
+        raise ShapeError(
+            "This object holds several rows a block, which its tool adds at one token each, or "
+            "rotates between; expected one vector a block."
+        )
 
 
 def _behind(model: HookedModel, layer: int) -> int:

@@ -1,18 +1,24 @@
-"""AISteer360's `.svec`: JSON with one matrix of directions per layer, each added at the output of
-its block.
+"""AISteer360's `.svec`: JSON with a matrix of directions for each layer, which are added at the
+output of its block.
 
-    {"model_type": "llama", "directions": {"13": [[...], [...]]}}
+    {"model_type": "llama", "directions": {"13": [[...]]}}
 
-Source: AISteer360's `SteeringVector.save` and `load`.
+One row is added at the tokens that the control is told (`token_scope`). Several rows are one for
+each token from the first on, a plane, or one for each head, by the control that reads them: none of
+these is a set of vectors to choose from.
+
+Source: AISteer360 0.3.0, `SteeringVector.save` and `load`, `AdditiveTransform`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import BankFileError
-from tl_steer.files.jsons import fields, from_text, to_text
+from tl_steer.files.jsons import from_text, to_text
 from tl_steer.interop.directions import (
     Directions,
     directions_of,
@@ -23,9 +29,13 @@ from tl_steer.interop.directions import (
 from tl_steer.interop.formats import content_of
 from tl_steer.models.model import HookedModel
 
+_NEEDED = {"model_type", "directions"}
+# How well the directions were estimated, which changes nothing of what they do.
+_ASIDE = {"explained_variances", "probe_accuracies"}
+
 
 def write(bank: Bank, model: HookedModel | None) -> bytes:
-    """All vectors, one row each; AISteer360 adds the first, or the one that it is told."""
+    """One vector."""
     layers = directions_of(bank, tool="AISteer360").layers
     held = {str(layer): rows.tolist() for layer, rows in sorted(layers.items())}
     return to_text({"model_type": model_type(bank, model), "directions": held}).encode()
@@ -34,12 +44,24 @@ def write(bank: Bank, model: HookedModel | None) -> bytes:
 def read(path: Path) -> Directions:
     """See `interop.read`."""
     try:
-        held = fields(from_text(content_of(path).decode()), {"model_type", "directions"})
-        layers = {
-            layer_of(layer): torch.tensor(rows, dtype=torch.float32, device="cpu")
-            for layer, rows in dict(held["directions"]).items()
-        }
+        held = from_text(content_of(path).decode())
+        if not isinstance(held, dict) or not set(held) >= _NEEDED:
+            raise ValueError("expected directions and model_type")
+        if set(held) - _NEEDED - _ASIDE:
+            raise ValueError(f"{sorted(set(held) - _NEEDED - _ASIDE)} make it one for heads")
+        layers = {layer_of(layer): _row(rows) for layer, rows in dict(held["directions"]).items()}
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:
-        raise BankFileError(f"{path} is no .svec file: {error}") from error
+        raise BankFileError(f"{path} is no .svec file of one vector: {error}.") from error
     refuse_directions(layers, path)
     return Directions(layers)
+
+
+def _row(rows: Any) -> Tensor:
+    """`[1 d_model]`; a single vector is written as a list as well."""
+    found = torch.tensor(rows, dtype=torch.float32, device="cpu")
+    found = found[None] if found.ndim == 1 else found
+    if found.ndim == 2 and len(found) > 1:
+        raise ValueError(
+            f"it holds {len(found)} rows a layer, which are tokens, a plane or heads to its reader"
+        )
+    return found
