@@ -63,20 +63,23 @@ def read(path: Path) -> Directions:
 def _together(vectors: list[Any]) -> dict[int, Tensor]:
     """What all of them add, by block."""
     found: dict[int, Tensor] = {}
+    room = MOST_BYTES
     for vector in vectors:
-        for layer, row in _one(vector).items():
+        rows = _one(vector, room)
+        room -= sum(row.nbytes for row in rows.values())
+        for layer, row in rows.items():
             found[layer] = found[layer] + row if layer in found else row
     return found
 
 
-def _one(vector: Any) -> dict[int, Tensor]:
+def _one(vector: Any, room: int) -> dict[int, Tensor]:
     if not isinstance(vector, Mapping) or not set(vector) >= _NEEDED:
         raise ValueError("expected activations and layer_indices")
     held = fields({**_DEFAULTS, **vector}, _NEEDED | set(_DEFAULTS))
     if held["norm_match"] is not False:
         raise ValueError("its length follows the residual stream (norm_match), which no bank says")
     layers = [layer_of(whole(layer)) for layer in held["layer_indices"]]
-    rows = _unpacked(held["activations"])
+    rows = _unpacked(held["activations"], room)
     if rows.ndim == 3 or held["position_indices"] is not None:
         raise ValueError("it acts on tokens by their number in one prompt, which no bank says")
     if rows.ndim != 2 or len(rows) != len(layers) or len(set(layers)) != len(layers):
@@ -91,15 +94,17 @@ def _packed(rows: Tensor) -> dict[str, Any]:
     return {"data": data, **kind, "shape": list(rows.shape)}
 
 
-def _unpacked(held: Any) -> Tensor:
-    """The tensor; nothing is allocated for a shape before as many bytes are there."""
-    kind = held.get("original_dtype", f"torch.{held.get('dtype')}") if dict(held) else None
+def _unpacked(held: Any, room: int) -> Tensor:
+    """The tensor, of at most `room` bytes; no shape is believed before as many are there."""
+    if not isinstance(held, Mapping) or not set(held) >= {"data", "dtype", "shape"}:
+        raise ValueError("its activations are no packed tensor")
+    kind = held.get("original_dtype", f"torch.{held['dtype']}")
     if kind not in _DTYPES:
-        raise ValueError(
-            f"its numbers are {str(kind)[:40]!r}; expected one of {', '.join(_DTYPES)}"
-        )
+        raise ValueError(f"its numbers are {str(kind)[:40]!r}; expected {', '.join(_DTYPES)}")
     shape = [whole(length) for length in held["shape"]]
     size = math.prod(shape) * _DTYPES[kind].itemsize
+    if size > room:
+        raise ValueError(f"it holds more than {MOST_BYTES >> 20} MB of numbers")
     content = base64.b64decode(held["data"], validate=True)
     if held.get("compression") is not None:
         content = _inflated(content, size, held["compression"])
@@ -114,7 +119,7 @@ def _inflated(content: bytes, size: int, how: Any) -> bytes:
     zstandard = imported("zstandard", extra="interop")
     try:
         # A frame that says its size is given as much memory, whatever limit is asked for.
-        if size > MOST_BYTES or zstandard.frame_content_size(content) not in (-1, size):
+        if zstandard.frame_content_size(content) not in (-1, size):
             raise ValueError(f"its shape takes {size} bytes, and that is not what is in it")
         found: bytes = zstandard.ZstdDecompressor().decompress(content, max_output_size=size)
     except zstandard.ZstdError as error:
