@@ -159,6 +159,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "seed": 0,
         },
     ),
+    "Directions.of": (ts.interop.Directions.of, lambda m: {"given": {1: [1.0, 2.0]}}),
     "dose_response": (
         ts.dose_response,
         lambda m: {

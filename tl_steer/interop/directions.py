@@ -11,6 +11,7 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.given import rows_of
 from tl_steer.errors import BankFileError, HookPointError, SettingError, ShapeError
+from tl_steer.files.signatures import typed
 from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
@@ -38,6 +39,7 @@ class Directions:
     labels: tuple[str, ...] = ()
 
     @classmethod
+    @typed
     def of(cls, given: Any) -> "Directions":
         """The vectors that another tool's object holds, at all tokens.
 
