@@ -165,6 +165,12 @@ def test_a_vllm_lens_file_that_is_wrong_is_one_error(wrong, tmp_path):
         read(json.dumps([{"layer_indices": [1], **wrong}]).encode(), tmp_path)
 
 
+def test_a_frame_that_says_another_size_is_not_inflated(tmp_path):
+    vector = {"activations": packed(ROWS, data=BOMB), "layer_indices": [1]}
+    with pytest.raises(BankFileError, match="is not what is in it"):
+        read(json.dumps([vector]).encode(), tmp_path)
+
+
 def test_many_small_frames_do_not_add_up_to_a_large_memory(tmp_path):
     frame = packed(torch.zeros(1, 1 << 24))
     vectors = [{"activations": frame, "layer_indices": [layer]} for layer in range(5)]

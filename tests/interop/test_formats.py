@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli
-from tl_steer.errors import BankFileError, HookPointError, SettingError
+from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, SettingError
 from tl_steer.hook_points import PROMPT
 from tl_steer.perturbations import Ablation
 
@@ -61,6 +61,17 @@ def test_tokens_that_a_format_cannot_say_and_other_kinds_are_refused(model, bank
     ablated = ts.Bank.from_vectors(model, Ablation(1, bank.vectors), prompts=PROMPTS[:1], target=2)
     with pytest.raises(SettingError, match="'ablation'"):
         ts.interop.export(ablated, tmp_path / "b.svec", to="svec")
+
+
+def test_vectors_that_are_not_finite_are_not_written(bank, tmp_path):
+    endless = dataclasses.replace(bank[0], vectors=bank.vectors[:1] * torch.inf)
+    with pytest.raises(SettingError, match="NaN or infinity"):
+        ts.interop.export(endless, tmp_path / "b.svec", to="svec")
+
+
+def test_a_bank_is_not_written_with_the_names_of_another_model(bank, tmp_path):
+    with pytest.raises(ForeignModelError, match="not this model"):
+        ts.interop.export(bank[0], tmp_path / "b.svec", to="svec", model=make("bridge-gpt2"))
 
 
 def test_an_unknown_format_names_those_there_are(bank, tmp_path):

@@ -1,5 +1,7 @@
 """What most tools know of steering: vectors that are added to the outputs of blocks."""
 
+import contextlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +71,7 @@ class Directions:
                 f"Directions.of() got {type(given).__name__}; expected a ControlVector of repeng, "
                 "a SteeringVector, or a mapping from the numbers of blocks to vectors."
             )
-        layers = {_whole(layer): rows_of(rows)[0] for layer, rows in held.items()}
+        layers = {_number_of(layer): rows_of(rows)[0] for layer, rows in held.items()}
         _refuse_unlike(layers, one=held is not given)
         return cls(layers)
 
@@ -129,8 +131,8 @@ def directions_of(
         many: whether one file of the tool can hold several vectors, to choose from.
 
     Raises:
-        SettingError: another kind of perturbation, other tokens, or several vectors for a tool
-            that knows one.
+        SettingError: another kind of perturbation, other tokens, vectors that are not finite, or
+            several for a tool that knows one.
         HookPointError: vectors that are added elsewhere.
     """
     if bank.positions not in positions:
@@ -150,6 +152,8 @@ def directions_of(
             )
         layer = block_of(part.site, tool=tool)
         rows = part.vectors.detach().to("cpu", torch.float32)
+        if not bool(rows.isfinite().all()):
+            raise SettingError("These vectors hold NaN or infinity; expected finite numbers.")
         layers[layer] = layers[layer] + rows if layer in layers else rows
     if len(bank) != 1 and not many:
         raise SettingError(
@@ -158,10 +162,11 @@ def directions_of(
     return Directions(layers, bank.positions, bank.labels)
 
 
-def _whole(layer: Any) -> int:
-    if isinstance(layer, bool) or not hasattr(layer, "__index__") or int(layer) < 0:
-        raise ShapeError(f"{layer!r} is no number of a block; expected 0 or more.")
-    return int(layer)
+def _number_of(layer: Any) -> int:
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):
+        if not isinstance(layer, bool) and operator.index(layer) >= 0:
+            return operator.index(layer)
+    raise ShapeError(f"{shorten(repr(layer), 40)} is no number of a block; expected 0 or more.")
 
 
 def _refuse_unlike(layers: Mapping[int, Tensor], *, one: bool) -> None:

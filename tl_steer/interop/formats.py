@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import BankFileError, SettingError, WriteError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import did_you_mean
@@ -65,11 +66,15 @@ def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None =
     Raises:
         SettingError: an unknown format, or one that cannot say what the bank does (its kind, its
             hook point, the tokens that it acts on), with the reason.
+        ForeignModelError: the bank was made for another model than this.
         WriteError: the file cannot be written.
 
     Wrong to use as an archive: provenance, responses and scores stay behind (`Bank.save`).
     """
-    content = _format(to).write(bank, model)
+    write = _format(to).write
+    if model is not None:
+        check_fits(model, bank.provenance)
+    content = write(bank, model)
     if isinstance(content, bytes):
         write_beside(Path(path), content)
     else:
