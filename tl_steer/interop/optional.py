@@ -6,11 +6,12 @@ from types import ModuleType
 from tl_steer.errors import SettingError
 
 
-def imported(package: str, *, extra: str) -> ModuleType:
+def imported(package: str, *, install: str) -> ModuleType:
     """An optional package, imported now.
 
     Args:
-        extra: the extra of tl_steer that brings it.
+        install: what pip has to be told. No extra of tl_steer, where a package asks for an older
+            NumPy or transformers than TransformerLens does, and works with both.
 
     Raises:
         SettingError: it is not installed, or cannot be imported.
@@ -20,9 +21,7 @@ def imported(package: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise _broken(package, error) from error
-        raise SettingError(
-            f'This needs the package {package}: pip install "tl_steer[{extra}]".'
-        ) from error
+        raise SettingError(f"This needs the package {package}: pip install {install}.") from error
     except Exception as error:
         raise _broken(package, error) from error
 

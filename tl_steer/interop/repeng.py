@@ -22,10 +22,12 @@ def as_control_vector(bank: Bank, *, model: HookedModel | None = None) -> Any:
 
     Raises:
         SettingError: several vectors, another kind of perturbation, other tokens than all; or
-            repeng cannot be imported (0.4.0 needs NumPy below 2).
+            repeng cannot be imported (0.4.0 names what NumPy 2 has not).
         HookPointError: vectors that are not added to the outputs of blocks.
     """
     layers = directions_of(bank, tool="repeng").layers
     held = {layer: rows[0].numpy() for layer, rows in sorted(layers.items())}
-    kind = imported("repeng", extra="interop").ControlVector
+    kind = imported(
+        "repeng", install="gguf scikit-learn && pip install --no-deps repeng"
+    ).ControlVector
     return kind(model_type=model_type(bank, model), directions=held)

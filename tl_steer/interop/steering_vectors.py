@@ -22,4 +22,7 @@ def as_steering_vector(bank: Bank) -> Any:
     """
     layers = directions_of(bank, tool="steering-vectors").layers
     held = {layer: rows[0].clone() for layer, rows in sorted(layers.items())}
-    return imported("steering_vectors", extra="interop").SteeringVector(layer_activations=held)
+    package = imported(
+        "steering_vectors", install="scikit-learn && pip install --no-deps steering-vectors"
+    )
+    return package.SteeringVector(layer_activations=held)
