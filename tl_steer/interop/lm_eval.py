@@ -30,7 +30,7 @@ def write(bank: Bank, model: HookedModel | None) -> bytes:
     ((layer, rows),) = layers.items()
     held = {
         "action": "add",
-        "steering_vector": rows[0].clone(),
+        "steering_vector": rows[0],
         "steering_coefficient": 1.0,
         "bias": None,
         "head_index": None,
