@@ -1,0 +1,335 @@
+"""llama.cpp's files: written as its own package reads them; hostile ones are one error."""
+
+import dataclasses
+import struct
+import tracemalloc
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from conftest import LLAMAS, PROMPTS, adapter_bank, bridge, make
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from hypothesis import given, strategies as st
+
+import tl_steer as ts
+from tl_steer.errors import (
+    BankFileError,
+    ForeignModelError,
+    HookPointError,
+    ModelError,
+    SettingError,
+    SteerError,
+)
+from tl_steer.files.gguf import tensors_of
+from tl_steer.hook_points import PROMPT
+from tl_steer.interop.gguf_lora import ARCHITECTURES
+from tl_steer.models.gguf import refuse_damaged
+from tl_steer.perturbations import Ablation, MultiSite
+
+WIDTH = 6
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make(LLAMAS[0])
+
+
+@pytest.fixture(scope="module")
+def bank(model):
+    return ts.elicit(model, PROMPTS[:1], source=1, target=2, n=3, radius=2.0, progress=False)
+
+
+def written(path, named, *, keys=(), architecture="controlvector"):
+    """A file by llama.cpp's own package."""
+    writer = GGUFWriter(path, architecture)
+    for name, value in keys:
+        writer.add_array(name, value)
+    for name, values in named.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def row(seed=0, width=WIDTH, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=width).astype(dtype)
+
+
+def value(reader, key):
+    return reader.get_field(key).contents()
+
+
+def test_llama_cpps_own_package_reads_what_is_written(model, bank, tmp_path):
+    path = ts.interop.export(bank[2] * 2, tmp_path / "v.gguf", to="gguf", model=model)
+    reader = GGUFReader(path)
+    assert value(reader, "general.architecture") == "controlvector"
+    assert value(reader, "controlvector.model_hint") == "llama"
+    assert value(reader, "controlvector.layer_count") == 1
+    (tensor,) = reader.tensors
+    assert tensor.name == "direction.1"
+    assert tensor.tensor_type == GGMLQuantizationType.F32
+    np.testing.assert_array_equal(tensor.data, 2 * bank.vectors[2].numpy())
+
+
+def test_an_edit_of_several_blocks_is_several_directions(model, bank, tmp_path):
+    parts = [ts.Additive(2, bank.vectors[:1]), ts.Additive(1, bank.vectors[1:2])]
+    two = ts.Bank.from_vectors(model, MultiSite(parts), prompts=PROMPTS[:1], target=3)
+    path = ts.interop.export(two, tmp_path / "v.gguf", to="gguf")
+    assert [t.name for t in GGUFReader(path).tensors] == ["direction.1", "direction.2"]
+    back = ts.interop.read(path, format="gguf").bank(model, prompts=PROMPTS[:1], target=3)
+    torch.testing.assert_close(back.responses, two.responses, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_given_no_model_is_hinted_by_its_name(bank, tmp_path):
+    path = ts.interop.export(bank[0], tmp_path / "v.gguf", to="gguf")
+    assert value(GGUFReader(path), "controlvector.model_hint") == bank.provenance.model
+
+
+def test_the_output_of_the_first_block_is_refused_with_the_way_round(model, bank, tmp_path):
+    first = ts.Bank.from_vectors(model, bank.vectors[:1], prompts=PROMPTS[:1], source=0, target=3)
+    with pytest.raises(HookPointError, match=r"blocks\.1\.hook_resid_post or later"):
+        ts.interop.export(first, tmp_path / "v.gguf", to="gguf")
+
+
+@pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
+def test_several_vectors_are_refused_since_llama_cpp_would_add_all_at_once(bank, to, tmp_path):
+    with pytest.raises(SettingError, match=r"has 3 vectors: choose one \(bank\[4\], or --vector 4"):
+        ts.interop.export(bank, tmp_path / "v.gguf", to=to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_other_tools_are_read_in_the_order_of_blocks(tmp_path):
+    rows = {f"direction.{layer}": row(layer) for layer in (12, 3, 28)}
+    path = written(tmp_path / "v.gguf", rows, keys=[("notes", ["a", "b"]), ("steps", [1, 2])])
+    found = ts.interop.read(path, format="gguf")
+    assert list(found.layers) == [3, 12, 28]
+    for layer, held in found.layers.items():
+        np.testing.assert_array_equal(held.numpy(), row(layer)[None])
+
+
+def test_the_walk_finds_what_the_packages_reader_finds(tmp_path):
+    named = {"a": row(), "b.weight": np.ones((3, 5), np.float16), "c": np.zeros((2, 2, 2), np.int8)}
+    path = written(tmp_path / "m.gguf", named, keys=[("texts", ["x"] * 9), ("flags", [True])])
+    for tensor in GGUFReader(path).tensors:
+        found = tensors_of(path.read_bytes())[tensor.name]
+        assert found.type == tensor.tensor_type
+        assert list(found.shape) == tensor.shape.tolist()
+        assert found.start == tensor.data_offset
+
+
+REFUSED = {
+    "direction.0": ({"direction.0": row()}, "direction.0"),
+    "no direction": ({"blk.1.ffn_down.weight": row()}, "expected direction.1"),
+    "no number": ({"direction.one": row()}, "no number of a block"),
+    "a negative one": ({"direction.-1": row()}, "no number of a block"),
+    "one block twice": ({"direction.1": row(), "direction.01": row()}, "block 1"),
+    "half precision": ({"direction.1": row(dtype=np.float16)}, "expected float32"),
+    "a matrix": ({"direction.1": np.ones((2, 3), np.float32)}, "one axis"),
+    "two widths": ({"direction.1": row(), "direction.2": row(width=7)}, "expected one"),
+    "NaN": ({"direction.1": np.array([1, np.nan], np.float32)}, "NaN or infinity"),
+    "infinity": ({"direction.1": np.array([1, np.inf], np.float32)}, "NaN or infinity"),
+    "nothing": ({}, "expected one"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_llama_cpp_would_refuse_is_refused_here_with_the_reason(what, tmp_path):
+    named, reason = REFUSED[what]
+    path = written(tmp_path / "v.gguf", named)
+    with pytest.raises(BankFileError, match=reason):
+        ts.interop.read(path, format="gguf")
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value
+
+
+def head(tensors=0, keys=0, *, version=3):
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, keys)
+
+
+def tensor(shape, *, name=b"direction.1", type=0, offset=0):
+    sizes = struct.pack(f"<{len(shape)}Q", *shape)
+    return text(name) + struct.pack("<I", len(shape)) + sizes + struct.pack("<IQ", type, offset)
+
+
+ARRAY = text(b"k") + struct.pack("<I", 9)
+HOSTILE = {
+    "empty": b"",
+    "four bytes": b"GGUF",
+    "another magic": b"GGML" + head()[4:],
+    "big-endian": b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
+    "a version to come": head(version=4),
+    "2^63 keys": head(keys=1 << 63) + bytes(1000),
+    "2^63 tensors": head(1 << 63) + bytes(1000),
+    "keys beyond the end": head(keys=1000) + bytes(100),
+    "a text of 2^63": head(keys=1) + struct.pack("<Q", 1 << 63),
+    "an array of 2^62 bytes": head(keys=1) + ARRAY + struct.pack("<IQ", 0, 1 << 62),
+    "an array of 2^62 texts": head(keys=1) + ARRAY + struct.pack("<IQ", 8, 1 << 62),
+    "an array of arrays": head(keys=1) + ARRAY + struct.pack("<IQ", 9, 1) * 5000,
+    "an unknown type": head(keys=1) + text(b"k") + struct.pack("<I", 99) + bytes(100),
+    "a key twice": head(keys=2) + (text(b"k") + struct.pack("<IB", 0, 1)) * 2,
+    "a tensor twice": head(2) + tensor([1]) * 2 + bytes(100),
+    "no unicode": head(1) + tensor([1], name=b"\xff\xfe") + bytes(100),
+    "alignment 0": head(keys=1) + text(b"general.alignment") + struct.pack("<II", 4, 0),
+    "alignment 7": head(keys=1) + text(b"general.alignment") + struct.pack("<II", 4, 7),
+    "alignment of text": head(keys=1)
+    + text(b"general.alignment")
+    + struct.pack("<I", 8)
+    + text(b""),
+    "no values": head(1) + tensor([4]),
+    "2^62 values": head(1) + tensor([1 << 62]) + bytes(100),
+    "no value": head(1) + tensor([0]) + bytes(100),
+    "no axis": head(1) + tensor([]) + bytes(100),
+    "2^32 axes": head(1) + text(b"direction.1") + struct.pack("<I", 0xFFFFFFFF) + bytes(100),
+    "values before the file": head(1) + tensor([4], offset=(1 << 64) - 64) + bytes(100),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_one_error_in_little_memory(what, tmp_path):
+    (tmp_path / "v.gguf").write_bytes(HOSTILE[what])
+    tracemalloc.start()
+    with pytest.raises(BankFileError):
+        ts.interop.read(tmp_path / "v.gguf", format="gguf")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 20
+
+
+@pytest.mark.parametrize("what", ["empty", "2^63 keys", "an array of 2^62 bytes", "no unicode"])
+def test_a_hostile_model_file_ends_before_the_packages_reader_begins(what, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(HOSTILE[what])
+    with pytest.raises(ModelError, match="no whole GGUF file"):
+        refuse_damaged(tmp_path / "m.gguf")
+
+
+def test_a_missing_file_is_one_error(tmp_path):
+    with pytest.raises(BankFileError, match="cannot be read"):
+        ts.interop.read(tmp_path / "v.gguf", format="gguf")
+    with pytest.raises(ModelError, match="cannot be read"):
+        refuse_damaged(tmp_path / "v.gguf")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "v.gguf"
+    rows = {"direction.3": row(3), "direction.12": row(12)}
+    return written(path, rows, keys=[("texts", ["ab", "c"]), ("numbers", [1, 2, 3])]).read_bytes()
+
+
+@given(data=st.data())
+def test_mutated_bytes_are_refused_or_are_vectors(sound, data, tmp_path_factory):
+    changed = bytearray(sound)
+    for _ in range(data.draw(st.integers(0, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.just(len(changed)), st.integers(0, len(changed))))
+    middle = data.draw(st.integers(0, cut))
+    path = tmp_path_factory.getbasetemp() / "mutated.gguf"
+    path.write_bytes(changed[:middle] + data.draw(st.binary(max_size=8)) + changed[middle:cut])
+    try:
+        found = ts.interop.read(path, format="gguf")
+    except BankFileError:
+        return
+    for held in found.layers.values():
+        assert held.dtype == torch.float32
+        assert held.shape[0] == 1
+        assert bool(held.isfinite().all())
+    assert all(0 < layer < 10_000 for layer in found.layers)
+    assert len(found) == 1
+
+
+@pytest.fixture(scope="module")
+def adapters(model):
+    return adapter_bank(model, n=2, radius=3.0)
+
+
+def lora_of(path):
+    return {t.name: torch.tensor(np.array(t.data)) for t in GGUFReader(path).tensors}
+
+
+def test_an_adapters_factors_make_its_change_of_weights(model, adapters, tmp_path):
+    path = ts.interop.export(adapters[1], tmp_path / "a.gguf", to="gguf-lora", model=model)
+    reader = GGUFReader(path)
+    keys = ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")
+    assert [value(reader, key) for key in keys] == ["llama", "adapter", "lora", 1.0]
+    held = lora_of(path)
+    name = "blk.1.ffn_down.weight"
+    assert set(held) == {f"{name}.lora_a", f"{name}.lora_b"}
+    change = adapters.perturbation().weight_changes(1)[1]
+    torch.testing.assert_close((held[f"{name}.lora_b"] @ held[f"{name}.lora_a"]).T, change)
+
+
+@pytest.mark.parametrize("source", ["blocks.1.hook_mlp_out", "blocks.1.hook_attn_out"])
+def test_a_lora_put_into_the_models_weights_does_what_the_adapter_does(source, tmp_path):
+    """As llama.cpp has it: W + alpha / rank B A, for the tensor that its package calls so."""
+    model = bridge("llama")
+    adapters = ts.elicit(
+        model,
+        PROMPTS[:1],
+        source=source,
+        target=3,
+        n=1,
+        radius=2.0,
+        perturbation=ts.elicitation.Adapters(rank=2, layers=(1, 2)),
+        progress=False,
+    )
+    path = ts.interop.export(adapters, tmp_path / "a.gguf", to="gguf-lora", model=model)
+    held, alpha = lora_of(path), value(GGUFReader(path), "adapter.lora.alpha")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 4)
+    ids = ts.tokenize(model, PROMPTS[:1]).ids
+    with torch.no_grad(), ts.perturbing(model, adapters):
+        steered = model(ids)
+    changed = 0
+    for name, weight in model.original_model.named_parameters():
+        theirs = names.get_name(name.replace("._original_component", ""), (".weight",))
+        if f"{theirs}.lora_a" in held:
+            a, b = held[f"{theirs}.lora_a"], held[f"{theirs}.lora_b"]
+            weight.data += alpha / len(a) * b @ a
+            changed += 1
+    assert changed == 2
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), steered, rtol=1e-4, atol=1e-5)
+
+
+def test_what_no_lora_says_is_refused_with_the_reason(model, bank, adapters, tmp_path):
+    def refused(bank, error, match, **settings):
+        with pytest.raises(error, match=match):
+            ts.interop.export(bank, tmp_path / "a.gguf", to="gguf-lora", **settings)
+
+    one = adapters[0]
+    refused(one, SettingError, "--model")
+    refused(bank[0], SettingError, r"control vector \(to='gguf'\)", model=model)
+    early = dataclasses.replace(one, positions=PROMPT)
+    refused(early, SettingError, "every token", model=model)
+    refused(one, ForeignModelError, "another|not this model", model=bridge("gpt2"))
+    tall = bridge("llama", compatibility=True)
+    there = ts.Bank.from_vectors(tall, one, prompts=PROMPTS[:1])
+    refused(there, SettingError, "compatibility mode", model=tall)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_llama_cpp_has_under_no_name_is_refused(model, adapters, tmp_path):
+    config = model.original_model.config
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(config), "model_type", "mystery")
+        with pytest.raises(SettingError, match="'mystery'"):
+            ts.interop.export(adapters[0], tmp_path / "a.gguf", to="gguf-lora", model=model)
+
+
+def test_every_architecture_that_is_named_is_llama_cpps_and_has_the_matrices():
+    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
+    for theirs in ARCHITECTURES.values():
+        has = gguf.MODEL_TENSORS[known[theirs]]
+        assert {gguf.MODEL_TENSOR.FFN_DOWN, gguf.MODEL_TENSOR.ATTN_OUT} <= set(has), theirs
+
+
+def test_another_kind_is_no_control_vector(model, bank, tmp_path):
+    ablated = ts.Bank.from_vectors(
+        model, Ablation(1, bank.vectors[:1]), prompts=PROMPTS[:1], target=2
+    )
+    with pytest.raises(SteerError, match="'ablation'"):
+        ts.interop.export(ablated, tmp_path / "v.gguf", to="gguf")
