@@ -11,6 +11,7 @@ import torch
 from conftest import LLAMAS, PROMPTS, adapter_bank, bridge, make
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from hypothesis import given, strategies as st
+from test_docs import ROOT, execute, test_commands_parse as commands_parse
 
 import tl_steer as ts
 from tl_steer.errors import (
@@ -27,6 +28,7 @@ from tl_steer.interop.gguf_lora import ARCHITECTURES
 from tl_steer.models.gguf import refuse_damaged
 from tl_steer.perturbations import Ablation, MultiSite
 
+PAGE = "docs/interop/llama_cpp.md"
 WIDTH = 6
 
 
@@ -118,6 +120,17 @@ def test_the_walk_finds_what_the_packages_reader_finds(tmp_path):
         assert found.type == tensor.tensor_type
         assert list(found.shape) == tensor.shape.tolist()
         assert found.start == tensor.data_offset
+
+
+def test_repeng_reads_and_writes_the_same_file(bank, tmp_path, monkeypatch):
+    if not hasattr(np, "float_"):
+        monkeypatch.setattr(np, "float_", np.float64, raising=False)
+    repeng = pytest.importorskip("repeng")
+    path = ts.interop.export(bank[2], tmp_path / "ours.gguf", to="gguf")
+    theirs = repeng.ControlVector.import_gguf(path)
+    np.testing.assert_array_equal(theirs.directions[1], bank.vectors[2].numpy())
+    repeng.ControlVector("llama", {5: row(), 2: row(2)}).export_gguf(tmp_path / "theirs.gguf")
+    assert list(ts.interop.read(tmp_path / "theirs.gguf", format="gguf").layers) == [2, 5]
 
 
 REFUSED = {
@@ -333,3 +346,15 @@ def test_another_kind_is_no_control_vector(model, bank, tmp_path):
     )
     with pytest.raises(SteerError, match="'ablation'"):
         ts.interop.export(ablated, tmp_path / "v.gguf", to="gguf")
+
+
+@pytest.mark.skipif(not (ROOT / PAGE).is_file(), reason="the documentation is not beside this test")
+def test_the_recipe_runs_and_its_commands_parse(model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    bank = ts.elicit(model, PROMPTS[:1], source=1, target=2, n=5, radius=2.0, progress=False)
+    given = {"ts": ts, "model": model, "bank": bank, "prompts": PROMPTS[:1]}
+    found = execute(PAGE, given=given)
+    torch.testing.assert_close(found["again"].vectors, bank.vectors[4:])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"reams.gguf", "adapter-0.gguf", "adapter-1.gguf"}
+    commands_parse(PAGE)
