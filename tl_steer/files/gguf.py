@@ -1,7 +1,7 @@
 """What a GGUF file says that it holds, with every count checked against the bytes that are there.
 
-The readers of other packages loop over whatever a file counts: one array of 2^62 nothings keeps
-them going until memory runs out. A walk through here ends with the file.
+The reader of the package gguf loops over whatever a file counts: one array of 2^62 bytes, none of
+them there, keeps it going until memory runs out. A walk through here ends with the file.
 
 Source: the GGUF specification of ggml, versions 2 and 3 (little-endian).
 """
@@ -17,7 +17,7 @@ _STRING, _ARRAY = 8, 9
 _BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _MOST_DIMENSIONS = 4
 # Generous: models have some thousands of tensors and 250,000 tokens.
-_MOST_NAMED, _MOST_TEXTS = 1 << 16, 1 << 22
+_MOST_NAMED, _MOST_LISTED = 1 << 16, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class _Walk:
             self._text()
         elif kind == _ARRAY:
             of, n = self._next("<IQ")
+            _refuse_many(n, _MOST_LISTED, "values in one array")
             if of == _STRING:
-                _refuse_many(n, _MOST_TEXTS, "texts in one array")
                 for _ in range(n):
                     self._past(self._next("<Q")[0])
             else:
