@@ -88,6 +88,10 @@ def test_an_edit_of_several_blocks_is_several_directions(model, bank, tmp_path):
 def test_what_was_given_no_model_is_hinted_by_its_name(bank, tmp_path):
     path = ts.interop.export(bank[0], tmp_path / "v.gguf", to="gguf")
     assert value(GGUFReader(path), "controlvector.model_hint") == bank.provenance.model
+    # As a file of a bank may have it.
+    odd = dataclasses.replace(bank.provenance, model="\ud800")
+    ts.interop.export(dataclasses.replace(bank[0], provenance=odd), tmp_path / "v.gguf", to="gguf")
+    assert value(GGUFReader(path), "controlvector.model_hint") == "\\ud800"
 
 
 def test_the_output_of_the_first_block_is_refused_with_the_way_round(model, bank, tmp_path):
@@ -98,7 +102,7 @@ def test_the_output_of_the_first_block_is_refused_with_the_way_round(model, bank
 
 @pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
 def test_several_vectors_are_refused_since_llama_cpp_would_add_all_at_once(bank, to, tmp_path):
-    with pytest.raises(SettingError, match=r"has 3 vectors: choose one \(bank\[4\], or --vector 4"):
+    with pytest.raises(SettingError, match=r"3 vectors.*bank\[4\]"):
         ts.interop.export(bank, tmp_path / "v.gguf", to=to)
     assert not list(tmp_path.iterdir())
 
@@ -199,6 +203,10 @@ HOSTILE = {
     "no value": head(1) + tensor([0]) + bytes(100),
     "no axis": head(1) + tensor([]) + bytes(100),
     "2^32 axes": head(1) + text(b"direction.1") + struct.pack("<I", 0xFFFFFFFF) + bytes(100),
+    "values on each other": head(9)
+    + b"".join(tensor([1 << 18], name=b"direction.%d" % i) for i in range(1, 10))
+    + bytes(1 << 20)
+    + bytes(100),
     "values before the file": head(1) + tensor([4], offset=(1 << 64) - 64) + bytes(100),
 }
 

@@ -15,6 +15,7 @@ Sources: `common_control_vector_load_one` in llama.cpp's common/common.cpp, and 
 models; the package gguf.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,10 @@ def read(path: Path) -> Directions:
     content = content_of(path)
     try:
         layers: dict[int, Tensor] = {}
-        for name, tensor in tensors_of(content).items():
+        described = tensors_of(content)
+        if 4 * sum(math.prod(tensor.shape) for tensor in described.values()) > len(content):
+            raise ValueError("its tensors are longer than the file")
+        for name, tensor in described.items():
             layer = _layer(name)
             if layer in layers:
                 raise ValueError(f"two tensors are named for block {layer}")
