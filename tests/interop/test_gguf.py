@@ -4,11 +4,10 @@ import dataclasses
 import struct
 import tracemalloc
 
-import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import LLAMAS, PROMPTS, adapter_bank, bridge, make
+from conftest import LLAMAS, PROMPTS, make
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from hypothesis import given, strategies as st
 from test_docs import ROOT, execute, test_commands_parse as commands_parse
@@ -16,15 +15,12 @@ from test_docs import ROOT, execute, test_commands_parse as commands_parse
 import tl_steer as ts
 from tl_steer.errors import (
     BankFileError,
-    ForeignModelError,
     HookPointError,
     ModelError,
     SettingError,
     SteerError,
 )
 from tl_steer.files.gguf import tensors_of
-from tl_steer.hook_points import PROMPT
-from tl_steer.interop.gguf_lora import ARCHITECTURES
 from tl_steer.models.gguf import refuse_damaged
 from tl_steer.perturbations import Ablation, MultiSite
 
@@ -100,10 +96,9 @@ def test_the_output_of_the_first_block_is_refused_with_the_way_round(model, bank
         ts.interop.export(first, tmp_path / "v.gguf", to="gguf")
 
 
-@pytest.mark.parametrize("to", ["gguf", "gguf-lora"])
-def test_several_vectors_are_refused_since_llama_cpp_would_add_all_at_once(bank, to, tmp_path):
+def test_several_vectors_are_refused_since_llama_cpp_would_add_all_at_once(bank, tmp_path):
     with pytest.raises(SettingError, match=r"3 vectors.*bank\[4\]"):
-        ts.interop.export(bank, tmp_path / "v.gguf", to=to)
+        ts.interop.export(bank, tmp_path / "v.gguf", to="gguf")
     assert not list(tmp_path.iterdir())
 
 
@@ -262,91 +257,6 @@ def test_mutated_bytes_are_refused_or_are_vectors(sound, data, tmp_path_factory)
         assert bool(held.isfinite().all())
     assert all(0 < layer < 10_000 for layer in found.layers)
     assert len(found) == 1
-
-
-@pytest.fixture(scope="module")
-def adapters(model):
-    return adapter_bank(model, n=2, radius=3.0)
-
-
-def lora_of(path):
-    return {t.name: torch.tensor(np.array(t.data)) for t in GGUFReader(path).tensors}
-
-
-def test_an_adapters_factors_make_its_change_of_weights(model, adapters, tmp_path):
-    path = ts.interop.export(adapters[1], tmp_path / "a.gguf", to="gguf-lora", model=model)
-    reader = GGUFReader(path)
-    keys = ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")
-    assert [value(reader, key) for key in keys] == ["llama", "adapter", "lora", 1.0]
-    held = lora_of(path)
-    name = "blk.1.ffn_down.weight"
-    assert set(held) == {f"{name}.lora_a", f"{name}.lora_b"}
-    change = adapters.perturbation().weight_changes(1)[1]
-    torch.testing.assert_close((held[f"{name}.lora_b"] @ held[f"{name}.lora_a"]).T, change)
-
-
-@pytest.mark.parametrize("source", ["blocks.1.hook_mlp_out", "blocks.1.hook_attn_out"])
-def test_a_lora_put_into_the_models_weights_does_what_the_adapter_does(source, tmp_path):
-    """As llama.cpp has it: W + alpha / rank B A, for the tensor that its package calls so."""
-    model = bridge("llama")
-    adapters = ts.elicit(
-        model,
-        PROMPTS[:1],
-        source=source,
-        target=3,
-        n=1,
-        radius=2.0,
-        perturbation=ts.elicitation.Adapters(rank=2, layers=(1, 2)),
-        progress=False,
-    )
-    path = ts.interop.export(adapters, tmp_path / "a.gguf", to="gguf-lora", model=model)
-    held, alpha = lora_of(path), value(GGUFReader(path), "adapter.lora.alpha")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 4)
-    ids = ts.tokenize(model, PROMPTS[:1]).ids
-    with torch.no_grad(), ts.perturbing(model, adapters):
-        steered = model(ids)
-    changed = 0
-    for name, weight in model.original_model.named_parameters():
-        theirs = names.get_name(name.replace("._original_component", ""), (".weight",))
-        if f"{theirs}.lora_a" in held:
-            a, b = held[f"{theirs}.lora_a"], held[f"{theirs}.lora_b"]
-            weight.data += alpha / len(a) * b @ a
-            changed += 1
-    assert changed == 2
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids), steered, rtol=1e-4, atol=1e-5)
-
-
-def test_what_no_lora_says_is_refused_with_the_reason(model, bank, adapters, tmp_path):
-    def refused(bank, error, match, **settings):
-        with pytest.raises(error, match=match):
-            ts.interop.export(bank, tmp_path / "a.gguf", to="gguf-lora", **settings)
-
-    one = adapters[0]
-    refused(one, SettingError, "--model")
-    refused(bank[0], SettingError, r"control vector \(to='gguf'\)", model=model)
-    early = dataclasses.replace(one, positions=PROMPT)
-    refused(early, SettingError, "every token", model=model)
-    refused(one, ForeignModelError, "another|not this model", model=bridge("gpt2"))
-    tall = bridge("llama", compatibility=True)
-    there = ts.Bank.from_vectors(tall, one, prompts=PROMPTS[:1])
-    refused(there, SettingError, "compatibility mode", model=tall)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_model_that_llama_cpp_has_under_no_name_is_refused(model, adapters, tmp_path):
-    config = model.original_model.config
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(config), "model_type", "mystery")
-        with pytest.raises(SettingError, match="'mystery'"):
-            ts.interop.export(adapters[0], tmp_path / "a.gguf", to="gguf-lora", model=model)
-
-
-def test_every_architecture_that_is_named_is_llama_cpps_and_has_the_matrices():
-    known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    for theirs in ARCHITECTURES.values():
-        has = gguf.MODEL_TENSORS[known[theirs]]
-        assert {gguf.MODEL_TENSOR.FFN_DOWN, gguf.MODEL_TENSOR.ATTN_OUT} <= set(has), theirs
 
 
 def test_another_kind_is_no_control_vector(model, bank, tmp_path):
