@@ -194,6 +194,7 @@ HOSTILE = {
     + struct.pack("<I", 8)
     + text(b""),
     "no values": head(1) + tensor([4]),
+    "half of its values": (head(1) + tensor([16])).ljust(96, b"\0") + bytes(32),
     "2^62 values": head(1) + tensor([1 << 62]) + bytes(100),
     "no value": head(1) + tensor([0]) + bytes(100),
     "no axis": head(1) + tensor([]) + bytes(100),

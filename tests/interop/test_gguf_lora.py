@@ -78,7 +78,7 @@ def test_a_lora_put_into_the_models_weights_does_what_the_adapter_does(source, t
 
 
 def test_what_no_lora_says_is_refused_with_the_reason(model, adapters, tmp_path):
-    vector = ts.Bank.from_vectors(model, torch.ones(1, 24), prompts=PROMPTS[:1], source=1)
+    vector = ts.Bank.from_vectors(model, torch.ones(1, 24), prompts=PROMPTS[:1], source=1, target=2)
 
     def refused(bank, error, match, **settings):
         with pytest.raises(error, match=match):
