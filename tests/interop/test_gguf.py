@@ -168,59 +168,79 @@ def tensor(shape, *, name=b"direction.1", type=0, offset=0):
     return text(name) + struct.pack("<I", len(shape)) + sizes + struct.pack("<IQ", type, offset)
 
 
-ARRAY = text(b"k") + struct.pack("<I", 9)
+def key(name, type=0):
+    return text(name) + struct.pack("<I", type)
+
+
+def array(type, n):
+    return key(b"k", 9) + struct.pack("<IQ", type, n)
+
+
+ALIGNMENT = key(b"general.alignment", 4)
 HOSTILE = {
-    "empty": b"",
-    "four bytes": b"GGUF",
-    "another magic": b"GGML" + head()[4:],
-    "big-endian": b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
-    "a version to come": head(version=4),
-    "2^63 keys": head(keys=1 << 63) + bytes(1000),
-    "2^63 tensors": head(1 << 63) + bytes(1000),
-    "keys beyond the end": head(keys=1000) + bytes(100),
-    "a text of 2^63": head(keys=1) + struct.pack("<Q", 1 << 63),
-    "an array of 2^62 bytes": head(keys=1) + ARRAY + struct.pack("<IQ", 0, 1 << 62),
-    "five million bytes": head(keys=1) + ARRAY + struct.pack("<IQ", 0, 5 << 20) + bytes(5 << 20),
-    "an array of 2^62 texts": head(keys=1) + ARRAY + struct.pack("<IQ", 8, 1 << 62),
-    "an array of arrays": head(keys=1) + ARRAY + struct.pack("<IQ", 9, 1) * 5000,
-    "an unknown type": head(keys=1) + text(b"k") + struct.pack("<I", 99) + bytes(100),
-    "a key twice": head(keys=2) + (text(b"k") + struct.pack("<IB", 0, 1)) * 2,
-    "a tensor twice": head(2) + tensor([1]) * 2 + bytes(100),
-    "no unicode": head(1) + tensor([1], name=b"\xff\xfe") + bytes(100),
-    "alignment 0": head(keys=1) + text(b"general.alignment") + struct.pack("<II", 4, 0),
-    "alignment 7": head(keys=1) + text(b"general.alignment") + struct.pack("<II", 4, 7),
-    "alignment of text": head(keys=1)
-    + text(b"general.alignment")
-    + struct.pack("<I", 8)
-    + text(b""),
-    "no values": head(1) + tensor([4]),
-    "half of its values": (head(1) + tensor([16])).ljust(96, b"\0") + bytes(32),
-    "2^62 values": head(1) + tensor([1 << 62]) + bytes(100),
-    "no value": head(1) + tensor([0]) + bytes(100),
-    "no axis": head(1) + tensor([]) + bytes(100),
-    "2^32 axes": head(1) + text(b"direction.1") + struct.pack("<I", 0xFFFFFFFF) + bytes(100),
-    "values on each other": head(9)
-    + b"".join(tensor([1 << 18], name=b"direction.%d" % i) for i in range(1, 10))
-    + bytes(1 << 20)
-    + bytes(100),
-    "values before the file": head(1) + tensor([4], offset=(1 << 64) - 64) + bytes(100),
+    "empty": (b"", "does not begin"),
+    "four bytes": (b"GGUF", "ends in the middle"),
+    "another magic": (b"GGML" + head()[4:], "does not begin"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "little-endian"),
+    "a version to come": (head(version=4), "version 4"),
+    "2^63 keys": (head(keys=1 << 63) + bytes(1000), "9223372036854775808 keys"),
+    "2^63 tensors": (head(1 << 63) + bytes(1000), "9223372036854775808 tensors"),
+    "keys beyond the end": (head(keys=1000) + key(b"k") + bytes(5), "ends in the middle"),
+    "a text of 2^63": (head(keys=1) + struct.pack("<Q", 1 << 63), "ends in the middle"),
+    "an array beyond the end": (head(keys=1) + array(0, 1 << 20), "ends in the middle"),
+    "an array of 2^62 bytes": (head(keys=1) + array(0, 1 << 62), "values in one array"),
+    "an array of 2^62 texts": (head(keys=1) + array(8, 1 << 62), "values in one array"),
+    "five million bytes": (head(keys=1) + array(0, 5 << 20) + bytes(5 << 20), "in one array"),
+    "an array of arrays": (head(keys=1) + array(9, 1) * 5000, "unknown type"),
+    "an unknown type": (head(keys=1) + key(b"k", 99) + bytes(100), "unknown type"),
+    "a key twice": (head(keys=2) + (key(b"k") + b"x") * 2, "key 'k' twice"),
+    "a tensor twice": (head(2) + tensor([1]) * 2 + bytes(100), "there twice"),
+    "no unicode": (head(1) + tensor([1], name=b"\xff\xfe") + bytes(100), "codec"),
+    "alignment 0": (head(keys=1) + ALIGNMENT + struct.pack("<I", 0), "power of two"),
+    "alignment 7": (head(keys=1) + ALIGNMENT + struct.pack("<I", 7), "power of two"),
+    "alignment of text": (head(keys=1) + key(b"general.alignment", 8) + text(b""), "power of two"),
+    "no values": (head(1) + tensor([4]), "ends in the middle"),
+    "half of its values": (
+        (head(1) + tensor([16])).ljust(96, b"\0") + bytes(32),
+        "ends in the middle of 'direction.1'",
+    ),
+    "2^62 values": (head(1) + tensor([1 << 62]) + bytes(100), "longer than the file"),
+    "no value": (head(1) + tensor([0]) + bytes(100), "one axis"),
+    "no axis": (head(1) + tensor([]) + bytes(100), "one axis"),
+    "five axes": (head(1) + tensor([1] * 5) + bytes(100), "5 axes"),
+    "2^32 axes": (
+        head(1) + text(b"direction.1") + struct.pack("<I", 0xFFFFFFFF) + bytes(100),
+        "4294967295 axes",
+    ),
+    "values on each other": (
+        head(9)
+        + b"".join(tensor([1 << 18], name=b"direction.%d" % i) for i in range(1, 10))
+        + bytes(1 << 20)
+        + bytes(100),
+        "longer than the file",
+    ),
+    "values before the file": (
+        head(1) + tensor([4], offset=(1 << 64) - 64) + bytes(100),
+        "ends in the middle of 'direction.1'",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_file_is_one_error_in_no_more_memory_than_it_has(what, tmp_path):
-    (tmp_path / "v.gguf").write_bytes(HOSTILE[what])
+    content, reason = HOSTILE[what]
+    (tmp_path / "v.gguf").write_bytes(content)
     tracemalloc.start()
-    with pytest.raises(BankFileError):
+    with pytest.raises(BankFileError, match=reason):
         ts.interop.read(tmp_path / "v.gguf", format="gguf")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < len(HOSTILE[what]) + (1 << 20)
+    assert most < len(content) + (1 << 20)
 
 
 @pytest.mark.parametrize("what", ["empty", "2^63 keys", "an array of 2^62 bytes", "no unicode"])
 def test_a_hostile_model_file_ends_before_the_packages_reader_begins(what, tmp_path):
-    (tmp_path / "m.gguf").write_bytes(HOSTILE[what])
+    (tmp_path / "m.gguf").write_bytes(HOSTILE[what][0])
     with pytest.raises(ModelError, match="no whole GGUF file"):
         refuse_damaged(tmp_path / "m.gguf")
 
