@@ -26,6 +26,7 @@ from tl_steer.perturbations import Ablation, MultiSite
 
 PAGE = "docs/interop/llama_cpp.md"
 WIDTH = 6
+KEYS = [("texts", ["x"] * 9), ("flags", [True])]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,10 @@ def bank(model):
     return ts.elicit(model, PROMPTS[:1], source=1, target=2, n=3, radius=2.0, progress=False)
 
 
-def written(path, named, *, keys=(), architecture="controlvector"):
+def written(path, named, *, keys=(), alignment=32):
     """A file by llama.cpp's own package."""
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, "controlvector")
+    writer.add_custom_alignment(alignment)
     for name, value in keys:
         writer.add_array(name, value)
     for name, values in named.items():
@@ -111,9 +113,10 @@ def test_files_of_other_tools_are_read_in_the_order_of_blocks(tmp_path):
         np.testing.assert_array_equal(held.numpy(), row(layer)[None])
 
 
-def test_the_walk_finds_what_the_packages_reader_finds(tmp_path):
+@pytest.mark.parametrize("alignment", [32, 256])
+def test_the_walk_finds_what_the_packages_reader_finds(alignment, tmp_path):
     named = {"a": row(), "b.weight": np.ones((3, 5), np.float16), "c": np.zeros((2, 2, 2), np.int8)}
-    path = written(tmp_path / "m.gguf", named, keys=[("texts", ["x"] * 9), ("flags", [True])])
+    path = written(tmp_path / "m.gguf", named, keys=KEYS, alignment=alignment)
     for tensor in GGUFReader(path).tensors:
         found = tensors_of(path.read_bytes())[tensor.name]
         assert found.type == tensor.tensor_type
