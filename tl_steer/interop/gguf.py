@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.errors import BankFileError, HookPointError, SettingError, WriteError, plain
+from tl_steer.errors import BankFileError, HookPointError, WriteError, plain
 from tl_steer.files.gguf import F32, GGUFTensor, tensors_of
 from tl_steer.files.text import shorten
 from tl_steer.interop.directions import (
@@ -44,7 +44,6 @@ Value: TypeAlias = str | int | float
 
 def write(bank: Bank, model: HookedModel | None) -> bytes:
     """One vector, or one of a `MultiSite` of several blocks."""
-    refuse_several(bank)
     layers = directions_of(bank, tool="llama.cpp").layers
     if 0 in layers:
         raise HookPointError(
@@ -76,19 +75,6 @@ def read(path: Path) -> Directions:
         raise BankFileError(f"{path} is no control vector of llama.cpp: {error}.") from error
     refuse_directions(layers, path)
     return Directions(dict(sorted(layers.items())))
-
-
-def refuse_several(bank: Bank) -> None:
-    """Refuse a bank of more than one edit, for files that llama.cpp applies as a whole.
-
-    Raises:
-        SettingError: it holds several.
-    """
-    if len(bank) != 1:
-        raise SettingError(
-            f"llama.cpp adds all that is in a file, and this bank has {len(bank)} vectors: choose "
-            "one (bank[4], or --vector 4), and write a file for each."
-        )
 
 
 def to_gguf(architecture: str, keys: Mapping[str, Value], named: Mapping[str, Tensor]) -> bytes:

@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.interop.directions import model_type
-from tl_steer.interop.gguf import Value, refuse_several, to_gguf
+from tl_steer.interop.gguf import Value, to_gguf
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.adapter import Adapter
@@ -55,14 +54,12 @@ ARCHITECTURES = {
 
 def write(bank: Bank, model: HookedModel | None) -> bytes:
     """One adapter, in all of its layers."""
-    refuse_several(bank)
     edit = _adapter(bank)
     if model is None:
         raise SettingError(
             "llama.cpp applies a LoRA to models of its own architecture only: say which that is "
             "(export(..., model=model), or --model)."
         )
-    check_fits(model, bank.provenance)
     if getattr(model, "compatibility_mode", False):
         raise SettingError(
             "This model is in compatibility mode, which changes weights that llama.cpp has as they "
@@ -85,11 +82,17 @@ def _adapter(bank: Bank) -> Adapter:
             "no place for them. A vector at the output of a block is a control vector "
             "(to='gguf')."
         )
+    if len(bank) != 1:
+        raise SettingError(
+            f"This bank holds {len(bank)} adapters, and a LoRA is one; choose it: bank[4]."
+        )
     if bank.positions != EVERYWHERE:
         raise SettingError(
             f"This adapter acts on {bank.positions}; llama.cpp would apply it to every token. "
             "Learn it at every token (positions=Positions()), or steer with tl_steer itself."
         )
+    if not bool(bank.vectors.isfinite().all()):
+        raise SettingError("This adapter holds NaN or infinity; expected finite numbers.")
     return edit
 
 
