@@ -76,7 +76,7 @@ def write(bank: Bank, model: HookedModel | None) -> bytes:
 
 def _adapter(bank: Bank) -> Adapter:
     edit = bank.perturbation()
-    if not isinstance(edit, Adapter):
+    if type(edit) is not Adapter:
         raise SettingError(
             f"A LoRA changes matrices, and these are perturbations of kind {edit.kind!r}: it has "
             "no place for them. A vector at the output of a block is a control vector "
