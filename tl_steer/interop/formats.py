@@ -1,5 +1,6 @@
 """The formats that banks are written in and read from: registered by name, ours as well."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def content_of(path: Path, *, most: int = MOST_BYTES) -> bytes:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(most + 1)
+            # No more than it has: a buffer is as large as what is asked for.
+            content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise BankFileError(f"{path} cannot be read: {error}.") from error
     if len(content) > most:

@@ -8,13 +8,14 @@ or does not match its manifest is thrown away and made again.
 import json
 import os
 import shutil
-import struct
 import tempfile
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import ModelError
 from tl_steer.files.digest import sha256
+from tl_steer.files.gguf import tensors_of
 
 _MANIFEST = "manifest.json"
 
@@ -62,16 +63,12 @@ def refuse_damaged(gguf: Path) -> None:
         ModelError: saying which.
     """
     try:
-        with open(gguf, "rb") as file:
-            start, size = file.read(24), gguf.stat().st_size
+        with open(gguf, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as view:
+            tensors_of(view)
     except OSError as error:
         raise ModelError(f"{gguf} cannot be read: {error.strerror}.") from error
-    if len(start) < 24 or start[:4] != b"GGUF":
-        raise ModelError(f"{gguf} is no GGUF file.")
-    tensors, keys = struct.unpack("<QQ", start[8:])
-    # A tensor takes 24 bytes of description at least, a key 13.
-    if 24 * tensors + 13 * keys > size:
-        raise ModelError(f"{gguf} is damaged: {size} bytes cannot hold {tensors} tensors.")
+    except ValueError as error:
+        raise ModelError(f"{gguf} is no whole GGUF file: {error}.") from error
 
 
 def is_whole(folder: Path) -> bool:
