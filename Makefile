@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -70,6 +70,17 @@ torture: $(READY)
 # The package, under 2 MB, and the organisms' weights beside it in one of their own.
 wheel organisms: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $(if $(filter organisms,$@),./tl_steer/organisms,.)
+
+# One card, under eight minutes; elsewhere it says that there is none. Writes docs/benchmarks.md.
+bench-gpu: $(READY)
+	$(BIN)/python tests/benchmarks/gpu.py --out $(VENV)/gpu.jsonl
+
+# Is what is exported what the real llama.cpp does? Builds it, a quarter of an hour.
+llamacpp: export PYTHONPATH := $(VENV)/llamacpp
+llamacpp: $(READY)
+	$(BIN)/python $(PIP) --target $(VENV)/llamacpp --no-deps llama-cpp-python==0.3.36 diskcache
+	$(BIN)/python -m pytest tests/interop/test_llama_cpp.py
+	$(BIN)/python tests/benchmarks/llamacpp.py
 
 bench: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
