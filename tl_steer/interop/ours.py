@@ -1,10 +1,11 @@
 """The formats that ship; they enter by the door that users have."""
 
-from tl_steer.interop import easysteer, hotwire, lm_eval, svec, vllm_lens
+from tl_steer.interop import easysteer, hotwire, lm_eval, neuronpedia, svec, vllm_lens
 from tl_steer.interop.formats import FORMATS as FORMATS, register
 
 register("easysteer", write=easysteer.write)
 register("hotwire", write=hotwire.write)
 register("lm-eval", write=lm_eval.write)
+register("neuronpedia", write=neuronpedia.write)
 register("svec", write=svec.write, read=svec.read)
 register("vllm-lens", write=vllm_lens.write, read=vllm_lens.read)
