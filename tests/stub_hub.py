@@ -9,7 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.utils._http
+import pytest
 
 GOOD = "hf_goodtoken"
 _NAME = r"/(?:api/models/)?([\w.-]+/[\w.-]+)"
@@ -42,6 +48,7 @@ class Stub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     broken: int = 0
+    token: str = GOOD
 
 
 @contextmanager
@@ -58,6 +65,20 @@ def serving() -> Iterator[Stub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
+    """The client of the Hub, talking to a stub, with a cache of its own and no pauses."""
+    theirs = huggingface_hub.constants
+    monkeypatch.setattr(theirs, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(theirs, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)
+    with serving() as stub:
+        own = theirs.HUGGINGFACE_CO_URL_TEMPLATE.replace(theirs.ENDPOINT, stub.url)
+        monkeypatch.setattr(theirs, "HUGGINGFACE_CO_URL_TEMPLATE", own)
+        monkeypatch.setattr(theirs, "ENDPOINT", stub.url)
+        yield stub
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,13 +5,12 @@ import re
 
 import huggingface_hub
 import huggingface_hub.constants
-import huggingface_hub.utils._http
 import pytest
 import torch
 import yaml
 from conftest import LLAMAS, PROMPTS, bank_of, make
 from markdown_it import MarkdownIt
-from stub_hub import GOOD, serving
+from stub_hub import GOOD, hub as hub
 
 import tl_steer as ts
 from tl_steer.banks.card import card_of, quoted
@@ -26,20 +25,6 @@ HOSTILE = (
 @pytest.fixture
 def bank():
     return bank_of(make(LLAMAS[0]))
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """The client of the Hub, talking to a stub, with a cache of its own."""
-    theirs = huggingface_hub.constants
-    monkeypatch.setattr(theirs, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(theirs, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)
-    with serving() as stub:
-        own = theirs.HUGGINGFACE_CO_URL_TEMPLATE.replace(theirs.ENDPOINT, stub.url)
-        monkeypatch.setattr(theirs, "HUGGINGFACE_CO_URL_TEMPLATE", own)
-        monkeypatch.setattr(theirs, "ENDPOINT", stub.url)
-        yield stub
 
 
 def same(a, b):

@@ -170,7 +170,6 @@ def _spread(values: Tensor) -> str:
 
 
 def _use(where: str, model: str, name: str) -> str:
-    # ascii: a string of Python's on one line, whatever is in it.
     return (
         "## Use\n\n"
         "```python\n"
@@ -182,6 +181,11 @@ def _use(where: str, model: str, name: str) -> str:
         f"The model has to be the one that it was made on ({quoted(name)}); another is refused. "
         "`from_pretrained` takes a folder, or a name on the Hub."
     )
+
+
+def _literal(text: str) -> str:
+    """As Python's code, on one line whatever is in it."""
+    return json.dumps(text) if text.isascii() else ascii(text)
 
 
 def _vectors(bank: Algebra) -> str:
@@ -202,7 +206,7 @@ _LIMITS = (
     "## Limits\n\n"
     "- Objectives and responses were measured on the prompts above alone. They say how far "
     "activations move, and nothing of what the model then says.\n"
-    "- A label is what somebody wrote, not a finding.\n"
+    "- A label is a note, and not a finding.\n"
     "- Steered models may say what their makers trained them not to say. Made for auditing and "
     "research."
 )
