@@ -222,7 +222,7 @@ def test_a_model_that_the_hub_may_not_have_is_no_base_model(bank):
 
 
 def test_without_a_control_the_card_says_so(bank):
-    assert "None was run" in card_of(bank, where=".", base_model=None, control=None)
+    assert "No control was run" in card_of(bank, where=".", base_model=None, control=None)
 
 
 def test_a_control_stands_beside_the_bank(bank):
@@ -235,7 +235,7 @@ def test_a_control_stands_beside_the_bank(bank):
         middle = sorted(one.objective.tolist())[len(one) // 2 - 1 : len(one) // 2 + 1]
         assert f"{sum(middle) / 2:.4g}, {largest:.4g}" in rows[name]
     assert "seed 3" in card
-    assert "None was run" not in card
+    assert "No control was run" not in card
 
 
 def test_what_is_no_control_of_the_bank_is_refused(bank):

@@ -127,16 +127,22 @@ def test_a_jacobian_lens_reads_what_finite_differences_say(fitted, source):
 
 def test_random_vectors_are_read_the_same_way(one, bank):
     found = words(one, bank, seed=4)
-    random = words(one, ts.random_bank(bank, seed=4))
+    random = words(one, ts.random_bank(bank, n=100, seed=4))
     assert found.random_peak == random.peak
-    assert len(found.random_peak) == len(bank)
+    assert found.beyond_random() == tuple(p > max(random.peak) for p in found.peak)
+    many = words(one, ts.random_bank(bank, n=130))
+    assert len(many.random_peak) == 130
 
 
 def test_words_go_into_empty_labels_only_and_are_saved_and_shown(one, bank, tmp_path):
     found = words(one, bank, most=2)
     labelled = found.onto(bank.label(1, "reams of paper"))
     assert labelled.labels[1] == "reams of paper"
-    assert labelled.labels[0] == f"writes {found.promoted[0][0]!r} {found.promoted[0][1]!r}"
+    told = f"writes {found.promoted[0][0]!r} {found.promoted[0][1]!r}"
+    assert found.beyond_random()[0] is False
+    assert labelled.labels[0] == f"{told} (as random)"
+    high = dataclasses.replace(found, random_peak=(0.0,))
+    assert high.onto(bank).labels[0] == told
     assert labelled.scores["peak"].tolist() == pytest.approx(found.peak)
     labelled.save(tmp_path / "b.safetensors")
     assert labelled.labels[0] in repr(ts.load_bank(tmp_path / "b.safetensors"))

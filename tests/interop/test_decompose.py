@@ -58,7 +58,7 @@ def test_a_vector_that_is_a_feature_is_found_among_many_parts(bank):
 
 def test_chance_is_what_random_vectors_reach(bank):
     rows = dictionary()
-    random = slow(ts.random_bank(bank, seed=3), rows, 1)
+    random = slow(ts.random_bank(bank, n=100, seed=3), rows, 1)
     found = decompose(bank, rows, seed=3)
     assert found.chance == pytest.approx([abs(c) for ((c, _),) in random], abs=1e-5)
     planted = decompose(bank, torch.cat([rows, bank.vectors[2:3]]), seed=3)

@@ -146,8 +146,8 @@ def _made(bank: Algebra) -> Iterable[tuple[str, str]]:
 def _control(bank: Algebra, control: Algebra | None) -> str:
     if control is None:
         return (
-            "## Control\n\nNone was run. How these numbers compare with those of random vectors of "
-            "the same length is not known, and must be before anything is concluded from them."
+            "## Control\n\nNo control was run with this bank. How its numbers compare with random "
+            "vectors' of the same length has to be known before anything is concluded."
         )
     rows = [("this bank", bank), ("random", control)]
     lines = [

@@ -25,12 +25,14 @@ from tl_steer.files.tables import MOST_ROWS, Sheet, number
 from tl_steer.files.text import said
 from tl_steer.hook_points.site import Site
 from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
-from tl_steer.models.state import frozen
+from tl_steer.models.state import frozen, without_hooks
 from tl_steer.models.token_names import token_names
 from tl_steer.objectives.output_kl import Readout, readout
 from tl_steer.perturbations.additive import Additive
 
 _ROWS = 64  # vectors whose logits are held at once
+# Of as few as a small bank has, one in a few is as high as the highest by chance.
+_RANDOM = 100
 _LOGIT_LENS = "logit lens"
 
 
@@ -43,8 +45,8 @@ class Words(Record):
         promoted, suppressed: tokens whose logits the vector raises and lowers most, strongest
             first.
         peak: how far the highest logit stands above the mean of all, in their standard deviations.
-        random_peak: the same of as many random vectors. A vector that stands no higher than these
-            writes no words in particular, whatever `promoted` says.
+        random_peak: the same of random vectors, as many and a hundred at least. A vector that
+            stands no higher than these writes no words in particular, whatever `promoted` says.
         lens, source, model: what read them, where they act, and on which model.
         bank: the bank's digest.
     """
@@ -63,17 +65,25 @@ class Words(Record):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def beyond_random(self) -> tuple[bool, ...]:
+        """Whether each vector's peak is above all random vectors'."""
+        return tuple(peak > max(self.random_peak) for peak in self.peak)
+
     def onto(self, bank: Bank) -> Bank:
         """The bank with these words in the places of empty labels, and `peak` among its scores.
-        What is written in a label stays.
+        What is written in a label stays; words that stand no higher than random vectors' are marked
+        "(as random)".
 
         Raises:
             SettingError: another bank than was read.
         """
         if bank.digest() != self.bank:
             raise SettingError("These are the words of another bank: read this one's, words(...).")
-        read = (f"writes {_joined(found)}" for found in self.promoted)
-        labels = tuple(own or new for own, new in zip(bank.labels, read, strict=True))
+        each = zip(bank.labels, self.promoted, self.beyond_random(), strict=True)
+        labels = tuple(
+            own or f"writes {_joined(found)}{'' if beyond else ' (as random)'}"
+            for own, found, beyond in each
+        )
         peak = torch.tensor(self.peak, dtype=torch.float32, device="cpu")
         return dataclasses.replace(bank, labels=labels).with_score("peak", peak)
 
@@ -85,19 +95,21 @@ class Words(Record):
                 _joined(self.promoted[i]),
                 _joined(self.suppressed[i]),
                 number(self.peak[i]),
+                "yes" if beyond else "no",
                 self.labels[i],
             )
-            for i in range(min(most, len(self)))
+            for i, beyond in enumerate(self.beyond_random()[:most])
         ]
         more = f"; {len(self) - len(rows)} more not shown" if len(rows) < len(self) else ""
         chance = f"{number(statistics.median(self.random_peak))}, {number(max(self.random_peak))}"
         note = (
             f"{self.lens} at {self.source} of {self.model}; peak: standard deviations above the "
-            f"mean logit; random vectors: median and largest {chance}{more}"
+            f"mean logit; of {len(self.random_peak)} random vectors: median and largest "
+            f"{chance}{more}"
         )
         return Sheet(
             f"Words of {len(self)} vectors",
-            ("#", "writes", "against", "peak", "label"),
+            ("#", "writes", "against", "peak", "beyond random", "label"),
             tuple(rows),
             note,
         )
@@ -132,11 +144,11 @@ def words(
     """
     _refuse(bank, most)
     check_fits(model, bank.provenance)
-    with frozen(model), torch.no_grad():
+    with frozen(model), without_hooks(model), torch.no_grad():
         read = readout(model)
         at = _transported(model, bank.vectors, bank.source, lens)
         top, low, peak = _read(model, read, at, most)
-        control = random_bank(bank, seed=seed).vectors
+        control = random_bank(bank, n=max(len(bank), _RANDOM), seed=seed).vectors
         _, _, random_peak = _read(
             model, read, _transported(model, control, bank.source, lens), most
         )

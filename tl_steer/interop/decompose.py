@@ -20,6 +20,7 @@ from tl_steer.perturbations.additive import Additive
 
 # Of the dictionary and of the bank at once: their cosines take 32 MB.
 _FEATURES, _VECTORS = 8192, 1024
+_RANDOM = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,8 +32,8 @@ class Decomposition(Record):
         features: rows of the dictionary, nearest first.
         names: of these features; empty where nobody named them.
         cosines: with these features. Below 0 the vector points away from what the feature writes.
-        chance: the largest |cosine| of each of as many random vectors with any feature. What is no
-            nearer than these is no finding.
+        chance: the largest |cosine| of each of some random vectors with any feature: as many as the
+            bank's, and a hundred at least. What is no nearer than these is no finding.
         size: how many features there are.
         source: where the vectors act.
     """
@@ -61,11 +62,11 @@ class Decomposition(Record):
             rows.append((str(self.numbers[v]), near, above, self.labels[v]))
         more = f"; {len(self) - len(rows)} more not shown" if len(rows) < len(self) else ""
         note = (
-            f"cosines with {self.size} features, vectors at {self.source}; nearest feature of as "
-            f"many random vectors: median and largest |cosine| {number(median(self.chance))}, "
-            f"{number(limit)}{more}"
+            f"cosines with {self.size} features, vectors at {self.source}; nearest feature of "
+            f"{len(self.chance)} random vectors: median and largest |cosine| "
+            f"{number(median(self.chance))}, {number(limit)}{more}"
         )
-        columns = ("#", "nearest features", "beyond chance", "label")
+        columns = ("#", "nearest features", "beyond random", "label")
         return Sheet(f"Features of {len(self)} vectors", columns, tuple(rows), note)
 
 
@@ -106,7 +107,8 @@ def decompose(
     if labels is not None and not isinstance(labels, Mapping) and len(labels) != size:
         raise SettingError(f"{len(labels)} labels for {size} features; expected one each.")
     near, cosines = _nearest(bank.vectors, rows, min(most, size))
-    _, chance = _nearest(random_bank(bank, seed=seed).vectors, rows, 1)
+    random = random_bank(bank, n=max(len(bank), _RANDOM), seed=seed)
+    _, chance = _nearest(random.vectors, rows, 1)
     return Decomposition(
         bank.numbers,
         bank.labels,
