@@ -53,7 +53,7 @@ def test_words_are_those_of_transformers_own_norm_and_unembedding(kind):
         order = row.argsort(descending=True).tolist()
         assert found.promoted[v] == tuple(plain_name(model, token) for token in order)
         assert found.suppressed[v] == found.promoted[v][::-1]
-        spread = (row.max() - row.mean()) / row.std(correction=0)
+        spread = (row - row.mean()).abs().max() / row.std(correction=0)
         assert found.peak[v] == pytest.approx(float(spread), rel=1e-4)
 
 
@@ -138,7 +138,8 @@ def test_words_go_into_empty_labels_only_and_are_saved_and_shown(one, bank, tmp_
     found = words(one, bank, most=2)
     labelled = found.onto(bank.label(1, "reams of paper"))
     assert labelled.labels[1] == "reams of paper"
-    told = f"writes {found.promoted[0][0]!r} {found.promoted[0][1]!r}"
+    (a, b), (c, d) = found.promoted[0], found.suppressed[0]
+    told = f"writes {a!r} {b!r}, against {c!r} {d!r}"
     assert found.beyond_random()[0] is False
     assert labelled.labels[0] == f"{told} (as random)"
     high = dataclasses.replace(found, random_peak=(0.0,))

@@ -44,7 +44,8 @@ class Words(Record):
         numbers, labels: of the vectors, as in the bank.
         promoted, suppressed: tokens whose logits the vector raises and lowers most, strongest
             first.
-        peak: how far the highest logit stands above the mean of all, in their standard deviations.
+        peak: how far the logit that is moved most, either way, stands from the mean of all, in
+            their standard deviations.
         random_peak: the same of random vectors, as many and a hundred at least. A vector that
             stands no higher than these writes no words in particular, whatever `promoted` says.
         lens, source, model: what read them, where they act, and on which model.
@@ -79,13 +80,13 @@ class Words(Record):
         """
         if bank.digest() != self.bank:
             raise SettingError("These are the words of another bank: read this one's, words(...).")
-        each = zip(bank.labels, self.promoted, self.beyond_random(), strict=True)
-        labels = tuple(
-            own or f"writes {_joined(found)}{'' if beyond else ' (as random)'}"
-            for own, found, beyond in each
-        )
+        labels = tuple(own or self._said(row) for row, own in enumerate(bank.labels))
         peak = torch.tensor(self.peak, dtype=torch.float32, device="cpu")
         return dataclasses.replace(bank, labels=labels).with_score("peak", peak)
+
+    def _said(self, row: int) -> str:
+        found = f"writes {_joined(self.promoted[row])}, against {_joined(self.suppressed[row])}"
+        return found if self.beyond_random()[row] else f"{found} (as random)"
 
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
         """One row per vector."""
@@ -103,8 +104,8 @@ class Words(Record):
         more = f"; {len(self) - len(rows)} more not shown" if len(rows) < len(self) else ""
         chance = f"{number(statistics.median(self.random_peak))}, {number(max(self.random_peak))}"
         note = (
-            f"{self.lens} at {self.source} of {self.model}; peak: standard deviations above the "
-            f"mean logit; of {len(self.random_peak)} random vectors: median and largest "
+            f"{self.lens} at {self.source} of {self.model}; peak: the logit moved most, in "
+            f"standard deviations; of {len(self.random_peak)} random vectors: median and largest "
             f"{chance}{more}"
         )
         return Sheet(
@@ -123,7 +124,7 @@ def words(
     tokens only, and generates nothing.
 
     Args:
-        lens: a `JacobianLens` of TransformerLens (from version 4.3 on, in
+        lens: a `JacobianLens` of TransformerLens (3.9 and 4.3 have it, in
             `transformer_lens.tools.analysis`: `fit(model, prompts, corpus=...)` or
             `from_pretrained(...)`), or anything else with `transport(vectors, layer)` to the output
             of the last block. Unless given, the logit lens: good in the last third of a model, and
@@ -238,7 +239,7 @@ def _read(
         logits = (ahead - behind) / 2
         most = min(most, logits.shape[1])
         centred = logits - logits.mean(dim=1, keepdim=True)
-        peak = centred.amax(dim=1) / centred.std(dim=1, correction=0)
+        peak = centred.abs().amax(dim=1) / centred.std(dim=1, correction=0)
         top, low = (sign * centred for sign in (1, -1))
         found.append((top.topk(most).indices, low.topk(most).indices, peak.nan_to_num(0.0)))
     top, low, peak = (torch.cat(each).cpu() for each in zip(*found, strict=True))
