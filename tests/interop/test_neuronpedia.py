@@ -9,6 +9,7 @@ from conftest import PROMPTS, bank_of
 
 import tl_steer as ts
 from tl_steer.errors import HookPointError, SettingError
+from tl_steer.perturbations import Additive, MultiSite
 
 
 def payload(bank, tmp_path):
@@ -63,8 +64,12 @@ def test_a_label_is_one_line_and_never_empty(one, tmp_path):
 
 def test_several_vectors_and_other_places_are_refused(one, tmp_path):
     bank = bank_of(one)
-    with pytest.raises(SettingError, match=r"one.*bank\[4\]"):
+    with pytest.raises(SettingError, match=r"takes one.*bank\[4\]"):
         payload(bank, tmp_path)
+    there = Additive(1, bank.vectors[:1]), Additive(2, bank.vectors[:1])
+    both = ts.Bank.from_vectors(one, MultiSite(there), prompts=PROMPTS[:1], target=3)
+    with pytest.raises(SettingError, match="acts at 2"):
+        payload(both, tmp_path)
     with pytest.raises(SettingError, match="over-steers"):
         payload(dataclasses.replace(bank[0], positions=ts.Positions(last=1)), tmp_path)
     inside = ts.Bank.from_vectors(

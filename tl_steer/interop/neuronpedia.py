@@ -23,10 +23,10 @@ _STRONGEST = 300.0
 def write(bank: Bank, model: HookedModel | None) -> bytes:
     """One vector, of norm 1, with its norm as the strength."""
     layers = directions_of(bank, tool="Neuronpedia").layers
-    if len(bank) != 1 or len(layers) != 1:
+    if len(layers) != 1:
         raise SettingError(
-            f"Neuronpedia takes one vector at one hook point; this bank holds {len(bank)} at "
-            f"{len(layers)}. Choose one: bank[4]."
+            f"Neuronpedia knows one hook point a vector, and this one acts at {len(layers)}. Steer "
+            "with tl_steer itself."
         )
     ((block, rows),) = layers.items()
     strength = min(float(rows[0].norm()), _STRONGEST) or 1.0
