@@ -70,6 +70,8 @@ def serving() -> Iterator[Stub]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stub]:
     """The client of the Hub, talking to a stub, with a cache of its own and no pauses."""
+    if not hasattr(huggingface_hub, "set_client_factory"):
+        pytest.skip("before version 1 the client remembers that it was offline")
     theirs = huggingface_hub.constants
     monkeypatch.setattr(theirs, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(theirs, "HF_HUB_CACHE", str(tmp_path / "cache"))
