@@ -262,6 +262,35 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
     "Positions": (ts.Positions, lambda m: {"last": 2, "bos": True, "generated": True}),
     "chat": (ts.chat, lambda m: {"text": "t3", "system": None}),
     "load_bank": (ts.load_bank, lambda m: {"path": "nowhere.safetensors"}),
+    "from_pretrained": (
+        ts.Bank.from_pretrained,
+        lambda m: {"where": "nowhere", "revision": None, "token": None},
+    ),
+    "push_to_hub": (
+        lambda bank, **asked: bank.push_to_hub(**asked),
+        lambda m: {
+            "bank": bank_of(m),
+            "repo_id": "me/reams",
+            "base_model": None,
+            "control": None,
+            "private": True,
+            "token": None,
+        },
+    ),
+    "words": (
+        ts.banks.words,
+        lambda m: {"model": m, "bank": bank_of(m), "lens": None, "most": 2, "seed": 0},
+    ),
+    "decompose": (
+        ts.interop.decompose,
+        lambda m: {
+            "bank": bank_of(m),
+            "dictionary": torch.eye(24),
+            "labels": None,
+            "most": 2,
+            "seed": 0,
+        },
+    ),
     "load_sweep": (ts.load_sweep, lambda m: {"path": "nowhere"}),
     "bank[...]": (lambda bank, row: bank[row], lambda m: {"bank": bank_of(m), "row": 0}),
     "WeightDifference": (
@@ -305,7 +334,7 @@ for kind in SETTINGS:
     }
     CALLS[kind.__name__] = kind, lambda _, defaults=defaults: dict(defaults)
 # Whose place is taken by something else is not this call at all.
-OWN = {("score", "monitor"), ("bank[...]", "bank")}
+OWN = {("score", "monitor"), ("bank[...]", "bank"), ("push_to_hub", "bank")}
 
 WITHOUT = {kind.__name__ for kind in SETTINGS if not dataclasses.fields(kind)}
 WITH_ARGUMENTS = sorted(set(CALLS) - WITHOUT)
@@ -373,7 +402,12 @@ def test_a_value_that_does_not_belong_there_is_refused_in_a_sentence(
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_the_arguments_that_are_said_to_work_do(name, one):
     call, good = CALLS[name]
-    missing = {"load_bank": ts.errors.BankFileError, "load_sweep": ts.errors.SweepFileError}
+    missing = {
+        "from_pretrained": ts.errors.BankFileError,
+        "load_bank": ts.errors.BankFileError,
+        "load_sweep": ts.errors.SweepFileError,
+        "push_to_hub": ts.errors.WriteError,
+    }
     expected = pytest.raises(missing[name]) if name in missing else contextlib.nullcontext()
     with expected:
         call(**good(one))

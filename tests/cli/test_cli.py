@@ -69,6 +69,16 @@ def test_show_needs_no_model(tiny, tmp_path):
     assert json.loads(run("show", path, "--json").output)["method"] == "power"
 
 
+def test_show_reads_words_into_empty_labels_where_that_is_asked(tiny, tmp_path):
+    path, _ = made(tiny, tmp_path)
+    bank = ts.load_bank(path).label(0, "reams")
+    bank.save(path)
+    shown = json.loads(run("show", path, "--words", "--json").output)["labels"]
+    assert shown[0] == "reams"
+    assert shown[1:] == list(ts.banks.words(tiny, bank).onto(bank).labels[1:])
+    assert json.loads(run("show", path, "--json").output)["labels"] == ["reams", "", ""]
+
+
 @pytest.mark.filterwarnings("ignore:No band")
 def test_dose_shows_radii_and_the_band(tiny, tmp_path):
     path, _ = made(tiny, tmp_path)

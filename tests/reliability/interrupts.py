@@ -75,6 +75,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "rank": lambda m: ts.rank(m, bank_of(m), PROMPTS, by="next_token_kl"),
     "rank, switch": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="switch"),
     "rank, flatness": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="flatness"),
+    "words": lambda m: ts.banks.words(m, bank_of(m)),
     "dose_response": lambda m: ts.dose_response(
         m, bank_of(m)[:1], PROMPTS[:1], shares=(0.5,), signs=(1,), max_new_tokens=4
     ),

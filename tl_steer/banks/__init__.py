@@ -18,3 +18,4 @@ from tl_steer.banks.scores import Growth as Growth, Score as Score, Toward as To
 from tl_steer.banks.selection import Selection as Selection
 from tl_steer.banks.switch import Switch as Switch
 from tl_steer.banks.verdict import mark as mark, marked as marked
+from tl_steer.banks.words import Words as Words, words as words

@@ -12,9 +12,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.algebra import Algebra
 from tl_steer.banks.file import BANK_FILE, contents_of, load_checkpoint
 from tl_steer.banks.given import columns_of, refuse_no_bank
+from tl_steer.banks.pretrained import Pretrained
 from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.sheet import frame_of, sheet_of
 from tl_steer.files.signatures import checked, typed
@@ -28,7 +28,7 @@ from tl_steer.perturbations.kinds import kind_of
 from tl_steer.perturbations.perturbation import Hooks, Perturbation
 
 
-class Bank(Algebra):
+class Bank(Pretrained):
     """Steering vectors and what each does at the target.
 
     Rows are counted from 0, and `bank[4]`, `bank[[0, 3]]` and iteration give banks. `-bank`,

@@ -149,8 +149,20 @@ def _goal(base: Any, one_token: bool) -> Goal:
 
 @app.command()
 def show(
-    bank: Annotated[Path, typer.Argument(help="A bank file.")], as_json: JsonOption = False
+    bank: Annotated[Path, typer.Argument(help="A bank file.")],
+    as_json: JsonOption = False,
+    words: Annotated[
+        bool,
+        typer.Option(
+            "--words", help="Read what each vector writes into its label; this needs the model."
+        ),
+    ] = False,
+    model: ModelOption = "smollm2",
+    device: DeviceOption = "",
+    dtype: DtypeOption = "float32",
 ) -> None:
     """Print what is in a bank; no model is needed."""
-
-    print_bank(ts.load_bank(bank), bank, as_json)
+    found = ts.load_bank(bank)
+    if words:
+        found = ts.banks.words(loaded(model, device, dtype), found).onto(found)
+    print_bank(found, bank, as_json)

@@ -6,6 +6,7 @@
 May import every wing below.
 """
 
+from tl_steer.interop.decompose import decompose as decompose
 from tl_steer.interop.directions import Directions as Directions
 from tl_steer.interop.formats import export as export, read as read, register as register
 from tl_steer.interop.ours import FORMATS as FORMATS
