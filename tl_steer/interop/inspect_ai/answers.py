@@ -1,0 +1,203 @@
+"""Answers of a steered model to tokenized prompts, with what an evaluation asks of each."""
+
+import bisect
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_steer.errors import SettingError
+from tl_steer.models.model import HookedModel, context_of
+from tl_steer.models.rows import Row, before_end, by_row, continued, ends_of
+from tl_steer.models.state import frozen, seeded
+from tl_steer.models.token_names import token_names
+from tl_steer.models.tokens import TokenBatch, decode, refuse_beyond_context, tokenize
+from tl_steer.perturbations.perturbation import Perturbation
+
+_ROWS = 64
+# Tokens until stop sequences are looked for again.
+_STRIDE = 32
+# Logits that are in memory at a time.
+_LOGITS = 1 << 27
+
+Ids: TypeAlias = Int[Tensor, " pos"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are generated; prompts that are asked alike share batches.
+
+    Attributes:
+        most: new tokens at most.
+        temperature: `None` decodes greedily.
+        seed: for sampling; `None` draws one. What a prompt gets by it depends on its batch.
+        stops: texts that end an answer; they are no part of it.
+        likeliest: how many alternatives to report beside each token's log-probability; `None`
+            reports none.
+    """
+
+    most: int
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+    likeliest: int | None = None
+
+    def __post_init__(self) -> None:
+        restricts = self.top_k is not None or self.top_p is not None
+        if self.temperature is None and restricts:
+            raise SettingError("top_k and top_p restrict sampling: give a temperature as well.")
+        if self.most < 1 or (self.temperature is not None and not self.temperature > 0):
+            raise SettingError(
+                f"max_tokens={self.most}, temperature={self.temperature}: expected at least 1, and "
+                "a temperature above 0, or 0 or none for greedy."
+            )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of TransformerLens's `generate`."""
+        if self.temperature is None:
+            return {}
+        told = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return {"do_sample": True} | told
+
+
+@dataclass(frozen=True)
+class Told:
+    """A token, its log-probability in nats, and the likeliest tokens in its place with theirs."""
+
+    token: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said to one prompt.
+
+    Attributes:
+        text: without special tokens and without the stop sequence.
+        prompt, ids: token ids of the prompt and of the answer, a token that ended it included.
+        stop: "stop", "max_tokens", or "model_length" where the context ended first.
+        told: log-probabilities of `ids`, where they were asked for.
+    """
+
+    text: str
+    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
+    stop: str
+    told: tuple[Told, ...] | None = None
+
+
+def answers(
+    model: HookedModel, edit: Perturbation, prompts: Sequence[Ids], how: Sampling
+) -> list[Answer]:
+    """Continue tokenized prompts under one edit.
+
+    Prompts of one length share a batch; greedily each gets what it would get alone.
+
+    Raises:
+        PromptError: a prompt that leaves no room in the model's context.
+    """
+    tokens = tokenize(model, list(prompts))
+    refuse_beyond_context(model, tokens, 1, knob="max_tokens")
+
+    def work(ids: Tensor, rows: list[Row]) -> list[Answer]:
+        room = (context_of(model) or ids.shape[1] + how.most) - ids.shape[1]
+        n = min(how.most, room)
+        new = _continued(model, ids, n, how)
+        full = "max_tokens" if how.most <= room else "model_length"
+        return [_answer(model, *pair, how, full) for pair in zip(ids, new, strict=True)]
+
+    seed = secrets.randbits(62) if how.seed is None else how.seed
+    with frozen(model), torch.no_grad(), seeded(model, seed):
+        done = by_row(model, edit, tokens, work, batch_rows=_ROWS)
+        found = [done[Row(0, p)] for p in range(len(tokens))]
+        return found if how.likeliest is None else _with_logprobs(model, edit, tokens, found, how)
+
+
+def _continued(
+    model: HookedModel, ids: Int[Tensor, "batch pos"], n: int, how: Sampling
+) -> Int[Tensor, "batch new"]:
+    """New tokens; where texts stop answers, until every row holds one."""
+    if not how.stops:
+        return continued(model, ids, n, **how.arguments)
+    new = ids[:, :0]
+    while new.shape[1] < n:
+        step = min(_STRIDE, n - new.shape[1])
+        more = continued(model, torch.cat([ids, new], dim=1), step, **how.arguments)
+        new = torch.cat([new, more], dim=1)
+        if more.shape[1] < step or all(_over(model, row, how.stops) for row in new):
+            break
+    return new
+
+
+def _over(model: HookedModel, new: Ids, stops: Sequence[str]) -> bool:
+    said = new[: before_end(new, ends_of(model))]
+    return len(said) < len(new) or _holds(decode(model, said, special=False), stops)
+
+
+def _holds(text: str, stops: Sequence[str]) -> bool:
+    return any(stop in text for stop in stops)
+
+
+def _answer(model: HookedModel, prompt: Ids, new: Ids, how: Sampling, full: str) -> Answer:
+    length = before_end(new, ends_of(model))
+    kept, stop = new[: length + 1], "stop" if length < len(new) else full
+    text = decode(model, new[:length], special=False)
+    if _holds(text, how.stops):
+        # The fewest tokens that hold one of them.
+        length = bisect.bisect_left(
+            range(length + 1),
+            True,
+            key=lambda n: _holds(decode(model, new[:n], special=False), how.stops),
+        )
+        kept, stop = new[:length], "stop"
+        text = text[: min(text.index(each) for each in how.stops if each in text)]
+    return Answer(text, tuple(prompt.tolist()), tuple(kept.tolist()), stop)
+
+
+def _with_logprobs(
+    model: HookedModel,
+    edit: Perturbation,
+    tokens: TokenBatch,
+    found: list[Answer],
+    how: Sampling,
+) -> list[Answer]:
+    """The same answers, with the log-probabilities of a whole pass over each."""
+    longest = max(len(each.prompt) + len(each.ids) for each in found)
+    rows = max(1, min(_ROWS, _LOGITS // (longest * int(model.cfg.d_vocab))))
+
+    def work(ids: Tensor, which: list[Row]) -> list[Answer]:
+        own = [found[row.prompt] for row in which]
+        said = [torch.tensor(each.ids, dtype=torch.long, device=ids.device) for each in own]
+        behind = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+        read = torch.cat([ids, behind], dim=1)[:, :-1]
+        # With a mask, since HookedTransformer may take tokens for padding that are like it.
+        logits = model(read, attention_mask=torch.ones_like(read), return_type="logits")
+        last = ids.shape[1] - 1
+        return [
+            _told(model, each, row[last : last + len(each.ids)], how.likeliest or 0)
+            for each, row in zip(own, logits, strict=True)
+        ]
+
+    done = by_row(model, edit, tokens, work, batch_rows=rows)
+    return [done[Row(0, p)] for p in range(len(found))]
+
+
+def _told(model: HookedModel, answer: Answer, logits: Tensor, likeliest: int) -> Answer:
+    nats = logits.float().log_softmax(dim=-1)
+    best = nats.topk(min(likeliest, nats.shape[-1]), dim=-1)
+    ids = [list(row) for row in zip(answer.ids, *best.indices.T.tolist(), strict=True)]
+    tokenizer = getattr(model, "tokenizer", None)
+    names = iter(token_names(tokenizer, [token for row in ids for token in row]))
+    told = []
+    for row, values, own in zip(ids, best.values.tolist(), nats, strict=True):
+        name, *others = (next(names) for _ in row)
+        told.append(Told(name, float(own[row[0]]), tuple(zip(others, values, strict=True))))
+    return Answer(answer.text, answer.prompt, answer.ids, answer.stop, tuple(told))
