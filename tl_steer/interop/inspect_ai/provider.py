@@ -32,7 +32,7 @@ from tl_steer.files.text import did_you_mean
 from tl_steer.interop.inspect_ai.answers import Answer, Ids, Sampling, Told, answers
 from tl_steer.interop.inspect_ai.queue import Queue
 from tl_steer.interop.inspect_ai.steering import Steering, steering
-from tl_steer.models.tokens import decode, whole_row
+from tl_steer.models.tokens import whole_row
 
 _log = logging.getLogger(__name__)
 # As Inspect's own provider of local models has it.
@@ -62,8 +62,8 @@ class SteeredAPI(ModelAPI):
         vector: the number of one of its vectors. The controls: "none" for the unsteered model, and
             "random:3" for a random vector, drawn by seed 3, as long as the bank's first.
         scale: times the vector's own strength.
-        positions: the tokens that it acts on: "all", "prompt" or "generated"; the bank's own if left
-            out.
+        positions: the tokens that it acts on: "all", "prompt" or "generated"; the bank's own if
+            left out.
         device, dtype: as for `load_model`.
         raw: do not use the chat template; messages are then joined by blank lines, as they are
             where the tokenizer has no template.
@@ -84,7 +84,7 @@ class SteeredAPI(ModelAPI):
         base_url: str | None = None,
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's own default)
-        bank: str | None = None,
+        bank: Any = None,  # refused with advice
         vector: int | str | None = None,
         scale: float | int = 1,
         positions: str | None = None,
@@ -110,7 +110,9 @@ class SteeredAPI(ModelAPI):
         )
         # Inspect's cache knows a model by its name and address, and would give one vector's answers
         # for another's.
-        super().__init__(model_name, base_url=_address(self.steering.note, dtype, raw), config=config)
+        super().__init__(
+            model_name, base_url=_address(self.steering.note, dtype, raw), config=config
+        )
         self._raw = raw or not _templated(self.steering.loaded.model)
         self._queue = Queue(self._run)
         self._asked: Counter[tuple[Any, ...]] = Counter()
@@ -154,6 +156,10 @@ class SteeredAPI(ModelAPI):
         prompt = "\n\n".join(turn["content"] for turn in turns) if self._raw else turns
         return whole_row(self.steering.loaded.model, prompt)
 
+    async def count_text_tokens(self, text: str) -> int:
+        """By the model's own tokenizer: Inspect would ask the network for another one."""
+        return len(whole_row(self.steering.loaded.model, text)) if text.strip() else 0
+
     def max_tokens(self) -> int | None:
         return _MOST_TOKENS
 
@@ -179,8 +185,8 @@ class SteeredAPI(ModelAPI):
             value = getattr(config, name, None)
             if value is not None and value not in idle:
                 raise SettingError(
-                    f"{name}={value!r}: tl_steer's models cannot do that, and would answer as if it "
-                    "had not been asked for. Leave it out."
+                    f"{name}={value!r}: tl_steer's models cannot do that, and would answer as if "
+                    "it had not been asked for. Leave it out."
                 )
         for name in _UNKNOWN:
             if getattr(config, name, None) is not None and name not in self._warned:
@@ -195,9 +201,7 @@ class SteeredAPI(ModelAPI):
         asked, said = len(answer.prompt), len(answer.ids)
         return ModelOutput(
             model=self.model_name,
-            choices=[
-                ChatCompletionChoice(message=message, stop_reason=answer.stop, logprobs=told)
-            ],
+            choices=[ChatCompletionChoice(message=message, stop_reason=answer.stop, logprobs=told)],
             usage=ModelUsage(input_tokens=asked, output_tokens=said, total_tokens=asked + said),
             time=seconds,
             metadata=self.steering.note

@@ -102,7 +102,9 @@ def _chosen(bank: Bank | None, vector: int | str | None) -> Bank | None:
     if told == UNSTEERED or (bank is None and not told):
         return None
     if bank is None:
-        raise SettingError(f"vector={vector} of which bank? Give its file: -M bank=house.safetensors")
+        raise SettingError(
+            f"vector={vector} of which bank? Give its file: -M bank=house.safetensors"
+        )
     seed = told.removeprefix(RANDOM)
     if told.startswith(RANDOM) and seed.isdecimal():
         return random_bank(bank, n=1, seed=int(seed))
