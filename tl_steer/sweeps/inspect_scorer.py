@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import importlib.util
+import inspect
 import math
 import threading
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ def inspect_scorer(scorer: Any, *, target: str = "", name: str = "", workers: in
     """
     if importlib.util.find_spec("inspect_ai") is None:
         raise SettingError('This needs Inspect: pip install "tl_steer[inspect]"')
-    if isinstance(scorer, type) or not callable(scorer):
+    if not any(map(inspect.iscoroutinefunction, (scorer, type(scorer).__call__))):
         raise SettingError(
             f"{scorer!r} is no Inspect scorer; expected one such as inspect_ai.scorer.includes()."
         )

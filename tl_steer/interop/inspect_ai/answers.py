@@ -148,9 +148,7 @@ def _holds(text: str, stops: Sequence[str]) -> bool:
     return any(stop in text for stop in stops)
 
 
-def _answer(
-    model: HookedModel, prompt: Ids, new: Ids, how: Sampling, full: Stop
-) -> Answer:
+def _answer(model: HookedModel, prompt: Ids, new: Ids, how: Sampling, full: Stop) -> Answer:
     length = before_end(new, ends_of(model))
     kept = new[: length + 1]
     stop: Stop = "stop" if length < len(new) else full
