@@ -113,7 +113,7 @@ def test_a_log_says_what_steered_and_scores_as_inspect_does(tmp_path):
         kept = sample.output.metadata
         assert kept["vector"] == 2
         assert kept["scale"] == 0.5
-        assert kept["bank"] == bank()[2].digest()
+        assert kept["bank"] == bank().digest()
         assert kept["source"] == bank().source.name
         assert loaded().tokenizer.decode(kept["answer_ids"]) == sample.output.completion
         assert sample.output.usage.output_tokens == len(kept["answer_ids"])
@@ -257,7 +257,9 @@ def test_draws_without_a_seed_differ():
     assert len(set(texts(ask(model(), prompts, temperature=2.0, max_tokens=8)))) > 1
 
 
-def test_requests_that_come_together_share_batches(monkeypatch):
+@pytest.mark.parametrize(("padding", "batches"), [(True, [10]), (False, [1, 9])])
+def test_requests_that_come_together_share_batches(padding, batches, monkeypatch):
+    monkeypatch.setattr(of_answers, "takes_padding", lambda model: padding)
     steered = model(bank=bank_file(), vector=2)
     inside, sizes = steered.api.steering.loaded.model, []
     plain = type(inside).generate
@@ -269,7 +271,7 @@ def test_requests_that_come_together_share_batches(monkeypatch):
     monkeypatch.setattr(type(inside), "generate", counted)
     prompts = [f"t{i} t9 t30" for i in range(9)] + ["t8"]
     together = texts(ask(steered, prompts))
-    assert sorted(sizes) == [1, 9]
+    assert sorted(sizes) == batches
     apart = [text for prompt in prompts for text in texts(ask(steered, [prompt]))]
     assert together == apart
 

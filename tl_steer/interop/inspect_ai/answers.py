@@ -11,7 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.models.hooks import perturbing
 from tl_steer.models.model import HookedModel, context_of
+from tl_steer.models.padded import left_padded, takes_padding
 from tl_steer.models.rows import Row, before_end, by_row, continued, ends_of
 from tl_steer.models.state import frozen, seeded
 from tl_steer.models.token_names import token_names
@@ -99,40 +101,80 @@ class Answer:
 def answers(
     model: HookedModel, edit: Perturbation, prompts: Sequence[Ids], how: Sampling
 ) -> list[Answer]:
-    """Continue tokenized prompts under one edit.
+    """Continue tokenized prompts under one edit, as many as fit into a batch at a time.
 
-    Prompts of one length share a batch; greedily each gets what it would get alone.
+    Where the model cannot be trusted with padding, prompts of one length share a batch. Greedily
+    each gets what it would get alone, up to rounding.
 
     Raises:
         PromptError: a prompt that leaves no room in the model's context.
     """
     tokens = tokenize(model, list(prompts))
     refuse_beyond_context(model, tokens, 1, knob="max_tokens")
+    longest = max(tokens.lengths.tolist())
+    padded = how.most <= _room(model, longest, how) and takes_padding(model)
+    seed = secrets.randbits(62) if how.seed is None else how.seed
+    with frozen(model), torch.no_grad(), seeded(model, seed):
+        found = (_padded if padded else _by_length)(model, edit, tokens, how)
+        return (
+            found
+            if how.likeliest is None
+            else _with_logprobs(model, edit, tokens, found, how.likeliest)
+        )
 
+
+def _room(model: HookedModel, length: int, how: Sampling) -> int:
+    """New tokens that the context has room for."""
+    return (context_of(model) or length + how.most) - length
+
+
+def _by_length(
+    model: HookedModel, edit: Perturbation, tokens: TokenBatch, how: Sampling
+) -> list[Answer]:
     def work(ids: Tensor, rows: list[Row]) -> list[Answer]:
-        room = (context_of(model) or ids.shape[1] + how.most) - ids.shape[1]
-        n = min(how.most, room)
-        new = _continued(model, ids, n, how)
+        room = _room(model, ids.shape[1], how)
+        new = _continued(model, ids, None, min(how.most, room), how)
         full: Stop = "max_tokens" if how.most <= room else "model_length"
         return [_answer(model, *pair, how, full) for pair in zip(ids, new, strict=True)]
 
-    seed = secrets.randbits(62) if how.seed is None else how.seed
-    with frozen(model), torch.no_grad(), seeded(model, seed):
-        done = by_row(model, edit, tokens, work, batch_rows=_ROWS)
-        found = [done[Row(0, p)] for p in range(len(tokens))]
-        return found if how.likeliest is None else _with_logprobs(model, edit, tokens, found, how)
+    done = by_row(model, edit, tokens, work, batch_rows=_ROWS)
+    return [done[Row(0, p)] for p in range(len(tokens))]
+
+
+def _padded(
+    model: HookedModel, edit: Perturbation, tokens: TokenBatch, how: Sampling
+) -> list[Answer]:
+    found: dict[int, Answer] = {}
+    lengths = tokens.lengths.tolist()
+    order = sorted(range(len(tokens)), key=lengths.__getitem__)  # little padding in each batch
+    for start in range(0, len(order), _ROWS):
+        members = order[start : start + _ROWS]
+        own = tokens.take(members)
+        ids, mask = left_padded(own)
+        rows = torch.zeros(len(own), dtype=torch.long, device="cpu")
+        told = None if edit.positions.everywhere else own  # nothing has to be found then
+        with perturbing(model, edit.to(ids.device), rows=rows, tokens=told):
+            new = _continued(model, ids, mask, how.most, how)
+        for p, prompt, said in zip(members, own.rows(), new, strict=True):
+            found[p] = _answer(model, prompt, said, how, "max_tokens")
+    return [found[p] for p in range(len(tokens))]
 
 
 def _continued(
-    model: HookedModel, ids: Int[Tensor, "batch pos"], n: int, how: Sampling
+    model: HookedModel,
+    ids: Int[Tensor, "batch pos"],
+    mask: Int[Tensor, "batch pos"] | None,
+    n: int,
+    how: Sampling,
 ) -> Int[Tensor, "batch new"]:
     """New tokens; where texts stop answers, until every row holds one."""
-    if not how.stops:
-        return continued(model, ids, n, **how.arguments)
     new = ids[:, :0]
     while new.shape[1] < n:
-        step = min(_STRIDE, n - new.shape[1])
-        more = continued(model, torch.cat([ids, new], dim=1), step, **how.arguments)
+        step = min(_STRIDE if how.stops else n, n - new.shape[1])
+        told = how.arguments
+        if mask is not None:
+            told |= {"attention_mask": torch.cat([mask, torch.ones_like(new)], dim=1)}
+        more = continued(model, torch.cat([ids, new], dim=1), step, **told)
         new = torch.cat([new, more], dim=1)
         if more.shape[1] < step or all(_over(model, row, how.stops) for row in new):
             break
@@ -170,7 +212,7 @@ def _with_logprobs(
     edit: Perturbation,
     tokens: TokenBatch,
     found: list[Answer],
-    how: Sampling,
+    likeliest: int,
 ) -> list[Answer]:
     """The same answers, with the log-probabilities of a whole pass over each."""
     longest = max(len(each.prompt) + len(each.ids) for each in found)
@@ -185,7 +227,7 @@ def _with_logprobs(
         logits = model(read, attention_mask=torch.ones_like(read), return_type="logits")
         last = ids.shape[1] - 1
         return [
-            _told(model, each, row[last : last + len(each.ids)], how.likeliest or 0)
+            _told(model, each, row[last : last + len(each.ids)], likeliest)
             for each, row in zip(own, logits, strict=True)
         ]
 

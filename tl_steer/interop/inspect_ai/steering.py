@@ -73,12 +73,13 @@ def steering(
         ForeignModelError: the bank was made for another model.
         ModelError: the model cannot be loaded, or cannot generate.
     """
-    chosen = _chosen(None if bank is None else load_bank(Path(bank)), vector)
+    whole = None if bank is None else load_bank(Path(bank))
+    chosen = _chosen(whole, vector)
     if positions is not None and positions not in NAMED:
         raise SettingError(f"positions={positions!r}: expected {', '.join(NAMED)}.")
     loaded = _load(name, device, dtype)
     refuse_no_text(loaded.model)
-    if chosen is None:
+    if whole is None or chosen is None:
         nothing = resolve(loaded.model, 0)
         zeros = torch.zeros(1, nothing.width, dtype=torch.float32, device="cpu")
         return Steering(loaded, Additive(nothing, zeros), {"vector": UNSTEERED})
@@ -88,7 +89,7 @@ def steering(
     note = {
         "vector": vector if str(vector).startswith(RANDOM) else chosen.numbers[0],
         "label": chosen.labels[0],
-        "bank": chosen.digest(),
+        "bank": whole.digest(),
         "source": chosen.source.name,
         "scale": scale,
         "positions": edit.positions.to_json(),
