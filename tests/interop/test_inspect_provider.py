@@ -24,7 +24,14 @@ from inspect_world import (
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.errors import BankFileError, ForeignModelError, PromptError, RowError, SettingError
+from tl_steer.errors import (
+    BankFileError,
+    ForeignModelError,
+    PromptError,
+    RowError,
+    SettingError,
+    SteerError,
+)
 from tl_steer.hook_points import EVERYWHERE, GENERATED, PROMPT
 from tl_steer.interop.inspect_ai import answers as of_answers
 from tl_steer.interop.inspect_ai.answers import Answer, Sampling
@@ -324,6 +331,8 @@ def test_tokens_are_counted_without_a_network():
         ({"vector": -1}, SettingError, "vector=-1"),
         ({"vector": 1, "positions": "last"}, SettingError, "all, prompt, generated"),
         ({"vector": 1, "scale": float("nan")}, SettingError, "scale"),
+        ({"vector": 1, "scale": "half"}, SteerError, "scale"),
+        ({"vector": 1, "device": "nowhere"}, SteerError, "nowhere"),
         ({"vector": 1, "vectors": 2}, SettingError, "Did you mean 'vector'"),
         ({"vector": 1, "bank": None}, SettingError, "-M bank="),
         ({"vector": 1, "bank": "nowhere"}, BankFileError, "nowhere"),
@@ -416,6 +425,26 @@ def test_a_task_with_tools_fails_with_the_reason(tmp_path):
     assert "tools (add)" in log.error.message
 
 
+def test_a_prompt_that_is_too_long_does_not_fail_those_beside_it():
+    found: list[str] = []
+
+    async def everyone() -> None:
+        async def one(text: str) -> None:
+            try:
+                output = await model().generate(text, config=GenerateConfig(max_tokens=3))
+                found.append(output.completion)
+            except PromptError:
+                found.append("refused")
+
+        async with anyio.create_task_group() as group:
+            for text in ("t5", " ".join(["t5"] * 100), "t9"):
+                group.start_soon(one, text)
+
+    anyio.run(everyone)
+    assert found.count("refused") == 1
+    assert len(found) == 3
+
+
 # --- the queue --------------------------------------------------------------------------------
 
 
@@ -425,10 +454,10 @@ def test_one_that_is_cancelled_does_not_take_its_batch_along():
     found: list[str] = []
     scopes: list[anyio.CancelScope] = []
 
-    def slowly(rows: Any, how: Sampling) -> list[Answer]:
-        ran.append(len(rows))
+    def slowly(prompts: Any, how: Sampling) -> list[Answer]:
+        ran.append(len(prompts))
         anyio.from_thread.run_sync(scopes[0].cancel)
-        return [Answer(str(int(row)), (), (), "stop") for row in rows]
+        return [Answer(str(prompt), (), (), "stop") for prompt in prompts]
 
     async def everyone() -> None:
         queue = Queue(slowly)
@@ -436,7 +465,7 @@ def test_one_that_is_cancelled_does_not_take_its_batch_along():
         async def one(i: int) -> None:
             with anyio.CancelScope() as scope:
                 scopes.append(scope)
-                found.append((await queue.ask(torch.tensor([i]), Sampling(3))).text)
+                found.append((await queue.ask(i, Sampling(3))).text)
 
         async with anyio.create_task_group() as group:
             for i in range(3):
@@ -448,17 +477,18 @@ def test_one_that_is_cancelled_does_not_take_its_batch_along():
 
 
 def test_an_error_reaches_everybody_in_its_batch_and_nobody_else():
-    def odd(rows: Any, how: Sampling) -> list[Answer]:
+    def odd(prompts: Any, how: Sampling) -> list[Any]:
         if how.most == 1:
             raise PromptError("no room")
-        return [Answer("fine", (), (), "stop") for _ in rows]
+        fine = Answer("fine", (), (), "stop")
+        return [PromptError("too long") if prompt == 3 else fine for prompt in prompts]
 
     async def everyone() -> list[str]:
         queue, found = Queue(odd), []
 
         async def one(i: int) -> None:
             try:
-                found.append((await queue.ask(torch.tensor([i]), Sampling(1 + i // 2))).text)
+                found.append((await queue.ask(i, Sampling(1 + i // 2))).text)
             except PromptError as error:
                 found.append(str(error))
 
@@ -467,7 +497,7 @@ def test_an_error_reaches_everybody_in_its_batch_and_nobody_else():
                 group.start_soon(one, i)
         return found
 
-    assert sorted(anyio.run(everyone)) == ["fine", "fine", "no room", "no room"]
+    assert sorted(anyio.run(everyone)) == ["fine", "no room", "no room", "too long"]
 
 
 def test_the_system_message_reaches_the_model(tmp_path):

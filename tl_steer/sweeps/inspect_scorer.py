@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import importlib.util
 import inspect
 import math
 import threading
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_steer.errors import SettingError
+from tl_steer.files.extras import need
 from tl_steer.sweeps.scorer import Scorer
 
 _GRADES = {"c": 1, "p": 0.5, "i": 0, "n": 0, "yes": 1, "true": 1, "no": 0, "false": 0}
@@ -36,8 +36,7 @@ def inspect_scorer(scorer: Any, *, target: str = "", name: str = "", workers: in
     Wrong for scorers that need more than a prompt and a text: choices, tools, a sandbox. What they
     raise, and values that are no number, mark their cells as failed.
     """
-    if importlib.util.find_spec("inspect_ai") is None:
-        raise SettingError('This needs Inspect: pip install "tl_steer[inspect]"')
+    need("inspect_ai", "inspect")
     if not any(map(inspect.iscoroutinefunction, (scorer, type(scorer).__call__))):
         raise SettingError(
             f"{scorer!r} is no Inspect scorer; expected one such as inspect_ai.scorer.includes()."

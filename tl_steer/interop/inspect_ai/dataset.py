@@ -1,10 +1,9 @@
 """A bank's texts as Inspect samples, which Inspect's scorers can judge with no model at work."""
 
-import importlib.util
 from typing import Any
 
 from tl_steer.banks.generations import Generations
-from tl_steer.errors import SettingError
+from tl_steer.files.extras import need
 from tl_steer.files.signatures import typed
 
 
@@ -26,7 +25,7 @@ def inspect_dataset(texts: Generations, *, target: str = "") -> Any:
     Raises:
         SettingError: Inspect is not installed.
     """
-    _refuse_missing()
+    need("inspect_ai", "inspect")
     from inspect_ai.dataset import MemoryDataset, Sample
 
     rows = [(None, "unsteered", texts.unsteered)] + [
@@ -58,11 +57,10 @@ def inspect_said() -> Any:
     Raises:
         SettingError: Inspect is not installed.
     """
-    _refuse_missing()
+    need("inspect_ai", "inspect")
     from inspect_ai.model import ModelOutput
     from inspect_ai.solver import Generate, Solver, TaskState, solver
 
-    @solver(name="said")
     def said() -> Solver:
         async def solve(state: TaskState, generate: Generate) -> TaskState:
             state.output = ModelOutput.from_content(str(state.model), state.metadata["text"])
@@ -71,9 +69,4 @@ def inspect_said() -> Any:
 
         return solve
 
-    return said()
-
-
-def _refuse_missing() -> None:
-    if importlib.util.find_spec("inspect_ai") is None:
-        raise SettingError('This needs Inspect: pip install "tl_steer[inspect]"')
+    return solver(name="said")(said)()

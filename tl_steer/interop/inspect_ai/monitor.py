@@ -1,6 +1,6 @@
 """A monitor as an Inspect scorer: was the sample flagged, by which vector, how surely."""
 
-import importlib.util
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.files.extras import need
 from tl_steer.files.signatures import typed
 from tl_steer.interop.inspect_ai.steering import Steering
 from tl_steer.models.hooks import perturbing
@@ -44,8 +45,7 @@ def inspect_monitor(monitor: Panel | str | Path, *, alpha: float | int = 0.01) -
     monitor was fitted on another model, dtype or chat template, or the answer is not one of
     tl_steer's models. Wrong at another temperature than the monitor was fitted for.
     """
-    if importlib.util.find_spec("inspect_ai") is None:
-        raise SettingError('This needs Inspect: pip install "tl_steer[inspect]"')
+    need("inspect_ai", "inspect")
     panel = monitor if isinstance(monitor, Panel) else Monitor.load(monitor)
     panel.guarantee(alpha)
     told = repr(panel) if isinstance(monitor, Panel) else str(monitor)
@@ -58,10 +58,9 @@ def _scorer(panel: Panel, monitor: str, alpha: float) -> Any:
     from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
     from inspect_ai.solver import TaskState
 
-    sound: set[int] = set()
+    sound: weakref.WeakSet[Steering] = weakref.WeakSet()
 
     # The arguments are what Inspect's log shows.
-    @scorer(metrics=[mean(), stderr()], name="monitor")
     def flagged(monitor: str, alpha: float) -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
             steering = _steering_of(get_model().api)
@@ -81,12 +80,12 @@ def _scorer(panel: Panel, monitor: str, alpha: float) -> Any:
 
     def judge(steering: Steering, seen: Mapping[str, Any]) -> Alert | None:
         with steering.loaded.lock:
-            if id(steering) not in sound:
+            if steering not in sound:
                 _refuse_other(steering, panel)
-                sound.add(id(steering))
+                sound.add(steering)
             return _alert(panel, steering, seen, alpha)
 
-    return flagged(monitor, alpha)
+    return scorer(metrics=[mean(), stderr()], name="monitor")(flagged)(monitor, alpha)
 
 
 def _steering_of(api: Any) -> Steering:

@@ -10,8 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from inspect_ai.model import (
     ChatCompletionChoice,
     ChatMessage,
@@ -26,13 +28,16 @@ from inspect_ai.model import (
     modelapi,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
+from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
+from tl_steer.files.signatures import refuses
 from tl_steer.files.text import did_you_mean
 from tl_steer.interop.inspect_ai.answers import Answer, Ids, Sampling, Told, answers
 from tl_steer.interop.inspect_ai.queue import Queue
 from tl_steer.interop.inspect_ai.steering import Steering, steering
-from tl_steer.models.tokens import whole_row
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import refuse_beyond_context, tokenize, whole_row
 
 _log = logging.getLogger(__name__)
 # As Inspect's own provider of local models has it.
@@ -54,7 +59,7 @@ _ARGS = ("bank", "vector", "scale", "positions", "device", "dtype", "raw")
 
 
 @modelapi(name="tl_steer")
-class SteeredAPI(ModelAPI):
+class SteeredAPI(ModelAPI):  # type: ignore[misc]
     """A model of `load_model` under one vector of a bank.
 
     Model arguments (`-M name=value`):
@@ -68,9 +73,9 @@ class SteeredAPI(ModelAPI):
         raw: do not use the chat template; messages are then joined by blank lines, as they are
             where the tokenizer has no template.
 
-    Greedy unless Inspect is given a temperature. With a temperature and a seed, requests run one by
-    one, and the same request asked again (another epoch) is drawn by a seed of its own. Requests of
-    one prompt length are answered in one batch; a model runs one batch at a time, whoever asks.
+    Greedy unless Inspect is given a temperature. Requests that come together are answered in one
+    batch; a model runs one batch at a time, whoever asks. With a temperature and a seed they run
+    one by one, and the same request asked again (another epoch) is drawn by a seed of its own.
 
     Raises:
         SteerError: an argument, file or model that is wrong; a request for what cannot be done.
@@ -78,13 +83,14 @@ class SteeredAPI(ModelAPI):
     Wrong for tasks with tools, images or reasoning: those are refused, message by message.
     """
 
+    @refuses
     def __init__(
         self,
         model_name: str,
         base_url: str | None = None,
         api_key: str | None = None,
         config: GenerateConfig = GenerateConfig(),  # noqa: B008 (Inspect's own default)
-        bank: Any = None,  # refused with advice
+        bank: str | Path | None = None,
         vector: int | str | None = None,
         scale: float | int = 1,
         positions: str | None = None,
@@ -94,7 +100,7 @@ class SteeredAPI(ModelAPI):
         **others: Any,
     ) -> None:
         _refuse_others(others)
-        if not isinstance(bank, (str, type(None))):
+        if not isinstance(bank, (str, Path, type(None))):
             raise SettingError(
                 f"bank= is a {type(bank).__name__}; expected a bank's file. Inspect tells models "
                 "apart by what it can write into its log."
@@ -115,7 +121,7 @@ class SteeredAPI(ModelAPI):
         )
         self._raw = raw or not _templated(self.steering.loaded.model)
         self._queue = Queue(self._run)
-        self._asked: Counter[tuple[Any, ...]] = Counter()
+        self._asked: Counter[int] = Counter()
         self._warned: set[str] = set()
 
     async def generate(
@@ -136,29 +142,14 @@ class SteeredAPI(ModelAPI):
                 "models call none. Run tasks without tools."
             )
         self._refuse(config)
-        row, how = self.tokens_of(input), _sampling(config)
+        prompt, how = self._prompt(input), _sampling(config)
         start = time.monotonic()
-        answer = await self._queue.ask(row, self._own_draw(row, how))
+        answer = await self._queue.ask(prompt, self._own_draw(prompt, how))
         return self._output(answer, time.monotonic() - start)
-
-    def tokens_of(self, messages: Sequence[ChatMessage]) -> Ids:
-        """A conversation's token ids, up to where the answer begins.
-
-        Raises:
-            PromptError: it holds what is no text, calls tools, or ends with an answer.
-        """
-        turns = [_turn(message) for message in messages]
-        if turns and turns[-1]["role"] == "assistant":
-            raise PromptError(
-                "The conversation ends with an assistant's message, and answers are not continued: "
-                "end it with the user's."
-            )
-        prompt = "\n\n".join(turn["content"] for turn in turns) if self._raw else turns
-        return whole_row(self.steering.loaded.model, prompt)
 
     async def count_text_tokens(self, text: str) -> int:
         """By the model's own tokenizer: Inspect would ask the network for another one."""
-        return len(whole_row(self.steering.loaded.model, text)) if text.strip() else 0
+        return await anyio.to_thread.run_sync(self._count, text) if text.strip() else 0
 
     def max_tokens(self) -> int | None:
         return _MOST_TOKENS
@@ -169,14 +160,37 @@ class SteeredAPI(ModelAPI):
     def collapse_assistant_messages(self) -> bool:
         return True
 
-    def _run(self, rows: Sequence[Ids], how: Sampling) -> list[Answer]:
-        with self.steering.loaded.lock:
-            return answers(self.steering.loaded.model, self.steering.edit, rows, how)
+    def _prompt(self, messages: Sequence[ChatMessage]) -> Any:
+        """What `tokenize` takes for a conversation.
 
-    def _own_draw(self, row: Ids, how: Sampling) -> Sampling:
+        Raises:
+            PromptError: it holds what is no text, calls tools, or ends with an answer.
+        """
+        turns = [_turn(message) for message in messages]
+        if turns and turns[-1]["role"] == "assistant":
+            raise PromptError(
+                "The conversation ends with an assistant's message, and answers are not continued: "
+                "end it with the user's."
+            )
+        return "\n\n".join(turn["content"] for turn in turns) if self._raw else turns
+
+    def _run(self, prompts: Sequence[Any], how: Sampling) -> list[Answer | Exception]:
+        # Tokenizers are not to be used by two threads at a time.
+        with self.steering.loaded.lock:
+            model, edit = self.steering.loaded.model, self.steering.edit
+            rows = [_row(model, prompt) for prompt in prompts]
+            fine = [row for row in rows if isinstance(row, Tensor)]
+            said = iter(answers(model, edit, fine, how) if fine else ())
+            return [next(said) if isinstance(row, Tensor) else row for row in rows]
+
+    def _count(self, text: str) -> int:
+        with self.steering.loaded.lock:
+            return len(whole_row(self.steering.loaded.model, text))
+
+    def _own_draw(self, prompt: Any, how: Sampling) -> Sampling:
         if how.temperature is None or how.seed is None:
             return how
-        key = (*row.tolist(), how)
+        key = hash((repr(prompt), how))
         self._asked[key] += 1
         return replace(how, seed=(how.seed + (self._asked[key] - 1) * 1_000_003) % 2**63)
 
@@ -207,6 +221,16 @@ class SteeredAPI(ModelAPI):
             metadata=self.steering.note
             | {"prompt_ids": list(answer.prompt), "answer_ids": list(answer.ids)},
         )
+
+
+def _row(model: HookedModel, prompt: Any) -> Ids | PromptError:
+    """A prompt's tokens; what is wrong with one prompt is no error of its batch."""
+    try:
+        tokens = tokenize(model, [prompt])
+        refuse_beyond_context(model, tokens, 1, knob="max_tokens")
+    except PromptError as error:
+        return error
+    return tokens.rows()[0]
 
 
 def _sampling(config: GenerateConfig) -> Sampling:

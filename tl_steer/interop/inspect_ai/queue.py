@@ -7,21 +7,22 @@ others their answers. While a batch runs, the next one gathers.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.to_thread
 
-from tl_steer.interop.inspect_ai.answers import Answer, Ids, Sampling
+from tl_steer.interop.inspect_ai.answers import Answer, Sampling
 
 # Seconds in which nobody must have come before the first batch starts.
 _PAUSE = 0.02
 _MOST = 64
-Run = Callable[[Sequence[Ids], Sampling], list[Answer]]
+Run: TypeAlias = Callable[[Sequence[Any], Sampling], Sequence[Answer | Exception]]
 
 
 @dataclass(eq=False)
 class _Ticket:
-    row: Ids
+    prompt: Any
     how: Sampling
     answer: Answer | None = None
     error: Exception | None = None
@@ -31,7 +32,8 @@ class Queue:
     """Who waits for one model.
 
     Args:
-        run: answers prompts that are asked alike; called in a thread, one call at a time.
+        run: answers prompts that are asked alike, or says what is wrong with one; called in a
+            thread, one call at a time.
     """
 
     def __init__(self, run: Run) -> None:
@@ -39,13 +41,13 @@ class Queue:
         self._waiting: list[_Ticket] = []
         self._lock = anyio.Lock()
 
-    async def ask(self, row: Ids, how: Sampling) -> Answer:
+    async def ask(self, prompt: Any, how: Sampling) -> Answer:
         """The answer to one prompt.
 
         Raises:
-            Whatever `run` raises, for all in its batch.
+            What `run` says of this prompt; whatever it raises, for all in its batch.
         """
-        own = _Ticket(row, how)
+        own = _Ticket(prompt, how)
         self._waiting.append(own)
         try:
             await self._gather()
@@ -77,10 +79,13 @@ class Queue:
     def _answer(self, batch: list[_Ticket]) -> None:
         # Kept on tickets, as whoever runs the batch may have been cancelled when it is done.
         try:
-            found = self._run([ticket.row for ticket in batch], batch[0].how)
+            found = self._run([ticket.prompt for ticket in batch], batch[0].how)
         except Exception as error:
             for ticket in batch:
                 ticket.error = error
             return
         for ticket, answer in zip(batch, found, strict=True):
-            ticket.answer = answer
+            if isinstance(answer, Exception):
+                ticket.error = answer
+            else:
+                ticket.answer = answer

@@ -12,6 +12,7 @@ from tl_steer.banks.bank import Bank, load_bank
 from tl_steer.banks.control import random_bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
+from tl_steer.files.signatures import typed
 from tl_steer.hook_points.positions import NAMED
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.load import load_model
@@ -49,10 +50,11 @@ class Steering:
     note: dict[str, Any]
 
 
+@typed
 def steering(
     name: str,
     *,
-    bank: str | None,
+    bank: str | Path | None,
     vector: int | str | None,
     scale: float | int,
     positions: str | None,
