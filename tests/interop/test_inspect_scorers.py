@@ -62,6 +62,8 @@ def test_a_monitor_scores_answers_as_watching_the_model_does(vector, tokens, tmp
                 assert kept["kind"] == alert.kind
                 assert kept["p_value"] == pytest.approx(alert.p_value)
                 assert kept["statistic"] == pytest.approx(alert.statistic, rel=1e-3)
+                places = [token["position"] for token in kept["tokens"]]
+                assert places == [token.position for token in alert.tokens]
                 assert f"vector {alert.vector}" in score.answer
                 assert f"p = {alert.p_value:.3g}" in score.explanation
 

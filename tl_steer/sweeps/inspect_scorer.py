@@ -10,11 +10,13 @@ from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.files.extras import need
+from tl_steer.files.signatures import typed
 from tl_steer.sweeps.scorer import Scorer
 
 _GRADES = {"c": 1, "p": 0.5, "i": 0, "n": 0, "yes": 1, "true": 1, "no": 0, "false": 0}
 
 
+@typed
 def inspect_scorer(scorer: Any, *, target: str = "", name: str = "", workers: int = 1) -> Scorer:
     """An Inspect scorer (`includes()`, `match()`, `model_graded_qa(model=...)`) for a sweep:
 

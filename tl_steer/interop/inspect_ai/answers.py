@@ -116,11 +116,9 @@ def answers(
     seed = secrets.randbits(62) if how.seed is None else how.seed
     with frozen(model), torch.no_grad(), seeded(model, seed):
         found = (_padded if padded else _by_length)(model, edit, tokens, how)
-        return (
-            found
-            if how.likeliest is None
-            else _with_logprobs(model, edit, tokens, found, how.likeliest)
-        )
+        if how.likeliest is None:
+            return found
+        return _with_logprobs(model, edit, tokens, found, how.likeliest)
 
 
 def _room(model: HookedModel, length: int, how: Sampling) -> int:
