@@ -2,11 +2,11 @@
 
 import asyncio
 import dataclasses
+import importlib
 from typing import Any
 
 import pytest
-import torch
-from inspect_world import ASKED, bank, bank_file, folder, loaded, run, task
+from inspect_world import ASKED, bank, bank_file, loaded, run, task
 from tiny_monitor import ALPHA, HORIZON, QUIET, monitor_of
 
 import tl_steer as ts
@@ -198,17 +198,22 @@ def test_a_scorer_works_where_a_loop_is_running_as_in_notebooks():
 
 
 def test_what_is_no_scorer_is_refused():
-    for wrong in (includes, "includes", Score):
+    for wrong in (includes, "includes", print):
         with pytest.raises(SettingError, match=r"includes\(\)"):
             inspect_scorer(wrong)
 
 
 def test_without_inspect_everything_says_how_to_get_it(monkeypatch):
-    import importlib.util
-
     texts = ts.generate(loaded(), bank()[:1], ["t5"], max_new_tokens=1)
     monitor = monitor_of(loaded())
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    plain = importlib.import_module
+
+    def without(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] == "inspect_ai":
+            raise ModuleNotFoundError(name, name=name)
+        return plain(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", without)
     for call in (
         lambda: inspect_dataset(texts),
         inspect_said,
@@ -217,5 +222,3 @@ def test_without_inspect_everything_says_how_to_get_it(monkeypatch):
     ):
         with pytest.raises(SettingError, match=r'pip install "tl_steer\[inspect\]"'):
             call()
-    assert torch.is_grad_enabled()
-    assert folder().is_dir()

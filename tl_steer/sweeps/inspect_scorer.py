@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tl_steer.errors import SettingError
-from tl_steer.files.extras import need
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
 from tl_steer.sweeps.scorer import Scorer
 
@@ -38,7 +38,7 @@ def inspect_scorer(scorer: Any, *, target: str = "", name: str = "", workers: in
     Wrong for scorers that need more than a prompt and a text: choices, tools, a sandbox. What they
     raise, and values that are no number, mark their cells as failed.
     """
-    need("inspect_ai", "inspect")
+    imported("inspect_ai", install='"tl_steer[inspect]"')
     if not any(map(inspect.iscoroutinefunction, (scorer, type(scorer).__call__))):
         raise SettingError(
             f"{scorer!r} is no Inspect scorer; expected one such as inspect_ai.scorer.includes()."

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tl_steer.banks.generations import Generations
-from tl_steer.files.extras import need
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
 
 
@@ -25,7 +25,7 @@ def inspect_dataset(texts: Generations, *, target: str = "") -> Any:
     Raises:
         SettingError: Inspect is not installed.
     """
-    need("inspect_ai", "inspect")
+    imported("inspect_ai", install='"tl_steer[inspect]"')
     from inspect_ai.dataset import MemoryDataset, Sample
 
     rows = [(None, "unsteered", texts.unsteered)] + [
@@ -57,7 +57,7 @@ def inspect_said() -> Any:
     Raises:
         SettingError: Inspect is not installed.
     """
-    need("inspect_ai", "inspect")
+    imported("inspect_ai", install='"tl_steer[inspect]"')
     from inspect_ai.model import ModelOutput
     from inspect_ai.solver import Generate, Solver, TaskState, solver
 

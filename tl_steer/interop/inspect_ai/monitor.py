@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tl_steer.errors import NotFiniteError, SettingError
-from tl_steer.files.extras import need
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
 from tl_steer.interop.inspect_ai.steering import Steering
 from tl_steer.models.hooks import perturbing
@@ -45,7 +45,7 @@ def inspect_monitor(monitor: Panel | str | Path, *, alpha: float | int = 0.01) -
     monitor was fitted on another model, dtype or chat template, or the answer is not one of
     tl_steer's models. Wrong at another temperature than the monitor was fitted for.
     """
-    need("inspect_ai", "inspect")
+    imported("inspect_ai", install='"tl_steer[inspect]"')
     panel = monitor if isinstance(monitor, Panel) else Monitor.load(monitor)
     panel.guarantee(alpha)
     told = repr(panel) if isinstance(monitor, Panel) else str(monitor)
