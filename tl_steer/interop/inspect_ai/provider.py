@@ -35,26 +35,18 @@ from tl_steer.files.signatures import refuses
 from tl_steer.files.text import did_you_mean
 from tl_steer.interop.inspect_ai.answers import Answer, Ids, Sampling, Told, answers
 from tl_steer.interop.inspect_ai.queue import Queue
+from tl_steer.interop.inspect_ai.requests import (
+    MOST_TOKENS,
+    UNABLE,
+    UNKNOWN,
+    sampling_of,
+    turn_of,
+)
 from tl_steer.interop.inspect_ai.steering import Steering, steering
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import refuse_beyond_context, tokenize, whole_row
 
 _log = logging.getLogger(__name__)
-# As Inspect's own provider of local models has it.
-_MOST_TOKENS = 2048
-# What would change answers and cannot be done, and the values that ask for nothing.
-_UNABLE = {
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "modalities": ([], ["text"]),
-    "num_choices": (1,),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (),
-    "response_schema": (),
-}
-# What no such model has.
-_UNKNOWN = ("effort", "extra_body", "reasoning_effort", "reasoning_tokens", "verbosity")
 _ARGS = ("bank", "vector", "scale", "positions", "device", "dtype", "raw")
 
 
@@ -142,7 +134,7 @@ class SteeredAPI(ModelAPI):  # type: ignore[misc]
                 "models call none. Run tasks without tools."
             )
         self._refuse(config)
-        prompt, how = self._prompt(input), _sampling(config)
+        prompt, how = self._prompt(input), sampling_of(config)
         start = time.monotonic()
         answer = await self._queue.ask(prompt, self._own_draw(prompt, how))
         return self._output(answer, time.monotonic() - start)
@@ -152,7 +144,7 @@ class SteeredAPI(ModelAPI):  # type: ignore[misc]
         return await anyio.to_thread.run_sync(self._count, text) if text.strip() else 0
 
     def max_tokens(self) -> int | None:
-        return _MOST_TOKENS
+        return MOST_TOKENS
 
     def collapse_user_messages(self) -> bool:
         return True
@@ -166,7 +158,7 @@ class SteeredAPI(ModelAPI):  # type: ignore[misc]
         Raises:
             PromptError: it holds what is no text, calls tools, or ends with an answer.
         """
-        turns = [_turn(message) for message in messages]
+        turns = [turn_of(message) for message in messages]
         if turns and turns[-1]["role"] == "assistant":
             raise PromptError(
                 "The conversation ends with an assistant's message, and answers are not continued: "
@@ -195,14 +187,14 @@ class SteeredAPI(ModelAPI):  # type: ignore[misc]
         return replace(how, seed=(how.seed + (self._asked[key] - 1) * 1_000_003) % 2**63)
 
     def _refuse(self, config: GenerateConfig) -> None:
-        for name, idle in _UNABLE.items():
+        for name, idle in UNABLE.items():
             value = getattr(config, name, None)
             if value is not None and value not in idle:
                 raise SettingError(
                     f"{name}={value!r}: tl_steer's models cannot do that, and would answer as if "
                     "it had not been asked for. Leave it out."
                 )
-        for name in _UNKNOWN:
+        for name in UNKNOWN:
             if getattr(config, name, None) is not None and name not in self._warned:
                 self._warned.add(name)
                 _log.warning("%s means nothing to tl_steer's models, and is ignored.", name)
@@ -231,33 +223,6 @@ def _row(model: HookedModel, prompt: Any) -> Ids | PromptError:
     except PromptError as error:
         return error
     return tokens.rows()[0]
-
-
-def _sampling(config: GenerateConfig) -> Sampling:
-    return Sampling(
-        most=config.max_tokens or _MOST_TOKENS,
-        temperature=config.temperature or None,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        seed=config.seed,
-        stops=tuple(stop for stop in config.stop_seqs or () if stop),
-        likeliest=(config.top_logprobs or 0) if config.logprobs else None,
-    )
-
-
-def _turn(message: ChatMessage) -> dict[str, str]:
-    if message.role == "tool" or getattr(message, "tool_calls", None):
-        raise PromptError(
-            "The conversation holds a tool's call or result, and tl_steer's models know no tools. "
-            "Run tasks without tools."
-        )
-    parts = () if isinstance(message.content, str) else message.content
-    if others := sorted({part.type for part in parts} - {"text"}):
-        raise PromptError(
-            f"A {message.role} message holds {' and '.join(others)}; tl_steer's models read text "
-            "alone. Leave it out of the conversation."
-        )
-    return {"role": message.role, "content": message.text}
 
 
 def _logprob(told: Told) -> Logprob:
