@@ -11,7 +11,7 @@ from rich.text import Text
 
 import tl_steer as ts
 from tl_steer.files.text import plain
-from tl_steer.hook_points import EVERYWHERE, GENERATED, PROMPT, Positions
+from tl_steer.hook_points.positions import NAMED, Positions
 
 app = typer.Typer(
     name="tl-steer",
@@ -85,7 +85,7 @@ def loaded(name: str, device: str, dtype: str) -> Any:
 
 def positions_of(told: Tokens | None) -> Positions | None:
     """The choice of --positions; `None` where there is none."""
-    return {None: None, "all": EVERYWHERE, "prompt": PROMPT, "generated": GENERATED}[told]
+    return None if told is None else NAMED[told.value]
 
 
 def point_of(told: str) -> str | int:

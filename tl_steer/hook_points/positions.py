@@ -166,3 +166,5 @@ EVERYWHERE = Positions()
 PROMPT = Positions(generated=False)
 GENERATED = Positions(last=0)
 LAST_THREE = Positions(last=3, bos=False)
+# As command lines call them.
+NAMED = {"all": EVERYWHERE, "prompt": PROMPT, "generated": GENERATED}

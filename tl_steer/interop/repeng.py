@@ -7,9 +7,9 @@ and `ControlModule`.
 from typing import Any
 
 from tl_steer.banks.bank import Bank
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
 from tl_steer.interop.directions import directions_of, model_type
-from tl_steer.interop.optional import imported
 from tl_steer.models.model import HookedModel
 
 

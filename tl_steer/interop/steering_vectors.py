@@ -6,9 +6,9 @@ From one: `Directions.of`. It has no files. Source: steering-vectors 0.12.2.
 from typing import Any
 
 from tl_steer.banks.bank import Bank
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
 from tl_steer.interop.directions import directions_of
-from tl_steer.interop.optional import imported
 
 
 @typed

@@ -22,9 +22,9 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.jsons import fields, from_text, real, to_text, whole
+from tl_steer.files.optional import imported
 from tl_steer.interop.directions import Directions, directions_of, layer_of, refuse_directions
 from tl_steer.interop.formats import MOST_BYTES, content_of
-from tl_steer.interop.optional import imported
 from tl_steer.models.model import HookedModel
 
 _DEFAULTS = {"scale": 1.0, "norm_match": False, "position_indices": None}

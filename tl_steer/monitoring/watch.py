@@ -65,7 +65,7 @@ def watch(
 
     Wrong with beam search, whose rows change places.
     """
-    _refuse_other_sites(model, monitor)
+    refuse_other_sites(model, monitor)
     host = host_of(model, monitor.sites)
     refuse_broken_cache(model)
     with without_hooks(model):
@@ -103,7 +103,7 @@ def watch_torch(
     return _session(scope, host, monitor, tokenizer, alpha, log, drift, on_alert, chunk)
 
 
-def _refuse_other_sites(model: HookedModel, monitor: Panel) -> None:
+def refuse_other_sites(model: HookedModel, monitor: Panel) -> None:
     for site in monitor.sites:
         found = resolve(model, site.name, target=True)
         if (found.order, found.width) != (site.order, site.width):

@@ -4,6 +4,7 @@ Imports `radii` (fluency) and what lies below.
 """
 
 from tl_steer.sweeps.endpoint import judged as judged
+from tl_steer.sweeps.inspect_scorer import inspect_scorer as inspect_scorer
 from tl_steer.sweeps.interval import Interval as Interval
 from tl_steer.sweeps.metric import (
     METRICS as METRICS,

@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Packages that only some of what we do needs."""
 
 import importlib
 from types import ModuleType
