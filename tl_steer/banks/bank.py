@@ -85,6 +85,7 @@ class Bank(Algebra):
         """
         return self.perturbation().hooks(rows=rows, prompt=prompt)
 
+    @typed
     def install(
         self,
         model: Any,

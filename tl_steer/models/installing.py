@@ -7,10 +7,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_steer.errors import HookPointError
-from tl_steer.files.signatures import typed
 from tl_steer.files.undo import Scope, scoped
 from tl_steer.hook_points.positions import Positions
-from tl_steer.models.hooks import edits_for, install_watched
+from tl_steer.models.hooks import Steering, edits_for, install_watched
 from tl_steer.models.plain import PlainModel
 from tl_steer.models.plain_parts import find_parts
 from tl_steer.models.plain_prompts import follow_unnamed
@@ -19,11 +18,10 @@ from tl_steer.perturbations.perturbation import Perturbation, Scale
 
 
 @scoped
-@typed
 def installing(
     scope: Scope,
-    model: Any,  # refused with advice
-    perturbation: Any,
+    model: Any,
+    perturbation: Steering,
     *,
     rows: Int[Tensor, " batch"] | None = None,
     scale: Scale = 1,
@@ -35,9 +33,9 @@ def installing(
         # Whoever has hooks inside of the blocks, another bank say, changes what the model is.
         set_aside(bare, [module for block in plain.blocks for module in block.modules()])
         find_parts(plain)
-        wanted = getattr(perturbation, "perturbation", lambda: perturbation)()
-        _refuse_missing(plain, wanted)
-        edits = edits_for(plain, perturbation, rows=rows, scale=scale, positions=positions)
+        fitting = perturbation.for_model(plain)
+        _refuse_missing(plain, fitting)
+        edits = edits_for(plain, fitting, rows=rows, scale=scale, positions=positions)
     # The prompts are not known before they run.
     unknown = None if edits.positions.everywhere else torch.zeros(1, 1, dtype=torch.bool)
     hooks = edits.hooks(rows=rows, prompt=unknown)
@@ -47,10 +45,8 @@ def installing(
     return model
 
 
-def _refuse_missing(plain: PlainModel, edits: Any) -> None:
+def _refuse_missing(plain: PlainModel, edits: Perturbation) -> None:
     """Refuse hook points that a plain model does not have, with those that it has."""
-    if not isinstance(edits, Perturbation):
-        return
     for name in (*(site.point for site in edits.sites), *(n for pair in edits.maps for n in pair)):
         if name in plain.hook_dict:
             continue

@@ -143,18 +143,20 @@ class PlainModel:
 
 def _config_of(model: Any) -> Any:
     """The part of a config that is the text model's."""
-    config = getattr(model, "config", None)
-    if not isinstance(model, nn.Module) or not callable(getattr(config, "get_text_config", None)):
-        kind = model.__name__ if isinstance(model, type) else type(model).__name__
-        advice = (
-            "inside of TransformerLens use tl_steer.perturbing(model, bank[4])"
-            if hasattr(model, "hook_dict")
-            else "expected one that AutoModelForCausalLM.from_pretrained(...) gives"
+    config, kind = getattr(model, "config", None), type(model).__name__
+    if hasattr(model, "hook_dict"):
+        raise ModelError(
+            f"{kind} is no plain model of transformers but one of TransformerLens: use "
+            "tl_steer.perturbing(model, bank[4])."
         )
-        raise ModelError(f"{kind} is no model of transformers; {advice}.")
+    if not isinstance(model, nn.Module) or not callable(getattr(config, "get_text_config", None)):
+        raise ModelError(
+            f"{kind} is no model of transformers; expected what "
+            "AutoModelForCausalLM.from_pretrained(...) gives."
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{type(model).__name__} is an encoder-decoder, which keeps its blocks in two stacks: "
+            f"{kind} is an encoder-decoder, which keeps its blocks in two stacks: "
             "use a decoder-only model."
         )
     return config.get_text_config()

@@ -153,7 +153,7 @@ def _hang(kept: Sequence[tuple[Any, Any, Any]]) -> None:
         point._forward_hooks, point._forward_pre_hooks = hooks, pre_hooks
 
 
-def listen(scope: Scope, module: nn.Module, hook: Callable[..., Any], *, before: bool) -> None:
+def listen(scope: Scope, module: Any, hook: Callable[..., Any], *, before: bool) -> None:
     """One of PyTorch's own hooks: in front of a module with its keyword arguments, or behind it."""
     if before:
         number = hook_number(
