@@ -98,7 +98,11 @@ EDITS = {
     "norm_preserving": NormPreserving,
     "gated": lambda site, v: Gated(site, v, v.flip(0), threshold=0.05),
     "multi_site": lambda site, v: MultiSite(
-        [Additive(site, v), Ablation("blocks.2.hook_mlp_out", v), Additive("blocks.0.attn.hook_z", v)]
+        [
+            Additive(site, v),
+            Ablation("blocks.2.hook_mlp_out", v),
+            Additive("blocks.0.attn.hook_z", v),
+        ]
     ),
 }
 

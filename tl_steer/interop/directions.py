@@ -135,12 +135,7 @@ def directions_of(
             several for a tool that knows one.
         HookPointError: vectors that are added elsewhere.
     """
-    if bank.positions not in positions:
-        raise SettingError(
-            f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
-            "every token, and a vector that was trained at some over-steers there. Learn it at "
-            "every token (positions=Positions()), or steer with tl_steer itself."
-        )
+    refuse_positions(bank, tool=tool, positions=positions)
     edits = bank.perturbation()
     parts = edits.parts if isinstance(edits, MultiSite) else (edits,)
     layers: dict[int, Tensor] = {}
@@ -177,6 +172,22 @@ def _refuse_unlike(layers: Mapping[int, Tensor], *, one: bool) -> None:
         raise ShapeError(
             "This object holds several rows a block, which its tool adds at one token each, or "
             "rotates between; expected one vector a block."
+        )
+
+
+def refuse_positions(
+    bank: Bank, *, tool: str, positions: Sequence[Positions] = (EVERYWHERE,)
+) -> None:
+    """Refuse a bank that acts on tokens which a tool cannot choose.
+
+    Raises:
+        SettingError: saying which.
+    """
+    if bank.positions not in positions:
+        raise SettingError(
+            f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
+            "every token, and a vector that was trained at some over-steers there. Learn it at "
+            "every token (positions=Positions()), or steer with tl_steer itself."
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from conftest import CONTEXT, D, LAYERS, VOCAB, tokenizer
+from conftest import CONTEXT, LAYERS, VOCAB, D, tokenizer
 from torch import nn
 
 _COMMON = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
