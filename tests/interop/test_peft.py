@@ -4,12 +4,19 @@ import dataclasses
 import json
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import PROMPTS
 from plain_families import bridged, fresh
 
 import tl_steer as ts
-from tl_steer.errors import ForeignModelError, HookPointError, ModelError, SettingError
+from tl_steer.errors import (
+    BankFileError,
+    ForeignModelError,
+    HookPointError,
+    ModelError,
+    SettingError,
+)
 from tl_steer.hook_points import PROMPT
 from tl_steer.perturbations import Ablation, Additive, MultiSite
 
@@ -99,18 +106,13 @@ def test_a_vector_cannot_be_merged_where_the_map_has_no_bias_and_the_folder_says
 @torch.no_grad()
 def test_vectors_at_several_blocks_are_one_folder(tmp_path):
     one, other = vectors(2)[:, None]
-    edits = MultiSite(
-        [Additive(1, one), Additive("blocks.1.hook_mlp_out", other), Additive(2, other)]
-    )
-    bank = bank_of("llama", edits)
+    places = {1: one, "blocks.1.hook_mlp_out": other, 2: other}
+    bank = bank_of("llama", MultiSite([Additive(*each) for each in places.items()]))
     folder = ts.interop.export(bank, tmp_path / "lora", to="peft", model=bridged("llama"))
     found = loaded("llama", folder)(IDS).logits
     torch.testing.assert_close(found, steered("llama", bank), rtol=1e-5, atol=1e-5)
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["target_modules"] == [
-        "model.layers.1.mlp.down_proj",
-        "model.layers.2.mlp.down_proj",
-    ]
+    assert config["target_modules"] == [f"model.layers.{i}.mlp.down_proj" for i in (1, 2)]
     assert config["base_model_name_or_path"] == "tiny-llama"
 
 
@@ -147,3 +149,116 @@ def test_a_model_that_is_no_bridge_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "adapter", None)
     with pytest.raises(ModelError, match="TransformerBridge"):
         ts.interop.export(bank, tmp_path / "lora", to="peft", model=model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "layers"),
+    [
+        ("llama", "blocks.1.hook_mlp_out", None),
+        ("gpt2", "blocks.0.hook_attn_out", (0, 2)),
+        ("gemma2", "blocks.1.hook_mlp_out", None),
+    ],
+)
+def test_an_adapter_comes_back_as_it_was(kind, source, layers, tmp_path):
+    bank = adapters(kind, source, layers=layers)
+    folder = ts.interop.export(bank, tmp_path / "lora", to="peft", model=bridged(kind))
+    found = ts.interop.read(folder, format="peft").bank(
+        bridged(kind), prompts=PROMPTS[:1], target=3
+    )
+    assert (found.kind, found.source, dict(found.form)) == (bank.kind, bank.source, dict(bank.form))
+    assert found.radius == bank.radius
+    torch.testing.assert_close(found.vectors, bank.vectors)
+    torch.testing.assert_close(steered(kind, found), steered(kind, bank))
+
+
+def test_a_folder_that_peft_wrote_is_read(tmp_path):
+    config = peft.LoraConfig(
+        r=2,
+        lora_alpha=3,
+        target_modules=["down_proj"],
+        layers_to_transform=[1],
+        init_lora_weights=False,
+    )
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(fresh("llama"), config).eval()
+    theirs.save_pretrained(tmp_path)
+    bank = ts.interop.read(tmp_path, format="peft").bank(bridged("llama"), prompts=PROMPTS[:1])
+    with torch.no_grad():
+        there = theirs(IDS).logits
+    torch.testing.assert_close(steered("llama", bank), there, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [(["q_proj"], "self_attn.q_proj"), (["down_proj", "o_proj"], "one kind of map")],
+)
+def test_maps_that_no_bank_holds_are_refused(targets, words, tmp_path):
+    config = peft.LoraConfig(r=1, target_modules=targets, init_lora_weights=False)
+    peft.get_peft_model(fresh("llama"), config).save_pretrained(tmp_path)
+    with pytest.raises(HookPointError, match=words):
+        ts.interop.read(tmp_path, format="peft").bank(bridged("llama"), prompts=PROMPTS[:1])
+
+
+def test_a_vector_behind_attention_or_in_front_of_a_norm_is_not_taken_for_a_blocks_output(tmp_path):
+    at = Additive("blocks.1.hook_attn_out", vectors())
+    folder = ts.interop.export(
+        bank_of("llama", at), tmp_path / "lora", to="peft", model=bridged("llama")
+    )
+    found = ts.interop.read(folder, format="peft")
+    with pytest.raises(HookPointError, match=r"o_proj.*last map of an MLP"):
+        found.bank(bridged("llama"), prompts=PROMPTS[:1])
+    at = Additive(1, vectors())
+    ts.interop.export(bank_of("llama", at), folder, to="peft", model=bridged("llama"))
+    found = ts.interop.read(folder, format="peft")
+    with pytest.raises(HookPointError, match="without a norm"):
+        found.bank(bridged("gemma2"), prompts=PROMPTS[:1])
+
+
+GOOD = {"peft_type": "LORA", "r": 1, "lora_alpha": 1}
+NAME = "base_model.model.model.layers.1.mlp.down_proj.lora_"
+PAIR = {f"{NAME}A.weight": torch.ones(1, 40), f"{NAME}B.weight": torch.ones(24, 1)}
+BIAS = {f"{NAME}B.bias": torch.ones(24)}
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors"),
+    [
+        ({**GOOD, "peft_type": "IA3"}, PAIR),
+        ({**GOOD, "use_dora": True}, PAIR),
+        ({**GOOD, "rank_pattern": {"x": 2}}, PAIR),
+        ({**GOOD, "r": 0}, PAIR),
+        ({**GOOD, "r": 2}, PAIR),
+        ({**GOOD, "r": True}, PAIR),
+        ({**GOOD, "lora_alpha": "1"}, PAIR),
+        ({"peft_type": "LORA"}, PAIR),
+        ([1], PAIR),
+        (GOOD, {}),
+        (GOOD, PAIR | BIAS),
+        (GOOD, BIAS),
+        (GOOD, PAIR | {f"{NAME}A.weight": torch.ones(40)}),
+        (GOOD, PAIR | {f"{NAME}A.weight": torch.full((1, 40), torch.nan)}),
+        (GOOD, PAIR | {f"{NAME}A.weight": torch.ones(1, 40).int()}),
+        (GOOD, PAIR | {"base_model.model.lm_head.weight": torch.ones(2, 2)}),
+        (GOOD, PAIR | {f"{NAME}magnitude": torch.ones(2)}),
+    ],
+)
+def test_a_folder_that_is_no_plain_lora_is_one_error(config, tensors, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors))
+    with pytest.raises(BankFileError):
+        ts.interop.read(tmp_path, format="peft")
+
+
+def test_damaged_missing_and_huge_files_are_one_error(tmp_path):
+    with pytest.raises(BankFileError, match="cannot be read"):
+        ts.interop.read(tmp_path, format="peft")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(GOOD))
+    whole = safetensors.torch.save(PAIR)
+    for damaged in (b"", whole[:50], whole[:-8], b"\xff" * 100):
+        (tmp_path / "adapter_model.safetensors").write_bytes(damaged)
+        with pytest.raises(BankFileError):
+            ts.interop.read(tmp_path, format="peft")
+    with open(tmp_path / "adapter_model.safetensors", "wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(BankFileError, match="more than 256 MB"):
+        ts.interop.read(tmp_path, format="peft")

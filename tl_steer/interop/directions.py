@@ -111,7 +111,7 @@ class Directions:
             model,
             edits,
             prompts=prompts,
-            target=_behind(model, max(self.layers)) if target is None else target,
+            target=target_behind(model, max(self.layers)) if target is None else target,
             labels=self.labels or None,
         )
 
@@ -191,7 +191,7 @@ def refuse_positions(
         )
 
 
-def _behind(model: HookedModel, layer: int) -> int:
+def target_behind(model: HookedModel, layer: int) -> int:
     """Where an effect is measured unless said: two thirds of the way through what is left."""
     last = int(model.cfg.n_layers) - 1
     return layer + -(-2 * (last - layer) // 3)

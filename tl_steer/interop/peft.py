@@ -21,6 +21,7 @@ from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.jsons import to_text
 from tl_steer.hook_points.site import Site
 from tl_steer.interop.directions import block_of, refuse_positions
+from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.writes import arrives_unchanged, writing_module
 from tl_steer.perturbations.adapter import Adapter
@@ -49,9 +50,8 @@ class Lora:
     @property
     def mergeable(self) -> bool:
         """Whether PEFT can fold it into the weights."""
-        return not self.bias or all(
-            getattr(m, "bias", None) is not None for m in self.maps.values()
-        )
+        biases = (getattr(module, "bias", None) for module in self.maps.values())
+        return not self.bias or all(bias is not None for bias in biases)
 
 
 def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
@@ -65,7 +65,7 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     """
     if model is None:
         raise SettingError(
-            "A LoRA names the modules of the transformers model: give model=, the TransformerBridge "
+            "A LoRA names modules of the transformers model: give model=, the TransformerBridge "
             "that the bank was made on."
         )
     if len(bank) != 1:
@@ -82,11 +82,13 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
 
 
 def _adapter(model: HookedModel, edits: Adapter) -> Lora:
-    tensors, maps = {}, {}
+    tensors: dict[str, Tensor] = {}
+    maps: dict[str, nn.Module] = {}
     part = "attn" if edits.site.kind == "hook_attn_out" else "mlp"
+    refuse_nonlinear(model, edits.maps)
     for index, layer in enumerate(edits.layers):
-        name, maps_to = writing_module(model, layer, part)
-        maps[name] = maps_to
+        name, module = writing_module(model, layer, part)
+        maps[name] = module
         tensors |= _factors(name, edits.reads[0, index], edits.writes[0, index].T)
     rank = edits.reads.shape[2]
     return Lora(rank, edits.radius * rank, tensors, maps)
@@ -165,9 +167,7 @@ def _config(model: HookedModel, lora: Lora) -> dict[str, object]:
 
 
 def _readme(bank: Bank, model: HookedModel, lora: Lora) -> str:
-    what = (
-        "a steering vector, added at every token" if lora.bias else "a low-rank change of weights"
-    )
+    what = "a vector that is added at every token" if lora.bias else "a low-rank change of weights"
     merge = (
         "It can be merged into the weights (`merge_and_unload`)."
         if lora.mergeable

@@ -159,7 +159,7 @@ def _config_of(model: Any) -> Any:
             f"{kind} is an encoder-decoder, which keeps its blocks in two stacks: "
             "use a decoder-only model."
         )
-    return config.get_text_config()
+    return config.get_text_config()  # type: ignore[union-attr]
 
 
 def _sizes(model: Any, config: Any) -> Sizes:

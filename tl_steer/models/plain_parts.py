@@ -114,14 +114,14 @@ def _add_points(
 def _map_of(writer: _Ran, ran: Sequence[_Ran]) -> _Ran | None:
     """The first module to give what a part adds; what a norm behind it reads."""
     first = _first(writer.out, ran)
-    if first.module is writer.module and _is_norm(writer):
-        return None if writer.entering is None else _first(writer.entering, ran, None)
+    if first is not None and first.module is writer.module and _is_norm(writer):
+        return None if writer.entering is None else _first(writer.entering, ran)
     return first
 
 
-def _first(value: Tensor, ran: Sequence[_Ran], otherwise: Any = None) -> Any:
+def _first(value: Tensor, ran: Sequence[_Ran]) -> _Ran | None:
     same = (r for r in ran if r.out.shape == value.shape and torch.equal(r.out, value))
-    return next(same, otherwise)
+    return next(same, None)
 
 
 def _is_norm(writer: _Ran) -> bool:
