@@ -37,7 +37,8 @@ def installing(
         _refuse_missing(plain, fitting)
         edits = edits_for(plain, fitting, rows=rows, scale=scale, positions=positions)
     # The prompts are not known before they run.
-    unknown = None if edits.positions.everywhere else torch.zeros(1, 1, dtype=torch.bool)
+    none = torch.zeros(1, 1, dtype=torch.bool, device="cpu")
+    unknown = None if edits.positions.everywhere else none
     hooks = edits.hooks(rows=rows, prompt=unknown)
     if unknown is not None:
         follow_unnamed(scope, plain, hooks, edits.positions)
