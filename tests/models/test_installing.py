@@ -250,6 +250,24 @@ def test_what_may_be_a_prompt_or_generated_is_refused():
 
 
 @torch.no_grad()
+def test_a_pass_that_was_refused_says_nothing_of_the_next():
+    bank = bank_at("llama", positions=ts.Positions(start=3))[0]
+    model = plain("llama")
+    with bank.install(model):
+        with pytest.raises(PromptError, match="padding"):
+            model(IDS, attention_mask=torch.tensor([[1] * 5, [0] * 5]))
+        found = model.model(IDS).last_hidden_state  # as a wrapper calls it
+        with pytest.raises(PromptError, match="padding"):
+            model(IDS, attention_mask=torch.tensor([[1] * 5, [0] * 5]))
+        same = model.model(IDS, attention_mask=torch.ones_like(IDS)).last_hidden_state
+    share = torch.tensor([0.0, 0, 0, 1, 1])[:, None]
+    with adding(model, "llama", "hook_resid_post", share * bank.vectors[0]):
+        there = model.model(IDS).last_hidden_state
+    torch.testing.assert_close(found, there, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(same, there, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_model_is_as_before_after_errors_too_and_banks_nest():
     model, bank = plain("gpt2"), bank_at("gpt2")
     other = bank_at("gpt2", "hook_mlp_out")

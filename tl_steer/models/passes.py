@@ -47,7 +47,7 @@ class Passes:
     whole text is run again.
     """
 
-    def __init__(self, prompts: Sequence[Int[Tensor, " pos"]]) -> None:
+    def __init__(self, prompts: Sequence[Int[Tensor, " _"]]) -> None:
         self.shifts = True  # whether edits are told of padding on the left
         self.prompts = list(prompts)
         self.lengths = [len(row) for row in self.prompts]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.files.undo import Scope
 from tl_steer.hook_points.positions import Positions
+from tl_steer.models.hooks import layer_of
 from tl_steer.models.passes import Passes
 from tl_steer.models.plain import PlainModel
 from tl_steer.models.state import listen
@@ -39,9 +40,10 @@ def follow_unnamed(scope: Scope, model: PlainModel, hooks: Hooks, positions: Pos
     for _, function in hooks:
         function.passes = passes  # type: ignore[attr-defined]
     # From the outside in: a wrapper such as PEFT's generates with what it wraps.
+    listen(scope, model.original_model, passes.begun, before=True)
     for module in _around(model.original_model, model.blocks[0]):
         listen(scope, module, passes.called, before=True)
-    layers = {int(name.split(".")[1]) for name, _ in hooks}
+    layers = {layer_of(name) for name, _ in hooks}
     passes.listen(scope, model.embed, {layer: model.blocks[layer] for layer in layers})
 
 
@@ -67,6 +69,9 @@ class UnnamedPasses(Passes):
         super().__init__(())
         self.edits, self.positions, self.bos = edits, positions, bos
 
+    def begun(self, *_: Any) -> None:
+        self._mask = None  # of a pass that failed
+
     def called(self, _m: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         given = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if self._mask is None and isinstance(given, Tensor):
@@ -75,7 +80,9 @@ class UnnamedPasses(Passes):
     def _begin(self, ids: Tensor, width: int, cached: int | None) -> None:
         if not cached:
             self._refuse_uncached(ids)
-            self._take(ids)
+            mask, self._mask = self._mask, None
+            self._take(ids, mask)
+            self._mask = mask
         elif self._known is not None and ids.shape[1] > 1:
             raise PromptError(
                 f"The model reads {ids.shape[1]} tokens at once behind a cache, and whether they "
@@ -95,10 +102,10 @@ class UnnamedPasses(Passes):
                 "open another block."
             )
 
-    def _take(self, ids: Int[Tensor, "batch pos"]) -> None:
+    def _take(self, ids: Int[Tensor, "batch pos"], mask: Tensor | None) -> None:
         """These are the prompts from now on."""
-        real = self._real(ids)
-        self.prompts = [own[mask] for own, mask in zip(ids, real, strict=True)]
+        real = _real(ids, mask)
+        self.prompts = [own[there] for own, there in zip(ids, real, strict=True)]
         self.lengths = [len(row) for row in self.prompts]
         if min(self.lengths) == 0:
             raise PromptError(
@@ -112,13 +119,13 @@ class UnnamedPasses(Passes):
         for edit in self.edits:
             edit.prompt = chosen
 
-    def _real(self, ids: Tensor) -> Tensor:
-        mask = self._mask
-        if mask is None:
-            return torch.ones_like(ids, dtype=torch.bool)
-        if mask.shape != ids.shape:
-            raise PromptError(
-                f"attention_mask is {list(mask.shape)} for token ids {list(ids.shape)}, so where "
-                "padding is cannot be told: give one number for each token."
-            )
-        return mask.cpu().bool()
+
+def _real(ids: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return torch.ones_like(ids, dtype=torch.bool)
+    if mask.shape != ids.shape:
+        raise PromptError(
+            f"attention_mask is {list(mask.shape)} for token ids {list(ids.shape)}, so where "
+            "padding is cannot be told: give one number for each token."
+        )
+    return mask.cpu().bool()
