@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import PROMPTS, tokenizer
 from plain_families import bridged, fresh
 
@@ -21,7 +22,7 @@ def test_the_recipes_for_transformers_run(tmp_path, monkeypatch):
     named = {"prompts": PROMPTS[:1], "target": 3}
     asked = {"source": "blocks.1.hook_mlp_out", "n": 1, "radius": 2.0, "progress": False}
     said = {
-        "bank": ts.Bank.from_vectors(model, Additive(1, [[3.0] * 24]), **named),
+        "bank": ts.Bank.from_vectors(model, Additive(1, torch.ones(24)), **named),
         "adapters": ts.elicit(model, perturbation=ts.elicitation.Adapters(), **named, **asked),
         "model": model,
         "hf_model": fresh("llama"),
