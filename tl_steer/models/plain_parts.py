@@ -62,13 +62,14 @@ def _watch(scope: Scope, model: PlainModel, layer: int, block: nn.Module) -> Non
     here = _Block()
 
     def began(_m: Any, args: tuple[Any, ...], _kwargs: Any) -> None:
-        here.stream = args[0] if args else None
+        here.stream = args[0].clone() if args else None
 
     def inside(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         first = out[0] if isinstance(out, (tuple, list)) and out else out
         if isinstance(first, Tensor):
-            entering = args[0] if args and isinstance(args[0], Tensor) else None
-            here.ran.append(_Ran(module, entering, first))
+            entering = args[0].clone() if args and isinstance(args[0], Tensor) else None
+            # Copies, since some blocks go on in place with what a part gave them.
+            here.ran.append(_Ran(module, entering, first.clone()))
 
     def ended(_m: Any, _args: Any, out: Any) -> None:
         # At once, so that no more than one block's activations are held.
@@ -115,8 +116,9 @@ def _map_of(writer: _Ran, ran: Sequence[_Ran]) -> _Ran | None:
     """The first module to give what a part adds; what a norm behind it reads."""
     first = _first(writer.out, ran)
     if first is not None and first.module is writer.module and _is_norm(writer):
-        return None if writer.entering is None else _first(writer.entering, ran)
-    return first
+        first = None if writer.entering is None else _first(writer.entering, ran)
+    # Not a whole mixture of experts, which has no last map.
+    return first if first is not None and hasattr(first.module, "weight") else None
 
 
 def _first(value: Tensor, ran: Sequence[_Ran]) -> _Ran | None:
