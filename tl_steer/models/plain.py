@@ -107,7 +107,7 @@ class PlainModel:
         self.cfg = _sizes(model, config)
         self.blocks = _stack(model, self.cfg.n_layers)
         self.embed: nn.Module = model.get_input_embeddings()
-        self.bos = _token(config.bos_token_id if hasattr(config, "bos_token_id") else None)
+        self.bos = _token(getattr(config, "bos_token_id", None))
         self.hook_dict: dict[str, PlainPoint] = {}
         for i, block in enumerate(self.blocks):
             self.add(f"blocks.{i}.hook_resid_pre", block, before=True)

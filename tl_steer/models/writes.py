@@ -20,6 +20,8 @@ _LAST = {"attn": ("W_O", "hook_attn_out"), "mlp": ("W_out", "hook_mlp_out")}
 _MODULE = {"attn": "attn.o", "mlp": "mlp.out"}
 PARTS = tuple(_LAST)
 _TOLERANCE = 1e-3
+# What is added has to stand above the rounding of massive activations, in half precision too.
+_LOUD = 100.0
 
 
 def written_by(part: str) -> int:
@@ -89,7 +91,7 @@ def arrives_unchanged(model: HookedModel, start: str, end: str) -> bool:
     def add(_m: Any, _args: Any, out: Tensor) -> Tensor:
         g = torch.cos(torch.arange(out.shape[-1], device=out.device, dtype=torch.float32))
         added = torch.zeros_like(out)
-        added[1] = g.to(out)
+        added[1] = (_LOUD * g).to(out)
         seen[start] = added
         return out + added
 
