@@ -135,6 +135,8 @@ def test_what_a_lora_cannot_say_is_refused(tmp_path):
     refused(bank, SettingError, "one of 2")
     refused(bank[0], SettingError, "give model=", None)
     refused(dataclasses.replace(bank[0], positions=PROMPT), SettingError, "over-steers")
+    infinite = dataclasses.replace(bank[0], vectors=torch.full((1, 24), torch.inf))
+    refused(infinite, SettingError, "NaN or infinity")
     refused(bank_of("llama", Ablation(1, vectors())), SettingError, "'ablation'")
     first = bank_of("llama", Additive("blocks.0.hook_resid_pre", vectors()))
     refused(first, HookPointError, "in front of the first block")

@@ -59,9 +59,10 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     transformers calls its modules.
 
     Raises:
-        SettingError: several edits, other kinds or tokens, or no model.
+        SettingError: several edits, other kinds or tokens, numbers that are not finite, or no
+            model.
         HookPointError: a vector where no map's output is added to the stream as it is.
-        ForeignModelError, ModelError: the bank is another model's; the model is no bridge.
+        ModelError: the model is no bridge.
     """
     if model is None:
         raise SettingError(
@@ -71,9 +72,11 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     if len(bank) != 1:
         raise SettingError(f"A folder of {_TOOL}'s holds one adapter; choose one of {len(bank)}.")
     refuse_positions(bank, tool=_TOOL)
-    edits = bank.for_model(model)
+    edits = bank.perturbation()
     lora = _adapter(model, edits) if isinstance(edits, Adapter) else _vectors(model, edits)
     tensors = {name: values.contiguous() for name, values in lora.tensors.items()}
+    if not all(bool(values.isfinite().all()) for values in tensors.values()):
+        raise SettingError("These vectors hold NaN or infinity; expected finite numbers.")
     return {
         "adapter_config.json": to_text(_config(model, lora)).encode(),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
