@@ -260,11 +260,16 @@ def test_a_pass_that_was_refused_says_nothing_of_the_next():
         with pytest.raises(PromptError, match="padding"):
             model(IDS, attention_mask=torch.tensor([[1] * 5, [0] * 5]))
         same = model.model(IDS, attention_mask=torch.ones_like(IDS)).last_hidden_state
+        embedded = model.get_input_embeddings().weight[IDS]
+        with pytest.raises(PromptError, match="token ids"):
+            model(inputs_embeds=embedded, attention_mask=torch.tensor([[1] * 5, [0, 0, 1, 1, 1]]))
+        again = model(IDS, output_hidden_states=True).hidden_states[-1]
     share = torch.tensor([0.0, 0, 0, 1, 1])[:, None]
     with adding(model, "llama", "hook_resid_post", share * bank.vectors[0]):
         there = model.model(IDS).last_hidden_state
     torch.testing.assert_close(found, there, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(same, there, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(again, there, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -283,6 +288,18 @@ def test_the_model_is_as_before_after_errors_too_and_banks_nest():
         torch.testing.assert_close(found, model(IDS).logits, rtol=1e-5, atol=1e-5)
     assert state_of(model) == before
     assert torch.equal(model(IDS).logits, clean)
+
+
+@torch.no_grad()
+def test_a_hook_of_ones_own_inside_of_a_block_makes_no_other_model_of_it():
+    model, bank = plain("gpt2"), bank_at("gpt2")[0]
+    norm = model.transformer.h[0].ln_2
+    handle = norm.register_forward_hook(lambda _m, _args, out: 5 * out)
+    with bank.install(model):
+        found = model(IDS).logits
+    with adding(model, "gpt2", "hook_resid_post", bank.vectors[0]):
+        torch.testing.assert_close(found, model(IDS).logits, rtol=1e-5, atol=1e-5)
+    handle.remove()
 
 
 def test_a_hook_that_somebody_takes_off_is_noticed():
