@@ -1,6 +1,16 @@
 """The formats that ship; they enter by the door that users have."""
 
-from tl_steer.interop import easysteer, gguf, gguf_lora, hotwire, lm_eval, lora, peft, svec, vllm_lens
+from tl_steer.interop import (
+    easysteer,
+    gguf,
+    gguf_lora,
+    hotwire,
+    lm_eval,
+    lora,
+    peft,
+    svec,
+    vllm_lens,
+)
 from tl_steer.interop.formats import FORMATS as FORMATS, register
 
 register("easysteer", write=easysteer.write)
