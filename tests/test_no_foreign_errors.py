@@ -219,6 +219,16 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
         entered(ts.perturbing),
         lambda m: {"model": m, "perturbation": bank_of(m)[0], "rows": None, "tokens": None},
     ),
+    "install": (
+        entered(ts.Bank.install),
+        lambda m: {
+            "self": bank_of(m)[0],
+            "model": m.original_model,
+            "rows": None,
+            "scale": 2,
+            "positions": ts.Positions(last=1),
+        },
+    ),
     "capturing": (entered(ts.capturing), lambda m: {"model": m, "names": [SOURCE]}),
     "shuffled": (entered(ts.models.shuffled), lambda m: {"model": m, "seed": 0}),
     "watch": (
@@ -334,7 +344,7 @@ for kind in SETTINGS:
     }
     CALLS[kind.__name__] = kind, lambda _, defaults=defaults: dict(defaults)
 # Whose place is taken by something else is not this call at all.
-OWN = {("score", "monitor"), ("bank[...]", "bank"), ("push_to_hub", "bank")}
+OWN = {("install", "self"), ("score", "monitor"), ("bank[...]", "bank"), ("push_to_hub", "bank")}
 
 WITHOUT = {kind.__name__ for kind in SETTINGS if not dataclasses.fields(kind)}
 WITH_ARGUMENTS = sorted(set(CALLS) - WITHOUT)

@@ -41,6 +41,13 @@ def _perturbed(model: Any) -> None:
         model(_ids(model))
 
 
+def _installed(model: Any) -> None:
+    plain = getattr(model, "original_model", None)
+    if plain is not None:
+        with bank_of(model)[0].install(plain, positions=ts.Positions(last=1)):
+            plain(_ids(model))
+
+
 def _shuffled(model: Any) -> None:
     with ts.models.shuffled(model), ts.models.frozen(model):
         model(_ids(model))
@@ -83,6 +90,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "contrast": lambda m: ts.contrast(m, PROMPTS[:1], PROMPTS[1:], source=SOURCE),
     "watch": _watched,
     "perturbing": _perturbed,
+    "install": _installed,
     "shuffled": _shuffled,
     "segment": _segment,
 }

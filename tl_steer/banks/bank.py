@@ -6,10 +6,11 @@ A bank is a value. Slicing, sorting, merging and arithmetic make new banks.
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.file import BANK_FILE, contents_of, load_checkpoint
@@ -21,11 +22,12 @@ from tl_steer.files.signatures import checked, typed
 from tl_steer.files.tables import MOST_ROWS, Sheet
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Point
+from tl_steer.models.installing import installing
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch
 from tl_steer.objectives.divergence import Displacement, Divergence
 from tl_steer.perturbations.kinds import kind_of
-from tl_steer.perturbations.perturbation import Hooks, Perturbation
+from tl_steer.perturbations.perturbation import Hooks, Perturbation, Scale
 
 
 class Bank(Pretrained):
@@ -82,6 +84,46 @@ class Bank(Pretrained):
         Nothing can check here that the model is the right one; `perturbing` does.
         """
         return self.perturbation().hooks(rows=rows, prompt=prompt)
+
+    @typed
+    def install(
+        self,
+        model: Any,
+        *,
+        rows: Int[Tensor, " batch"] | None = None,
+        scale: Scale = 1,
+        positions: Positions | None = None,
+    ) -> AbstractContextManager[Any]:
+        """Steer a plain transformers model inside a `with` block, without TransformerLens.
+
+            with bank[4].install(model):
+                model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=40)
+
+        The hooks are PyTorch's own, on the model's modules, and are taken off at the end, after
+        exceptions too. Logits are those of `perturbing` on the same weights.
+
+        Args:
+            model: what `AutoModelForCausalLM` gives, with one stack of decoder blocks.
+            rows: with several vectors, the one for each batch row.
+            scale: how strongly it acts: a number, or one for each vector.
+            positions: other tokens than the bank's own. Where not all are edited alike, a pass
+                without a cache is taken to be one of prompts, whole, and what comes behind its
+                cache to be generated; the model's `attention_mask` tells padding, and its config
+                what BOS is.
+
+        Raises:
+            ModelError: no such model.
+            ForeignModelError: the bank was made for another.
+            HookPointError: a point other than the residual stream, attention's and MLP's outputs
+                and what their last maps read; or one that this model's blocks do not have.
+            SettingError: several vectors but no rows.
+            PromptError: from inside the model, where prompts and what was generated cannot be
+                told apart.
+
+        Wrong to use with banks of attention's parts (`hook_z`) that were learned in compatibility
+        mode, which moves biases from one place to another.
+        """
+        return installing(model, self, rows=rows, scale=scale, positions=positions)
 
     def digest(self) -> str:
         """Identifies what the bank does and where, labels and scores aside: 16 hex digits."""

@@ -111,7 +111,7 @@ class Directions:
             model,
             edits,
             prompts=prompts,
-            target=_behind(model, max(self.layers)) if target is None else target,
+            target=target_behind(model, max(self.layers)) if target is None else target,
             labels=self.labels or None,
         )
 
@@ -135,12 +135,7 @@ def directions_of(
             several for a tool that knows one.
         HookPointError: vectors that are added elsewhere.
     """
-    if bank.positions not in positions:
-        raise SettingError(
-            f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
-            "every token, and a vector that was trained at some over-steers there. Learn it at "
-            "every token (positions=Positions()), or steer with tl_steer itself."
-        )
+    refuse_positions(bank, tool=tool, positions=positions)
     edits = bank.perturbation()
     parts = edits.parts if isinstance(edits, MultiSite) else (edits,)
     layers: dict[int, Tensor] = {}
@@ -180,7 +175,23 @@ def _refuse_unlike(layers: Mapping[int, Tensor], *, one: bool) -> None:
         )
 
 
-def _behind(model: HookedModel, layer: int) -> int:
+def refuse_positions(
+    bank: Bank, *, tool: str, positions: Sequence[Positions] = (EVERYWHERE,)
+) -> None:
+    """Refuse a bank that acts on tokens which a tool cannot choose.
+
+    Raises:
+        SettingError: saying which.
+    """
+    if bank.positions not in positions:
+        raise SettingError(
+            f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
+            "every token, and a vector that was trained at some over-steers there. Learn it at "
+            "every token (positions=Positions()), or steer with tl_steer itself."
+        )
+
+
+def target_behind(model: HookedModel, layer: int) -> int:
     """Where an effect is measured unless said: two thirds of the way through what is left."""
     last = int(model.cfg.n_layers) - 1
     return layer + -(-2 * (last - layer) // 3)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits
@@ -12,13 +12,25 @@ from tl_steer.errors import BankFileError, SettingError, WriteError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import did_you_mean
 from tl_steer.files.write import write_beside
-from tl_steer.interop.directions import Directions
 from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import Prompts, TokenBatch
 
 # A file's bytes; or, for a folder, those of each file in it by its name.
 Content: TypeAlias = bytes | Mapping[str, bytes]
 Write: TypeAlias = Callable[[Bank, HookedModel | None], Content]
-Read: TypeAlias = Callable[[Path], Directions]
+
+
+@runtime_checkable
+class Found(Protocol):
+    """What a file holds, before there is a model: `Directions`, or edits of another kind."""
+
+    def bank(
+        self, model: HookedModel, *, prompts: Prompts | TokenBatch, target: int | str | None = None
+    ) -> Bank:
+        """A bank of it, with what it does on these prompts; see `Directions.bank`."""
+
+
+Read: TypeAlias = Callable[[Path], Found]
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,8 @@ def register(name: str, *, write: Write, read: Read | None = None) -> None:
         write: `(bank, model)` to the bytes of a file, or to those of each file of a folder by its
             name. The model is `None` unless the caller gave one. It refuses (`SettingError`,
             `HookPointError`) what the format cannot say: other kinds, places or tokens.
-        read: `(path)` to `Directions`. What is in the file is hostile.
+        read: `(path)` to `Directions`, or to what else has a `bank`. What is in the file is
+            hostile.
 
     Raises:
         SettingError: another format has the name.
@@ -86,8 +99,9 @@ def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None =
 
 
 @typed
-def read(path: str | Path, *, format: str) -> Directions:
-    """What another tool's file holds: vectors, and the blocks at whose output they are added.
+def read(path: str | Path, *, format: str) -> Found:
+    """What another tool's file holds: as a rule `Directions`, vectors and the blocks at whose
+    output they are added.
 
     Raises:
         SettingError: an unknown format, or one that is only written.

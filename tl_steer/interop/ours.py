@@ -6,7 +6,9 @@ from tl_steer.interop import (
     gguf_lora,
     hotwire,
     lm_eval,
+    lora,
     neuronpedia,
+    peft,
     svec,
     vllm_lens,
 )
@@ -18,5 +20,6 @@ register("gguf-lora", write=gguf_lora.write)
 register("hotwire", write=hotwire.write)
 register("lm-eval", write=lm_eval.write)
 register("neuronpedia", write=neuronpedia.write)
+register("peft", write=peft.write, read=lora.read)
 register("svec", write=svec.write, read=svec.read)
 register("vllm-lens", write=vllm_lens.write, read=vllm_lens.read)

@@ -76,27 +76,43 @@ def perturbing(
         PromptError, ShapeError: from inside the model, where it runs other prompts than `tokens`,
             or goes on behind padding.
     """
-    if isinstance(perturbation, type) or not isinstance(perturbation, Steering):
-        raise ShapeError(_no_steering(perturbation))
-    perturbation = perturbation.for_model(model).used(scale, positions)
-    for site in perturbation.sites:
-        resolve(model, site)
-    some = tokens is not None and not perturbation.positions.everywhere
-    prompt = tokens.select(perturbation.positions) if tokens is not None and some else None
-    if rows is not None and int(rows.max()) >= len(perturbation):
-        raise ShapeError(
-            f"rows= names vector {int(rows.max())}, but there are {len(perturbation)}."
-        )
-    hooks = perturbation.hooks(rows=rows, prompt=prompt)
+    edits = edits_for(model, perturbation, rows=rows, scale=scale, positions=positions)
+    some = tokens is not None and not edits.positions.everywhere
+    prompt = tokens.select(edits.positions) if tokens is not None and some else None
+    hooks = edits.hooks(rows=rows, prompt=prompt)
     for name, _ in hooks:
         if name not in model.hook_dict:
             resolve(model, name)  # raises, with the nearest names
-    refuse_nonlinear(model, perturbation.maps)
     if tokens is not None:
         _follow(scope, model, hooks, tokens, shifts=prompt is None)
+    install_watched(scope, model, hooks)
+    return model
+
+
+def edits_for(
+    model: HookedModel,
+    perturbation: Any,
+    *,
+    rows: Tensor | None,
+    scale: Scale,
+    positions: Positions | None,
+) -> Perturbation:
+    """The edits that are asked for, if they can act on this model; see `perturbing`."""
+    if isinstance(perturbation, type) or not isinstance(perturbation, Steering):
+        raise ShapeError(_no_steering(perturbation))
+    edits = perturbation.for_model(model).used(scale, positions)
+    for site in edits.sites:
+        resolve(model, site)
+    if rows is not None and int(rows.max()) >= len(edits):
+        raise ShapeError(f"rows= names vector {int(rows.max())}, but there are {len(edits)}.")
+    refuse_nonlinear(model, edits.maps)
+    return edits
+
+
+def install_watched(scope: Scope, model: HookedModel, hooks: Hooks) -> None:
+    """Hooks that have to fire whenever their blocks run, until the scope ends."""
     scope.enter_context(installed(model, hooks))
     _watch_firing(scope, model, hooks)
-    return model
 
 
 def _no_steering(given: object) -> str:

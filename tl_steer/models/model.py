@@ -43,7 +43,8 @@ class _ByAttribute(_ProtocolMeta):
         elif config is not None and "hook_dict" in missing:
             advice = (
                 "it is a transformers model: wrap it with "
-                "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer)."
+                "TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=tokenizer), "
+                "or only steer it: bank[4].install(model)."
             )
         else:
             advice = "load one by load_model(...), or see HookedModel for what yours needs."

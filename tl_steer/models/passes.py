@@ -31,14 +31,12 @@ def follow(
     embed = getattr(model, "embed", None)
     if not isinstance(embed, nn.Module):
         return None
-    passes = Passes(tokens)
+    passes = Passes([row.cpu() for row in tokens.rows()])
     # The model itself, and what a bridge wraps: hf_generate calls that one alone.
     for module in {id(m): m for m in (model, getattr(model, "original_model", None))}.values():
         if isinstance(module, nn.Module):
             listen(scope, module, passes.called, before=True)
-    listen(scope, embed, passes.embedded, before=True)
-    for layer in sorted(set(layers)):
-        listen(scope, model.blocks[layer], passes.entering(layer), before=True)
+    passes.listen(scope, embed, {layer: model.blocks[layer] for layer in layers})
     return passes
 
 
@@ -49,9 +47,9 @@ class Passes:
     whole text is run again.
     """
 
-    def __init__(self, tokens: TokenBatch) -> None:
+    def __init__(self, prompts: Sequence[Int[Tensor, " _"]]) -> None:
         self.shifts = True  # whether edits are told of padding on the left
-        self.prompts = [row.cpu() for row in tokens.rows()]
+        self.prompts = list(prompts)
         self.lengths = [len(row) for row in self.prompts]
         self._mask: Tensor | None = None
         self._ids: Tensor | None = None  # embedded, and not yet in a block
@@ -60,6 +58,12 @@ class Passes:
         self._known: Tensor | None = None  # ids of the run so far
         self._width = 0
         self._ends: list[int] = []  # behind the last real token of every row of the first pass
+
+    def listen(self, scope: Scope, embed: nn.Module, blocks: Mapping[int, nn.Module]) -> None:
+        """Be told of what is embedded, and of what enters these blocks, until the scope ends."""
+        listen(scope, embed, self.embedded, before=True)
+        for layer, block in sorted(blocks.items()):
+            listen(scope, block, self.entering(layer), before=True)
 
     def called(self, _m: Any, _args: Any, kwargs: Mapping[str, Any]) -> None:
         mask = kwargs.get("attention_mask")

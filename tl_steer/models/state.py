@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -137,7 +137,12 @@ def _set_modes(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 def without_hooks(scope: Scope, model: HookedModel) -> None:
     """The bare model: every hook on a hook point or block is set aside, and put back as it was."""
     # Blocks too: `perturbing` counts how often its block runs, and this run is not the user's.
-    points = {id(point): point for point in (*model.hook_dict.values(), *model.blocks)}.values()
+    set_aside(scope, (*model.hook_dict.values(), *model.blocks))
+
+
+def set_aside(scope: Scope, modules: Iterable[Any]) -> None:
+    """The modules are without hooks while the scope lasts."""
+    points = {id(point): point for point in modules}.values()
     kept = [(point, point._forward_hooks, point._forward_pre_hooks) for point in points]
     scope.undo(_hang, kept)
     _hang([(point, type(hooks)(), type(hooks)()) for point, hooks, _ in kept])
@@ -148,7 +153,7 @@ def _hang(kept: Sequence[tuple[Any, Any, Any]]) -> None:
         point._forward_hooks, point._forward_pre_hooks = hooks, pre_hooks
 
 
-def listen(scope: Scope, module: nn.Module, hook: Callable[..., Any], *, before: bool) -> None:
+def listen(scope: Scope, module: Any, hook: Callable[..., Any], *, before: bool) -> None:
     """One of PyTorch's own hooks: in front of a module with its keyword arguments, or behind it."""
     if before:
         number = hook_number(
