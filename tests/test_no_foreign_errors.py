@@ -147,6 +147,23 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "batch_rows": 4,
         },
     ),
+    "grid plan": (
+        ts.elicitation.GridPlan,
+        lambda _: {
+            "sources": [1],
+            "targets": [3],
+            "prompts": {"set": PROMPTS},
+            "radii": [2.0],
+            "methods": ["power"],
+            "seeds": [0],
+            "n": 2,
+            "last": 1,
+            "random": 0,
+            "sweep": {},
+        },
+    ),
+    "swept": (ts.sweeps.Swept, lambda _: {"prompts": tuple(PROMPTS), "n_random": 1}),
+    "ray": (ts.models.Ray, lambda _: {"workers": 1, "cpus": 1, "gpus": 0, "tries": 1}),
     "scan": (
         ts.scan,
         lambda m: {

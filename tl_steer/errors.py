@@ -68,6 +68,14 @@ class SweepFileError(SteerError):
     """A sweep's folder that is damaged, of another sweep, or cannot be written."""
 
 
+class GridFileError(SteerError):
+    """A grid's folder that is damaged, of another grid, or cannot be written."""
+
+
+class WorkerError(SteerError, RuntimeError):
+    """A worker of a cluster that died, or failed at what no error of ours is for."""
+
+
 class WriteError(SteerError, OSError):
     """A file that cannot be written; what was there before is whole."""
 

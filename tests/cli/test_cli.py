@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli, objectives
+from tl_steer.elicitation import searching
 from tl_steer.monitoring.audit import AuditLog
 
 runner = CliRunner()
@@ -138,6 +139,29 @@ def test_sweep_scores_continuations_and_chooses_vectors(tiny, tmp_path):
     assert len(found["evidence"]["1.0"]) == 1
     with pytest.raises(ts.SteerError, match="--save"):
         run("sweep", path, "--prompts", rows, "--resume")
+
+
+def test_grid_searches_what_a_plan_says_and_draws_the_pairs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "load_model", ts.load_model)
+    plan, folder, page = tmp_path / "plan.toml", tmp_path / "grid", tmp_path / "pairs.html"
+    plan.write_text(
+        f"model = 'tiny'\nsources = [0, 1]\ntargets = [2, 3]\nradii = [2.0]\nn = 2\n"
+        f"[prompts]\nhouse = ['{PROMPTS[0]}']\n[sweep]\nprompts = {PROMPTS[1:]}\nn_random = 3\n",
+        "utf-8",
+    )
+    done = run("grid", plan, "--save", folder, "--view", page)
+    assert done.exit_code == 0, done.output
+    assert "4 of 4 cells, 0 failed" in done.output
+    assert '"sources":["0","1"]' in page.read_text("utf-8")
+    found = json.loads(run("grid", plan, "--save", folder, "--resume", "--json").output)
+    assert [row["file"] is None for row in found["rows"]] == [False] * 4
+    bank = ts.elicitation.load_grid(folder).bank(3)
+    prompts = [ts.chat(prompt) for prompt in PROMPTS[1:]]
+    alone = ts.sweep(tiny, bank, prompts, metrics=["kl"], n_random=3, progress=False).rows()
+    assert found["rows"][3]["sweep"] == max(row["systematicness"] for row in alone)
+    assert bank.scores["prevalence"].tolist() == pytest.approx([row["prevalence"] for row in alone])
+    with pytest.raises(ts.SteerError, match="--workers as well"):
+        run("grid", plan, "--save", folder, "--gpus", "0.5")
 
 
 def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):

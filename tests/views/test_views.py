@@ -104,6 +104,19 @@ SWEEP = [
     | {"prevalence_high": 0.3 * i, "consistency": 1 - 0.1 * i}
     for i in range(4)
 ]
+PAIRS = [
+    {"source": source, "target": target, "radius": f"{ATTACKS[1]}{radius}", "method": "power"}
+    | {"gain": 0.5 * i if i != 4 else None, "error": None if i != 4 else ATTACKS[0]}
+    for i, (source, target, radius) in enumerate(
+        [
+            ("2", ATTACKS[0], 1),
+            ("2", ATTACKS[0], 2),
+            ("10", "blocks.3.hook_resid_post", 1),
+            ("10", "blocks.12.hook_resid_post", 1),
+            ("2", "blocks.12.hook_resid_post", 2),
+        ]
+    )
+]
 ALERTS = {
     "token": [*ATTACKS, "quiet"],
     "score": [0.1 * i for i in range(len(ATTACKS))] + [float("nan")],
@@ -136,6 +149,7 @@ def all_views(one, seen=None):
         ts.views.bank_map(bank_of(one).label(1, ATTACKS[1])),
         ts.views.selection_scores(selection),
         ts.views.sweep_view(SWEEP),
+        ts.views.scan_view(PAIRS),
         ts.views.alerts_view(ALERTS),
     ]
 
@@ -361,6 +375,34 @@ def test_tables_may_be_rows_columns_or_frames():
         ts.views.sweep_view([{"vector": "a", "label": "b"}])
     with pytest.raises(SettingError, match="column 'score'"):
         ts.views.alerts_view([{"token": "a"}])
+
+
+def test_pairs_are_in_the_order_of_layers_and_settings_that_differ_can_be_chosen():
+    data = ts.views.scan_view(PAIRS).data
+    assert data["sources"] == ["2", "10"]
+    layers = ["blocks.3.hook_resid_post", "blocks.12.hook_resid_post"]
+    assert data["targets"] == [*layers, ATTACKS[0]]
+    assert data["quantities"] == ["gain"]
+    assert [setting["name"] for setting in data["settings"]] == ["radius"]
+    assert [cell["at"] for cell in data["cells"]] == [[0, 2], [0, 2], [1, 0], [1, 1], [0, 1]]
+    assert [cell["values"] for cell in data["cells"]] == [[0.0], [0.5], [1.0], [1.5], [None]]
+    assert data["cells"][4]["error"] == ATTACKS[0]
+    assert "largest gain: 1.5, from 10 to blocks.12" in repr(ts.views.scan_view(PAIRS))
+
+
+def test_a_scan_is_drawn_by_its_pairs():
+    pair = ts.elicitation.Pair(
+        "blocks.0.hook_resid_post", "blocks.2.hook_resid_post", (4.0,), 3.0, 6.0
+    )
+    data = ts.views.scan_view(ts.elicitation.Scan((pair,))).data
+    assert (data["quantities"], data["cells"][0]["values"]) == (["gain", "directions"], [2.0, 1.0])
+    with pytest.raises(SettingError, match="expected columns source and target"):
+        ts.views.scan_view([{"source": "1", "gain": 2.0}])
+    with pytest.raises(SettingError, match="holds numbers"):
+        ts.views.scan_view([{"source": "1", "target": "2", "error": "x"}])
+    many = [{"source": str(i), "target": "2", "gain": 1.0} for i in range(201)]
+    with pytest.raises(SettingError, match="201 of source; a map shows 200"):
+        ts.views.scan_view(many)
 
 
 def test_what_fired_follows_from_the_threshold():

@@ -12,6 +12,7 @@ from rich.text import Text
 import tl_steer as ts
 from tl_steer.files.text import plain
 from tl_steer.hook_points.positions import NAMED, Positions
+from tl_steer.models.tokens import templated
 
 app = typer.Typer(
     name="tl-steer",
@@ -95,10 +96,6 @@ def point_of(told: str) -> str | int:
 
 def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:
     return list(prompts) if raw or not templated(model) else [ts.chat(p) for p in prompts]
-
-
-def templated(model: Any) -> bool:
-    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
 
 
 def picked(bank: Any, vectors: list[int] | None) -> Any:

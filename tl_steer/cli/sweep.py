@@ -23,9 +23,9 @@ from tl_steer.cli.app import (
     picked,
     positions_of,
     tell,
-    templated,
 )
 from tl_steer.errors import SettingError
+from tl_steer.models.tokens import templated
 
 
 @app.command()

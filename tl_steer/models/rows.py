@@ -31,6 +31,14 @@ class Row:
     prompt: int
 
 
+@dataclass(frozen=True, eq=False)
+class RowBatch:
+    """Rows that are run together, and their prompts."""
+
+    rows: list[Row]
+    ids: Int[Tensor, "batch pos"]
+
+
 def by_row(
     model: HookedModel,
     edits: Perturbation,
@@ -42,24 +50,33 @@ def by_row(
     """Call `work(ids, rows)` with the model under every edit on every prompt; keep its items by
     row. `edits.beside_unsteered()` puts the unsteered model into the same batches."""
     done: dict[Row, Item] = {}
-    for rows, ids in _batches(tokens, len(edits), batch_rows):
-        which = torch.tensor([row.vector for row in rows], dtype=torch.long, device="cpu")
-        everywhere = edits.positions.everywhere  # nothing has to be found then
-        own = None if everywhere else tokens.take([row.prompt for row in rows])
-        with perturbing(model, edits.to(ids.device), rows=which, tokens=own):
-            done.update(zip(rows, work(ids, rows), strict=True))
+    for batch in row_batches(tokens, len(edits), batch_rows):
+        done.update(zip(batch.rows, run_rows(model, edits, tokens, batch, work), strict=True))
     return done
 
 
-def _batches(
-    tokens: TokenBatch, n: int, most: int
-) -> list[tuple[list[Row], Int[Tensor, "batch pos"]]]:
+def run_rows(
+    model: HookedModel,
+    edits: Perturbation,
+    tokens: TokenBatch,
+    batch: RowBatch,
+    work: Callable[[Int[Tensor, "batch pos"], list[Row]], Sequence[Item]],
+) -> Sequence[Item]:
+    """One batch of `by_row`."""
+    which = torch.tensor([row.vector for row in batch.rows], dtype=torch.long, device="cpu")
+    everywhere = edits.positions.everywhere  # nothing has to be found then
+    own = None if everywhere else tokens.take([row.prompt for row in batch.rows])
+    with perturbing(model, edits.to(batch.ids.device), rows=which, tokens=own):
+        return work(batch.ids, batch.rows)
+
+
+def row_batches(tokens: TokenBatch, n: int, most: int) -> list[RowBatch]:
     """All rows, split into batches of one prompt length each."""
     by_length: defaultdict[int, list[Row]] = defaultdict(list)
     for prompt, length in enumerate(tokens.lengths.tolist()):
         by_length[length] += [Row(vector, prompt) for vector in range(n)]
     return [
-        (rows[i : i + most], tokens.ids[[r.prompt for r in rows[i : i + most]], :length])
+        RowBatch(rows[i : i + most], tokens.ids[[r.prompt for r in rows[i : i + most]], :length])
         for length, rows in by_length.items()
         for i in range(0, len(rows), most)
     ]

@@ -89,6 +89,11 @@ def chat(text: str, *, system: str | None = None) -> list[dict[str, str]]:
     return [*turns, {"role": "user", "content": text}]
 
 
+def templated(model: Any) -> bool:
+    """Whether the model's tokenizer has a chat template."""
+    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
+
+
 @checked
 def tokenize(model: HookedModel, prompts: Prompts | TokenBatch) -> TokenBatch:
     """Tokenize as TransformerLens would, prompt by prompt, and nothing cut off.

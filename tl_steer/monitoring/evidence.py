@@ -1,8 +1,7 @@
 """What a monitor is fitted on: clean traffic, and what every vector does to it."""
 
-import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,15 +12,17 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE
+from tl_steer.models.engine import Engine, dealt, setup_of
 from tl_steer.models.lookup import resolve
-from tl_steer.models.model import HookedModel
-from tl_steer.models.rows import Row, by_row
+from tl_steer.models.model import HookedModel, device_of
+from tl_steer.models.rows import Row, RowBatch, row_batches, run_rows
 from tl_steer.models.state import frozen
 from tl_steer.models.taps import host_of
-from tl_steer.models.tokens import tokenize
+from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.monitoring.detectors.detector import Reference
 from tl_steer.monitoring.replays import NOTHING, Replays
 from tl_steer.monitoring.traffic import Kept, Traffic, kept_of
+from tl_steer.perturbations.perturbation import Perturbation
 
 # Activations under a vector are kept at few generated tokens of a prompt: neighbours are alike.
 _KEPT_TOKENS = 4
@@ -60,13 +61,15 @@ def spoken_effects(
     traffic: Traffic,
     *,
     batch_rows: int = 64,
+    engine: Engine | None = None,
 ) -> dict[str, Effects]:
     """Measure a bank's effects on the clean requests of `traffic`, at every site it has.
 
     Every vector is added at every token and answers in its own words, greedily, so a response at
     generated tokens is what the vector does and what it makes the model say. (With clean answers
     held fixed, a vector that brings a behaviour out leaves no trace of it.) Costs a generation for
-    every vector and request; one to two dozen requests are enough for means.
+    every vector and request; one to two dozen requests are enough for means. An `engine`
+    (`models.Ray`) deals them out in batches, for a model that came from `load_model`.
 
     Raises:
         ForeignModelError: the bank was made for another model.
@@ -76,25 +79,48 @@ def spoken_effects(
     if not len(traffic) or batch_rows < 1:
         raise SettingError(f"{len(traffic)} requests, batch_rows={batch_rows}: expected 1 or more.")
     check_fits(model, bank.provenance)
-    everywhere = dataclasses.replace(bank, positions=EVERYWHERE).perturbation()
+    everywhere = replace(bank, positions=EVERYWHERE).perturbation()
     tokens = tokenize(model, list(traffic.prompts))
-    sites = [resolve(model, name, target=True) for name in traffic.activations]
-    host, horizon = host_of(model, sites), traffic.mask.shape[1] - 1
-
-    def listen(ids: Tensor, rows: list[Row]) -> list[Kept]:
-        return kept_of(model, ids, host, horizon)
-
-    with frozen(model), torch.no_grad():
-        made = by_row(model, everywhere, tokens, listen, batch_rows=batch_rows)
+    horizon = traffic.mask.shape[1] - 1
+    listening = _Listening(everywhere, tokens, tuple(traffic.activations), horizon)
+    batches = [replace(b, ids=b.ids.cpu()) for b in row_batches(tokens, len(bank), batch_rows)]
+    made: dict[Row, Kept] = {}
+    with dealt(engine, setup_of(engine, model, listening), batches) as outcomes:
+        for outcome in outcomes:
+            made.update(zip(outcome.item.rows, outcome.get(), strict=True))
     heard = [[made[Row(v, p)] for p in range(len(tokens))] for v in range(len(bank))]
     said = _answers(heard, horizon)
     return {
-        name: dataclasses.replace(
+        name: replace(
             effects_of([[kept.activations[i] for kept in row] for row in heard], traffic, name),
             said=said,
         )
         for i, name in enumerate(traffic.activations)
     }
+
+
+@dataclass(frozen=True, eq=False)
+class _Listening:
+    """What hears a batch of answers under the vectors, here or in a worker."""
+
+    edits: Perturbation
+    tokens: TokenBatch
+    sites: tuple[str, ...]
+    horizon: int
+
+    def __call__(self, model: HookedModel) -> Callable[[RowBatch], Sequence[Kept]]:
+        sites = [resolve(model, name, target=True) for name in self.sites]
+        host, device = host_of(model, sites), device_of(model)
+
+        def listen(ids: Tensor, rows: list[Row]) -> list[Kept]:
+            return kept_of(model, ids, host, self.horizon)
+
+        def hear(batch: RowBatch) -> Sequence[Kept]:
+            with frozen(model), torch.no_grad():
+                there = replace(batch, ids=batch.ids.to(device))
+                return run_rows(model, self.edits, self.tokens, there, listen)
+
+        return hear
 
 
 def _answers(heard: list[list[Kept]], horizon: int) -> Int[Tensor, "vec prompt pos"] | None:

@@ -23,6 +23,7 @@ from tl_steer.errors import NotFiniteError, PromptError, SettingError
 from tl_steer.files.describe import describe
 from tl_steer.files.signatures import object_of, typed
 from tl_steer.hook_points.site import Point
+from tl_steer.models.engine import Engine
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
@@ -78,6 +79,7 @@ class Monitor(Panel):
         effect_prompts: int = 16,
         seed: int = 0,
         batch_rows: int = 32,
+        engine: Engine | None = None,
     ) -> "Monitor":
         """Fit a monitor on prompts that are clean, and like those of deployment.
 
@@ -107,6 +109,9 @@ class Monitor(Panel):
             effect_prompts: clean requests that vectors' effects are measured on. Leave those that
                 the bank was learned on out of `clean_prompts`: there, most vectors do what they do
                 nowhere else, and would be named for it.
+            engine: who measures effects, in batches of vectors and requests, such as
+                `models.Ray(workers=8, gpus=0.5)`, for a model that came from `load_model`; this
+                process where there is none.
 
         Raises:
             ForeignModelError: the bank was made for another model.
@@ -133,7 +138,7 @@ class Monitor(Panel):
         return cls.of(
             chosen,
             traffic,
-            spoken_effects(model, chosen, few),
+            spoken_effects(model, chosen, few, engine=engine),
             identity_of(model, tokens, names),
             split=split,
             score=score,

@@ -16,4 +16,5 @@ from tl_steer.sweeps.prompts import PromptSource as PromptSource, source_of as s
 from tl_steer.sweeps.result import SweepResult as SweepResult, load_sweep as load_sweep
 from tl_steer.sweeps.scorer import Scorer as Scorer, refusal as refusal, regex as regex
 from tl_steer.sweeps.sweep import sweep as sweep
+from tl_steer.sweeps.swept import Swept as Swept
 from tl_steer.sweeps.systematic import Evidence as Evidence

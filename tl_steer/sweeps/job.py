@@ -1,7 +1,8 @@
 """A sweep under way: rows to tokens, part after part, on disk or in memory."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError, SweepFileError
 from tl_steer.hook_points.positions import Positions
+from tl_steer.models.engine import Engine, dealt
 from tl_steer.models.model import HookedModel, context_of
 from tl_steer.models.tokens import whole
-from tl_steer.sweeps.cells import Cells, Read
+from tl_steer.sweeps.bench import Measured, Part
+from tl_steer.sweeps.cells import Read
 from tl_steer.sweeps.folder import Folder, refuse_other
 from tl_steer.sweeps.prompts import Asked
 from tl_steer.sweeps.result import SweepResult
@@ -46,7 +50,7 @@ class Reader:
             tokens = whole(self.model, row.prompt)
         except PromptError as error:
             raise PromptError(f"{row.where}: {error}") from error
-        ids, context = tokens.ids[0], context_of(self.model)
+        ids, context = tokens.ids[0].cpu(), context_of(self.model)
         if self.truncate is not None and len(ids) > self.truncate:
             kept = int(tokens.has_bos[0]) if self.truncate > 1 else 0
             ids = torch.cat([ids[:kept], ids[len(ids) - self.truncate + kept :]])
@@ -71,16 +75,18 @@ class Job:
 
     Args:
         asked: what makes the sweep the one it is.
+        setup: makes what measures parts, here or in a worker of the `engine`.
         folder: where parts go; `None` keeps them in memory.
         part: prompts per part.
         empty: the state before the first.
     """
 
     asked: dict[str, Any]
-    cells: Cells
+    setup: Callable[[], Callable[[Part], Measured]]
     folder: Folder | None
     part: int
     empty: State
+    engine: Engine | None = None
 
     def run(self, prompts: Iterator[Read], advance: Callable[[int], None]) -> SweepResult:
         """To the end, or to Ctrl-C if something is done by then.
@@ -95,13 +101,16 @@ class Job:
         state, tables = self._begin(), []
         try:
             digest = self._skip(prompts, state, advance)
-            for chunk in _chunks(prompts, self.part):
-                for prompt in chunk:
-                    digest = _digested(digest, prompt)
-                table, state = self._one(chunk, state, digest)
-                if self.folder is None:
-                    tables.append(table)
-                advance(len(chunk))
+            parts = _parts(prompts, self.part, state.prompts)
+            with dealt(self.engine, self.setup, parts, ordered=True) as outcomes:
+                for outcome in outcomes:
+                    chunk = outcome.item.prompts
+                    for prompt in chunk:
+                        digest = _digested(digest, prompt)
+                    table, state = self._counted(*outcome.get(), state, digest)
+                    if self.folder is None:
+                        tables.append(table)
+                    advance(len(chunk))
             state = replace(state, finished=True)
             if self.folder is not None:
                 self.folder.keep(state)
@@ -142,11 +151,11 @@ class Job:
         advance(state.prompts)
         return digest
 
-    def _one(self, chunk: Sequence[Read], state: State, digest: str) -> tuple[pa.Table, State]:
-        table, directions = self.cells(chunk, first=state.prompts)
-        groups = torch.arange(state.prompts, state.prompts + len(chunk), device="cpu") % len(
-            state.sums
-        )
+    def _counted(
+        self, table: pa.Table, directions: Tensor, state: State, digest: str
+    ) -> tuple[pa.Table, State]:
+        numbers = torch.arange(directions.shape[1], device="cpu") + state.prompts
+        groups = numbers % len(state.sums)
         state = counted(state, groups=groups, directions=directions, digest=digest)
         if self.folder is not None:
             state = self.folder.add(table, state)
@@ -162,12 +171,7 @@ def _digested(digest: str, prompt: Read) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _chunks(prompts: Iterator[Read], size: int) -> Iterator[list[Read]]:
-    chunk: list[Read] = []
-    for prompt in prompts:
-        chunk.append(prompt)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _parts(prompts: Iterator[Read], size: int, first: int) -> Iterator[Part]:
+    while chunk := list(itertools.islice(prompts, size)):
+        yield Part(first, chunk)
+        first += len(chunk)

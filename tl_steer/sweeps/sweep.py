@@ -19,11 +19,11 @@ from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
 from tl_steer.models.caches import refuse_no_text
+from tl_steer.models.engine import Engine, setup_of
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.state import frozen
-from tl_steer.objectives.output_kl import readout
 from tl_steer.perturbations.perturbation import Scale
-from tl_steer.sweeps.cells import Cells
+from tl_steer.sweeps.bench import Bench
 from tl_steer.sweeps.folder import VERSION, Folder, refuse_other
 from tl_steer.sweeps.job import Job, Reader
 from tl_steer.sweeps.metric import Metric
@@ -33,7 +33,6 @@ from tl_steer.sweeps.result import SweepResult, Who
 from tl_steer.sweeps.scorer import Scorer
 from tl_steer.sweeps.secrets import described
 from tl_steer.sweeps.state import State
-from tl_steer.sweeps.together import Together
 
 _GROUPS = 32
 
@@ -57,6 +56,7 @@ def sweep(
     seed: int = 0,
     scale: Scale = 1,
     positions: Positions | None = None,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> SweepResult:
     """Run every vector on every prompt, beside random vectors and the unsteered model.
@@ -84,6 +84,9 @@ def sweep(
         seed: of the random vectors.
         scale: how strongly the vectors act: a number, or one for each; doses are multiples of it.
         positions: the tokens that they act on, if not those that they were trained at.
+        engine: who measures, part by part, such as `models.Ray(workers=8, gpus=0.5)`, for a model
+            that came from `load_model`; this process where there is none. The folder is the same,
+            bit for bit where workers have as many threads and the same kind of machine.
 
     Ctrl-C returns what is done; a later `resume` goes on from there.
 
@@ -94,6 +97,7 @@ def sweep(
         PromptError: a row without text, with an id that another row has, or too long, by its place.
             Of sources that can be read twice, before any work.
         SettingError: bad arguments, before any work.
+        WorkerError: workers of the engine die again and again.
         SweepFileError: the folder holds a sweep already, or another one, or cannot be written.
 
     Effects are those at this radius on prompts like these: prompts of one kind say nothing of
@@ -117,19 +121,20 @@ def sweep(
     if total == 0:
         raise PromptError("No prompts were given; expected at least one.")
     with frozen(model), torch.no_grad():
-        together = Together(
-            model,
+        bench = Bench(
             edits,
-            readout(model) if plan.reads_logits else None,
+            who,
+            plan,
             target=bank.target,
             measured=bank.provenance.measured,
             mean=means_of(bank, who),
             budget=int(budget_gib * 2**30),
+            batch_rows=batch_rows,
         )
-        cells = Cells(model, edits, who, plan, together, batch_rows=batch_rows)
+        setup = setup_of(engine, model, bench)
         asked = _asked(model, bank, who, plan, seed, part) | used_settings(scale, positions)
         empty = _empty(len(who), bank.target.width)
-        job = Job(asked, cells, _folder(save, resume, asked), part, empty)
+        job = Job(asked, setup, _folder(save, resume, asked), part, empty, engine)
         counted = "prompt {task.completed}/{task.total}"
         with bar("sweep", counted, total=total, shown=progress) as show:
             return job.run(map(read, source), lambda done: show(advance=done))

@@ -18,6 +18,7 @@ from tl_steer.views.logits import (
 )
 from tl_steer.views.own import own_view as own_view
 from tl_steer.views.report import Report as Report, report as report
+from tl_steer.views.scan import scan_view as scan_view
 from tl_steer.views.stream import (
     residual_response as residual_response,
     steered_tokens as steered_tokens,

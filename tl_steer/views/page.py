@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tl_steer.files.tables import plain
 
-_SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js")
+_SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js", "scan.js")
 
 
 def document(
