@@ -183,7 +183,7 @@ class Bank(Algebra):
     def load(cls, path: str | Path, *, verify: bool = False) -> "Bank":
         """Read a bank that `save` wrote. No model is needed, and nothing in the file is executed.
 
-        A file of more than 256 MiB is mapped into memory, and its tensors are read as they are
+        A file of more than 128 MiB is mapped into memory, and its tensors are read as they are
         used. It must not change meanwhile: `save` never writes into a file that is there.
 
         Args:

@@ -2,7 +2,7 @@
 
 A checkpoint of a long run is a bank file with the run's state beside the bank.
 
-A file of more than 256 MiB is mapped into memory and not read through when it is opened. Its
+A file of more than 128 MiB is mapped into memory and not read through when it is opened. Its
 header, names, sizes and types are checked then; its checksum for those who ask; and whether its
 vectors are finite when they are put into a model, or saved.
 """
@@ -30,7 +30,7 @@ from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.perturbations.kinds import KINDS, kind_of
 
-BANK_FILE = TensorFile("bank", "tl_steer", BankFileError, most_read=1 << 28)
+BANK_FILE = TensorFile("bank", "tl_steer", BankFileError, most_read=1 << 27)
 TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
 _STATE = "state."
 _MOST = 1 << 24  # vectors in a file; each takes some fifty bytes beside its numbers
