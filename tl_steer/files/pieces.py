@@ -65,7 +65,9 @@ def parts_of(values: Tensor) -> Iterator[Tensor]:
 def bytes_of(values: Tensor) -> Iterator[memoryview]:
     """A tensor's bytes, run by run."""
     for part in parts_of(values):
-        yield part.cpu().contiguous().flatten().view(torch.uint8).numpy().data
+        whole = part.cpu().contiguous()
+        # A lone number counts as contiguous at any stride, and has no bytes at another than 1.
+        yield whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def odd_row(values: Tensor) -> int | None:
