@@ -39,7 +39,8 @@ def average_gradient(
     line = torch.lerp(start[None], end[None], t[:, None]).to(device, dtype)
     line = line[:, None].requires_grad_()
     with torch.enable_grad():
-        logits = read(line)[:, 0, tokens.to(device)]
+        every = read(line)[:, 0]
+        logits = every[:, tokens.to(every.device)]
         found = [
             torch.autograd.grad(column.sum(), line, retain_graph=True)[0][:, 0]
             for column in logits.unbind(dim=1)
