@@ -5,8 +5,11 @@ import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
 from devices import Devices, spread
+from tiny_monitor import QUIET, prompts
 
 import tl_steer as ts
+from tl_steer.elicitation.checkpoint import Checkpoint
+from tl_steer.monitoring.file import panel_digest
 
 pytestmark = pytest.mark.skipif(not conftest.HAS_BRIDGE, reason="bridges are spread over devices")
 K = {"source": SOURCE, "target": TARGET, "n": 2, "radius": 3.0, "progress": False}
@@ -55,10 +58,39 @@ def test_vectors_are_learned_as_on_one_device(model, bank):
     assert torch.equal(found.responses, bank.responses)
 
 
-@pytest.mark.parametrize("method", ["melbo", "jacobian", "sogi", "dct", "quadratic"])
-def test_every_kind_of_climb_follows_the_blocks(model, method):
-    expected = ts.elicit(plain(), PROMPTS, **K, method=method)
-    assert torch.equal(ts.elicit(model, PROMPTS, **K, method=method).vectors, expected.vectors)
+class Died(BaseException):
+    """Stands for a process that ends without a word."""
+
+
+METHODS = {
+    "power": ts.methods.Power(steps=3, tolerance=0),
+    "melbo": ts.methods.Melbo(steps=3),
+    "sogi": ts.methods.Sogi(steps=3),
+    "dct": ts.methods.Dct(steps=3),
+    "quadratic": ts.methods.Quadratic(steps=3),
+    "jacobian": ts.methods.Jacobian(passes=3),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_kind_of_climb_follows_the_blocks_and_goes_on_from_a_file(model, name, tmp_path):
+    given, writes = K | {"method": METHODS[name]}, []
+    expected = ts.elicit(plain(), PROMPTS, **given)
+    with pytest.MonkeyPatch.context() as patch:
+        write = Checkpoint.write
+
+        def dying(self, *args, **kwargs):
+            write(self, *args, **kwargs)
+            writes.append(1)
+            if len(writes) == 2:
+                raise Died
+
+        patch.setattr(Checkpoint, "write", dying)
+        with pytest.raises(Died):
+            ts.elicit(model, PROMPTS, **given, checkpoint=tmp_path / "b", every=0)
+    found = ts.elicit(model, PROMPTS, **given, resume=tmp_path / "b")
+    assert torch.equal(found.vectors, expected.vectors)
+    assert torch.equal(found.objective, expected.objective)
 
 
 def test_hooks_edit_and_capture_each_point_on_its_own_device(model, bank):
@@ -75,10 +107,35 @@ def test_hooks_edit_and_capture_each_point_on_its_own_device(model, bank):
         assert torch.equal(found[name].cpu(), expected)
 
 
-def test_adapters_are_where_their_maps_are(model):
-    adapters = {**K, "perturbation": ts.elicitation.Adapters(rank=1)}
-    expected = ts.elicit(plain(), PROMPTS, **adapters)
-    assert torch.equal(ts.elicit(model, PROMPTS, **adapters).vectors, expected.vectors)
+ADAPTERS = {"perturbation": ts.elicitation.Adapters(rank=1, layers=(1, 3))}
+ADAPTERS |= {"source": "blocks.1.hook_mlp_out", "target": "blocks.3.hook_resid_post"}
+
+
+def test_adapters_of_maps_on_several_devices_are_where_each_map_is(model):
+    expected = ts.elicit(plain(), PROMPTS, **K | ADAPTERS)
+    found = ts.elicit(model, PROMPTS, **K | ADAPTERS)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert VERBS["generate"](model, found) == VERBS["generate"](plain(), found)
+
+
+def test_an_objective_reads_the_output_on_its_own_device(model):
+    def learned(host):
+        return ts.elicit(host, PROMPTS, **K, divergence=ts.objectives.OutputKL(host)).vectors
+
+    assert torch.equal(learned(model), learned(plain()))
+
+
+def test_a_monitor_reads_points_on_several_devices(model, bank):
+    sites = ["blocks.1.hook_resid_post", TARGET]
+
+    def heard(host):
+        monitor = ts.Monitor.fit(host, bank, prompts(60), sites=sites, horizon=2, effect_prompts=4)
+        with ts.watch(host, monitor, alpha=0.2) as session:
+            for text in PROMPTS:
+                host.generate(ts.tokenize(host, [text]).ids, max_new_tokens=3, **QUIET)
+        return panel_digest(monitor), [alert.row() for alert in session.alerts]
+
+    assert heard(model) == heard(plain())
 
 
 VERBS = {
@@ -91,7 +148,7 @@ VERBS = {
     "dose": lambda m, b: ts.dose_response(
         m, b, PROMPTS[:1], shares=(0.5,), max_new_tokens=2
     ).table(),
-    "contrast": lambda m, b: ts.contrast(m, PROMPTS[:2], PROMPTS[2:], source=2).vectors.tolist(),
+    "contrast": lambda m, b: ts.contrast(m, PROMPTS[:2], PROMPTS[2:], source=2).tolist(),
 }
 
 

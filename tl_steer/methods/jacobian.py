@@ -72,7 +72,9 @@ class Jacobian:
                 f"{start.site} has {width} dimensions. Ask for at most {width * len(self.signs)}."
             )
         linear = ResponseMap(objective, self.pool).derivative(start)
-        basis, images, block, done = _resumed(resume) or self._begin(start, wanted)
+        basis, images, block, done = _resumed(resume, start.flat().device) or self._begin(
+            start, wanted
+        )
         for step in range(done + 1, self.passes + 1):
             image = linear.push(block)
             if not bool(image.any()):
@@ -81,7 +83,7 @@ class Jacobian:
                     "so there is no Jacobian to take apart. Use Power, Melbo, Dct or Quadratic."
                 )
             basis = torch.cat([basis, block])
-            images = torch.cat([images, image]) if len(images) else image
+            images = torch.cat([images.to(image), image]) if len(images) else image
             exhausted = step == self.passes or len(basis) == width
             if not exhausted:
                 block = _beyond(basis, linear.pull(image))
@@ -128,16 +130,20 @@ class Jacobian:
         )
 
 
-def _resumed(state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, Tensor, int] | None:
+def _resumed(
+    state: dict[str, Tensor] | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, int] | None:
     if not state:
         return None
-    return state["basis"], state["images"], state["block"], int(state["step"])
+    basis, block = state["basis"].to(device), state["block"].to(device)
+    return basis, state["images"], block, int(state["step"])
 
 
 def _ritz(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors of J within the span of `basis` (rows)."""
     left, values, _ = torch.linalg.svd(images.double(), full_matrices=False)
-    return values.to(basis), (left.T @ basis.double()).to(basis)
+    # The images lie with the target, the basis with the source.
+    return values.to(basis), (left.T.to(basis.device) @ basis.double()).to(basis)
 
 
 def _beyond(basis: Tensor, candidates: Tensor) -> Tensor:
