@@ -130,13 +130,10 @@ class Jacobian:
         )
 
 
-def _resumed(
-    state: dict[str, Tensor] | None, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, int] | None:
+def _resumed(state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, Tensor, int] | None:
     if not state:
         return None
-    basis, block = state["basis"].to(device), state["block"].to(device)
-    return basis, state["images"], block, int(state["step"])
+    return state["basis"], state["images"], state["block"], int(state["step"])
 
 
 def _ritz(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
