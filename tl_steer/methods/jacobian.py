@@ -72,9 +72,7 @@ class Jacobian:
                 f"{start.site} has {width} dimensions. Ask for at most {width * len(self.signs)}."
             )
         linear = ResponseMap(objective, self.pool).derivative(start)
-        basis, images, block, done = _resumed(resume, start.flat().device) or self._begin(
-            start, wanted
-        )
+        basis, images, block, done = _resumed(resume) or self._begin(start, wanted)
         for step in range(done + 1, self.passes + 1):
             image = linear.push(block)
             if not bool(image.any()):
