@@ -133,11 +133,11 @@ HEAD = """# What a large bank costs
 
 Vectors of width 576 and their responses in fp16, random, on one core that others share; one process
 a line. *Memory* is what opening and the call take beside the program, at its peak; *mapped* are
-pages of the file, which the system drops when it needs the room. Files were in the page cache: a
-first reading takes the disk's time on top. Written by
+pages of the file, which the system drops when it needs the room. Seconds contain the wait for the
+disk and for others; those of the processor do not. `distinct` is the only one that grows with the
+square, of the vectors that are kept. Written by
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/big_banks.py --scratch /tmp
-"""
+    OMP_NUM_THREADS=1 python tests/benchmarks/big_banks.py --scratch /tmp"""
 
 
 def main() -> None:
