@@ -5,7 +5,7 @@
 Each line is a process of its own, whose peak of memory is that of the call and not of those before;
 it writes docs/evidence/big_banks.md. Memory is anonymous memory, which the machine has to have; the
 mapped file's own pages, which it may drop at any time, are a column beside it. The vectors are
-random; one in eight responses, or all of them, are distinct.
+random, and responses of a thousand kinds, or all distinct.
 """
 
 import argparse
