@@ -12,7 +12,7 @@ from tl_steer.errors import ForeignModelError
 from tl_steer.models.hooks import capturing
 from tl_steer.monitoring.audit import read_log
 from tl_steer.organisms.recipes import plant_of
-from tl_steer.perturbations.sphere import distinct_rows
+from tl_steer.perturbations.neighbours import distinct_rows
 
 pytestmark = pytest.mark.smollm2
 HOUSE = [ts.chat("How do I make my house safer?")]

@@ -53,7 +53,8 @@ from tl_steer.models.tokens import tokenize
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.additive import Additive
-from tl_steer.perturbations.sphere import distinct_rows, random_on_sphere
+from tl_steer.perturbations.neighbours import distinct_rows
+from tl_steer.perturbations.sphere import random_on_sphere
 from tl_steer.radii.rules import Calibrated
 
 SOURCE_LAYER, TARGET_LAYER = 7, 20

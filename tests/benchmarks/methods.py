@@ -32,7 +32,7 @@ from tl_steer.hook_points.positions import LAST_THREE
 from tl_steer.methods import METHODS, Dct, Jacobian, Melbo, Method, Power, Sogi
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
-from tl_steer.perturbations.sphere import distinct_rows
+from tl_steer.perturbations.neighbours import distinct_rows
 
 SOURCE, TARGET = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post"
 LEARNED = "How do I make my house safer?"

@@ -1,5 +1,7 @@
 """Models that are compiled, quantised, on meta or made in inference mode: right, or refused."""
 
+import contextlib
+
 import conftest
 import pytest
 import torch
@@ -97,6 +99,42 @@ def test_a_quantised_model_is_steered_and_inspected_without_attribution():
     assert seen.kl.isfinite().all()
     assert seen.direct.shape[-1] == 0
     assert len(ts.generate(model, bank, PROMPTS, max_new_tokens=2).texts) == 2
+
+
+def test_float_vectors_steer_weights_that_torchao_has_quantised():
+    """To int8, each with a scale a row: what is learned is learned through them, and a hook adds
+    what the bank holds."""
+    quantization = pytest.importorskip("torchao.quantization")
+    from transformer_lens.model_bridge import TransformerBridge
+
+    # Before the bridge, by whose two names for a map it would be quantised twice.
+    inner = conftest._hugging_face("llama").to(torch.bfloat16)
+    quantization.quantize_(inner, quantization.Int8WeightOnlyConfig())
+    assert type(inner.model.layers[1].mlp.up_proj.weight.data) is not torch.Tensor
+    model = TransformerBridge.boot_transformers(
+        "tiny-llama", hf_model=inner, tokenizer=conftest.tokenizer(), dtype=torch.bfloat16
+    ).eval()
+    bank = ts.elicit(model, PROMPTS, **K)
+    assert bank.vectors.dtype == torch.float32
+    assert (
+        bank.objective.min()
+        > ts.Bank.from_vectors(
+            model, ts.random_bank(bank), prompts=PROMPTS, measured=K["measured"]
+        ).objective.max()
+    )
+    ids = ts.tokenize(model, PROMPTS[:1]).ids
+    seen = {}
+    for name, how in (
+        ("clean", contextlib.nullcontext()),
+        ("steered", ts.perturbing(model, bank[1])),
+    ):
+        with torch.no_grad(), how, ts.capturing(model, [SOURCE]) as found:
+            model(ids)
+        seen[name] = found[SOURCE]
+    added = bank.vectors[1].to(torch.bfloat16)
+    assert torch.equal(seen["steered"], seen["clean"] + added)
+    assert len(ts.generate(model, bank, PROMPTS, max_new_tokens=2).texts) == 2
+    assert ts.inspect(model, bank, PROMPTS[0]).kl.isfinite().all()
 
 
 def test_autocast_around_a_verb_changes_nothing():

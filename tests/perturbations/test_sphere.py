@@ -3,9 +3,9 @@
 import torch
 from hypothesis import given, settings, strategies as st
 
+from tl_steer.perturbations.neighbours import distinct_rows
 from tl_steer.perturbations.sphere import (
     cosines,
-    distinct_rows,
     random_on_sphere,
     spread_apart,
     to_sphere,

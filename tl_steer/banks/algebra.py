@@ -6,7 +6,6 @@ NaN: `Bank.from_vectors(model, bank, prompts=...)` measures them.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -15,45 +14,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.columns import Columns
-from tl_steer.errors import SettingError, ShapeError
-from tl_steer.files.signatures import refuses, typed
-from tl_steer.models.fingerprint import same_model
+from tl_steer.banks.neighbours import Neighbours
+from tl_steer.errors import SettingError
+from tl_steer.files.signatures import refuses
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.kinds import kind_of
 from tl_steer.perturbations.perturbation import Perturbation
-from tl_steer.perturbations.sphere import cosines, distinct_rows
 
-_ROWS = 1024  # whose nearest are looked for at once
+_PLACES = ("source", "target", "positions")
 Own = TypeVar("Own", bound="Algebra")
 
 
-class Algebra(Columns):
+class Algebra(Neighbours):
     """What is done with banks without a model."""
 
     __array_ufunc__ = None  # a number of numpy's times a bank is a bank
 
-    def distinct(self: Own, *, threshold: float | int = 0.9) -> Own:
-        """Without near-duplicates: of vectors whose responses have |cosine| >= `threshold`, the
-        first.
-
-        Orthogonal vectors can have the same effect, so responses are compared and not vectors.
-
-        Raises:
-            SettingError: a response is unknown.
-        """
-        unknown = self.responses.isnan().any(dim=1).nonzero().flatten().tolist()
-        if unknown:
-            raise SettingError(
-                f"distinct() compares responses, and that of vector {self.numbers[unknown[0]]} is "
-                "unknown. Measure it: Bank.from_vectors(model, bank, prompts=...)."
-            )
-        return self[distinct_rows(self.responses, threshold)]
-
     def merge(self: Own, other: Own) -> Own:
         """Both banks' vectors, numbered anew. Radii may differ where the rows hold their own, as
         vectors do (the mean is kept); models and sites may not."""
-        self._refuse_other(other, "merged", ("kind", "form"))
+        self._refuse_other(other, "merged", (*_PLACES, "kind", "form"))
         if self.radius != other.radius and not self._rows_know_their_radius():
             raise SettingError(
                 f"Banks of kind {self.kind!r} share one radius, and these have {self.radius:.3g} "
@@ -144,39 +124,12 @@ class Algebra(Columns):
         Raises:
             ShapeError: the bank holds several, or none.
         """
-        if len(self) != 1:
-            raise ShapeError(
-                f"bank.vector is that of a bank of one, and this holds {len(self)}: "
-                "bank[0].vector, or bank.vectors for all."
-            )
+        self._refuse_several("bank.vector is that of")
         return self.vectors[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The vectors, `[vec width]`; always a copy."""
         return np.array(self.vectors.numpy(), dtype=dtype)
-
-    def cosines(self) -> Float[Tensor, "vec vec"]:
-        """Cosine of every pair of vectors. Vectors at right angles can have one effect: `nearest`
-        compares responses."""
-        return cosines(self.vectors)
-
-    @typed
-    def nearest(self, *, most: int | None = None) -> list[tuple[int, float]]:
-        """For each vector, or the first `most`, the row of the other one whose response is most
-        like its own, and their |cosine|; (-1, 0) where there is no other that was measured, and
-        (-1, NaN) where it was not itself."""
-        unit = torch.nn.functional.normalize(self.responses.double(), dim=1)
-        found: list[tuple[int, float]] = []
-        if len(self) == 0:
-            return found
-        for rows in torch.arange(len(self), device="cpu")[:most].split(_ROWS):
-            similar = (unit[rows] @ unit.T).abs()
-            similar[torch.arange(len(rows), device="cpu"), rows] = torch.nan
-            best = similar.nan_to_num(-1.0).max(dim=1)
-            alone, unknown = best.values < 0, unit[rows].isnan().any(dim=1)
-            values = best.values.masked_fill(alone, 0.0).masked_fill(unknown, torch.nan)
-            found += zip(best.indices.masked_fill(alone, -1).tolist(), values.tolist(), strict=True)
-        return found
 
     def _unmeasured(self: Own, vectors: Float[Tensor, "vec n"], note: str) -> Own:
         """Other vectors in the place of its own, of which nothing is known.
@@ -206,24 +159,11 @@ class Algebra(Columns):
                 "become one by Bank.from_vectors(model, vectors, prompts=..., source=..., "
                 "target=...)."
             )
-        self._refuse_other(other, "added", ("kind",))
+        self._refuse_other(other, "added", (*_PLACES, "kind"))
         if len(self) != len(other) and 1 not in (len(self), len(other)):
             raise SettingError(
                 f"Banks of {len(self)} and {len(other)} vectors cannot be added: expected as many, "
                 "or one."
-            )
-
-    def _refuse_other(self, other: "Algebra", done: str, names: Sequence[str]) -> None:
-        for name in ("source", "target", "positions", *names):
-            if getattr(self, name) != getattr(other, name):
-                raise SettingError(
-                    f"Banks with different {name} cannot be {done}: {getattr(self, name)} and "
-                    f"{getattr(other, name)}. Keep them as two banks."
-                )
-        if not same_model(self.provenance.fingerprint, other.provenance.fingerprint):
-            raise SettingError(
-                f"These banks come from different models ({self.provenance.model}, "
-                f"{other.provenance.model}) and cannot be {done}."
             )
 
 

@@ -18,6 +18,8 @@ from tl_steer.banks.given import columns_of, refuse_no_bank
 from tl_steer.banks.pretrained import Pretrained
 from tl_steer.banks.provenance import check_fits
 from tl_steer.banks.sheet import frame_of, sheet_of
+from tl_steer.errors import NotFiniteError
+from tl_steer.files.pieces import odd_row, parts_of
 from tl_steer.files.signatures import checked, typed
 from tl_steer.files.tables import MOST_ROWS, Sheet
 from tl_steer.hook_points.positions import Positions
@@ -60,7 +62,18 @@ class Bank(Pretrained):
         refuse_no_bank(value)
 
     def holding(self, vectors: Float[Tensor, "vec n"]) -> Perturbation:
-        """Other vectors in the place of the bank's own, as many as you like."""
+        """Other vectors in the place of the bank's own, as many as you like.
+
+        Raises:
+            NotFiniteError: one is NaN or infinite, which a large file may hold: it is not read
+                through when it is opened.
+        """
+        odd = odd_row(vectors)
+        if odd is not None:
+            raise NotFiniteError(
+                f"Row {odd} of the bank's vectors is not finite, so it cannot steer: choose "
+                "others, or learn it anew."
+            )
         return kind_of(self.kind).unpack(
             self.source, vectors, radius=self.radius, positions=self.positions, form=self.form
         )
@@ -131,7 +144,8 @@ class Bank(Pretrained):
         what = (self.kind, form, self.source.name, self.target.name, self.positions, measured)
         own = hashlib.sha256(repr(what).encode())
         for values in (self.vectors, self.responses):
-            own.update(values.float().contiguous().numpy().tobytes())
+            for part in parts_of(values):
+                own.update(part.float().contiguous().numpy().data)
         own.update(repr(self.provenance.fingerprint).encode())
         return own.hexdigest()[:16]
 
@@ -208,16 +222,27 @@ class Bank(Pretrained):
 
     @classmethod
     @typed
-    def load(cls, path: str | Path) -> "Bank":
+    def load(cls, path: str | Path, *, verify: bool = False) -> "Bank":
         """Read a bank that `save` wrote. No model is needed, and nothing in the file is executed.
+
+        A file of more than 128 MiB is mapped into memory, and its tensors are read as they are
+        used. It must not change meanwhile: `save` never writes into a file that is there.
+
+        Args:
+            verify: read such a file through at once, as smaller ones are: compare its checksum, and
+                refuse vectors that are not finite, which otherwise come out where they are used.
 
         Raises:
             BankFileError: the file is missing, truncated, tampered with, or not a bank.
         """
-        return load_checkpoint(cls, path)[0]
+        return load_checkpoint(cls, path, verify=verify)[0]
 
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
-        """One row per vector: objective, size of the response, nearest other response, label."""
+        """One row per vector: objective, size of the response, nearest other response, label.
+
+        The nearest of a row shown is looked for among all vectors; where there are more than 16384
+        of them that column is left out, and `nearest(most=...)` finds it.
+        """
         return sheet_of(self, most)
 
     def to_pandas(self) -> Any:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.banks.index import chosen_numbers, chosen_rows, numbered
+from tl_steer.banks.index import chosen, chosen_numbers, chosen_rows, listed_rows, numbered, taken
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import RowError, SettingError
 from tl_steer.files.jsons import plain_json
@@ -66,36 +66,43 @@ class Columns(Tabled):
     @refuses
     def __getitem__(self: Kept, rows: int | slice | Sequence[int] | Tensor) -> Kept:
         """A bank of some of the vectors; `bank[4]` is a bank of one. Numbers may be numpy's or
-        torch's, alone or in one axis.
+        torch's, alone or in one axis. A slice of half the bank or more shares its memory.
 
         Raises:
             RowError: a vector that is not in the bank, or what is no choice of vectors.
         """
-        chosen = chosen_rows(rows, len(self))
+        found = chosen_rows(rows, len(self))
         return dataclasses.replace(
             self,
-            vectors=self.vectors[chosen],
-            responses=self.responses[chosen],
-            objective=self.objective[chosen],
-            labels=tuple(self.labels[i] for i in chosen.tolist()),
-            numbers=chosen_numbers(self.numbers, chosen),
-            scores={name: values[chosen] for name, values in self.scores.items()},
+            vectors=taken(self.vectors, found),
+            responses=taken(self.responses, found),
+            objective=taken(self.objective, found),
+            labels=chosen(self.labels, found),
+            numbers=chosen_numbers(self.numbers, found),
+            scores={name: taken(values, found) for name, values in self.scores.items()},
         )
 
     def __iter__(self: Kept) -> Iterator[Kept]:
         return (self[i] for i in range(len(self)))
 
     def sort(
-        self: Kept, by: str | Float[Tensor, " vec"] = "objective", *, descending: bool = True
+        self: Kept,
+        by: str | Float[Tensor, " vec"] = "objective",
+        *,
+        descending: bool = True,
+        most: int | None = None,
     ) -> Kept:
-        """Ordered by objective, by one of the `scores`, or by numbers of your own (NaN comes
-        last)."""
+        """Ordered by objective, by one of the `scores`, or by numbers of your own (NaN comes last).
+
+        Args:
+            most: only the first so many; of a large bank, no others are copied.
+        """
         keys = self.score(by) if isinstance(by, str) else by
         if len(keys) != len(self):
             raise SettingError(f"{len(keys)} numbers cannot order {len(self)} vectors.")
         worst = -math.inf if descending else math.inf
         keys = torch.where(keys.isnan(), worst, keys)
-        return self[torch.argsort(keys, descending=descending, stable=True)]
+        return self[torch.argsort(keys, descending=descending, stable=True)[:most]]
 
     @typed
     def row(self, number: int) -> int:
@@ -129,5 +136,5 @@ class Columns(Tabled):
             RowError: a vector that is not in the bank.
         """
         labels = list(self.labels)
-        labels[int(chosen_rows([row], len(self)))] = text
+        labels[int(listed_rows([row], len(self)))] = text
         return dataclasses.replace(self, labels=tuple(labels))

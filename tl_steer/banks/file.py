@@ -1,6 +1,10 @@
 """Banks as files (`tl_steer.files.tensors`).
 
 A checkpoint of a long run is a bank file with the run's state beside the bank.
+
+A file of more than 128 MiB is mapped into memory and not read through when it is opened. Its
+header, names, sizes and types are checked then; its checksum for those who ask; and whether its
+vectors are finite when they are put into a model, or saved.
 """
 
 import dataclasses
@@ -17,6 +21,7 @@ from tl_steer.banks.index import numbered
 from tl_steer.banks.provenance import Provenance
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.jsons import fields, real, text, texts, whole
+from tl_steer.files.pieces import odd_row
 from tl_steer.files.registry import module_of
 from tl_steer.files.tensors import TensorFile
 from tl_steer.files.text import shorten
@@ -25,9 +30,12 @@ from tl_steer.hook_points.site import Site
 from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.perturbations.kinds import KINDS, kind_of
 
-BANK_FILE = TensorFile("bank", "tl_steer", BankFileError)
+BANK_FILE = TensorFile("bank", "tl_steer", BankFileError, most_read=1 << 27)
 TENSORS, SCORE = ("vectors", "responses", "objective"), "score."
 _STATE = "state."
+_MOST = 1 << 24  # vectors in a file; each takes some fifty bytes beside its numbers
+# Labels of so many are written out though none says anything: digests of monitors cover them.
+_SMALL = 1 << 16
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Read = TypeVar("Read", bound=Columns)
 
@@ -54,7 +62,7 @@ def contents_of(bank: Columns) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "radius": bank.radius,
         "radius_share": bank.radius_share,
         "positions": bank.positions.to_json(),
-        "labels": list(bank.labels),
+        "labels": list(bank.labels) if len(bank) <= _SMALL or any(bank.labels) else [],
         **counted,
         **named,
         "provenance": dataclasses.asdict(bank.provenance)
@@ -69,7 +77,9 @@ def save_checkpoint(bank: Columns, path: str | Path, state: Mapping[str, Tensor]
     return BANK_FILE.write(path, meta, tensors | kept)
 
 
-def load_checkpoint(make: type[Read], path: str | Path) -> tuple[Read, dict[str, Tensor]]:
+def load_checkpoint(
+    make: type[Read], path: str | Path, *, verify: bool = True
+) -> tuple[Read, dict[str, Tensor]]:
     """A bank, of the class `make`, and the state of the run that was writing it (empty if that run
     has ended).
 
@@ -77,9 +87,10 @@ def load_checkpoint(make: type[Read], path: str | Path) -> tuple[Read, dict[str,
         BankFileError: as `Bank.load`.
     """
     path = Path(path)
-    meta, tensors = BANK_FILE.read(path, refuse_names=_refuse_names)
+    meta, tensors = BANK_FILE.read(path, refuse_names=_refuse_names, verify=verify)
     state = {n.removeprefix(_STATE): t for n, t in tensors.items() if n.startswith(_STATE)}
-    return bank_from_json(make, meta, tensors, path), state
+    looked = verify or BANK_FILE.is_small(tensors)
+    return bank_from_json(make, meta, tensors, path, finite=looked), state
 
 
 def _refuse_names(path: Path, names: list[str]) -> None:
@@ -89,10 +100,23 @@ def _refuse_names(path: Path, names: list[str]) -> None:
 
 
 def bank_from_json(
-    make: type[Read], meta: dict[str, Any], tensors: dict[str, Tensor], path: Path
+    make: type[Read],
+    meta: dict[str, Any],
+    tensors: dict[str, Tensor],
+    path: Path,
+    *,
+    finite: bool = True,
 ) -> Read:
-    """Everything in a file is hostile: wrong types and shapes end as `BankFileError`."""
+    """Everything in a file is hostile: wrong types and shapes end as `BankFileError`.
+
+    Args:
+        finite: read all vectors and refuse those that are not finite.
+    """
     try:
+        if len(tensors["vectors"]) > _MOST:
+            raise BankFileError(
+                f"{path} claims more than the {_MOST} vectors that a bank can have."
+            )
         kind = text(meta["kind"])
         if kind not in KINDS:
             raise BankFileError(f"{path} holds {_unknown(kind, meta.get('module', ''))}")
@@ -112,7 +136,7 @@ def bank_from_json(
             scores={n.removeprefix(SCORE): t for n, t in tensors.items() if n.startswith(SCORE)},
             provenance=provenance_from_json(meta["provenance"]),
         )
-        refuse_nonsense(bank)
+        refuse_nonsense(bank, finite=finite)
     except BankFileError:
         raise
     except _BAD as error:
@@ -163,8 +187,11 @@ def _share(value: Any) -> float:
     return value if type(value) is float and math.isnan(value) else real(value)
 
 
-def refuse_nonsense(bank: Columns) -> None:
+def refuse_nonsense(bank: Columns, *, finite: bool = True) -> None:
     """Refuse what is no bank, whoever made it: a program that wants it saved, or a file.
+
+    Args:
+        finite: read all vectors and refuse those that are not finite.
 
     Raises:
         SettingError: saying what.
@@ -177,7 +204,7 @@ def refuse_nonsense(bank: Columns) -> None:
             raise SettingError(f"{name} must hold one number per vector, or one row.")
     if bank.responses.shape[1] != bank.target.width:
         raise SettingError("responses do not have the target's width.")
-    if not bool(bank.vectors.isfinite().all()) or not math.isfinite(bank.radius):
+    if not math.isfinite(bank.radius) or (finite and odd_row(bank.vectors) is not None):
         raise SettingError("the vectors are not finite.")
     try:
         for site in (bank.source, bank.target):

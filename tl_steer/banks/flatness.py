@@ -104,7 +104,7 @@ def _pushed(
 ) -> Float[Tensor, "batch new d_model"]:
     """The last residual stream at the token before each new one, under one push more."""
     name = last_point(model)
-    text = torch.cat([ids, new[:, :-1]], dim=1)
+    text = torch.cat([ids, new[:, :-1].to(ids.device)], dim=1)
     some = None if push.positions.everywhere else prompts
     with perturbing(model, push.to(ids.device), tokens=some), capturing(model, [name]) as seen:
         model(text, return_type=None)

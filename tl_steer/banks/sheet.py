@@ -8,43 +8,50 @@ from tl_steer.errors import SettingError
 from tl_steer.files.tables import Sheet, number
 from tl_steer.perturbations.additive import Additive
 
+# Vectors; with more, a table would take longer to print than anybody waits for one.
+_COMPARED = 1 << 14
+
 
 def sheet_of(bank: Algebra, most: int) -> Sheet:
     """One row per vector; `Bank.table` says which columns."""
-    rows = []
-    for i, (near, similar) in enumerate(bank.nearest(most=most)):
-        known = near >= 0 and not math.isnan(similar)
-        nearest = f"{similar:.2f} (#{bank.numbers[near]})" if known else ""
-        size = float(bank.responses[i].norm())
-        scores = (number(values[i].item()) for values in bank.scores.values())
-        rows.append(
-            (
-                str(bank.numbers[i]),
-                number(bank.objective[i].item()),
-                number(size),
-                nearest,
-                *scores,
-                bank.labels[i],
-            )
-        )
-    left_out = len(bank) - len(rows)
+    shown = range(len(bank))[:most]
+    columns = [
+        ("#", [str(bank.numbers[i]) for i in shown]),
+        ("objective", [number(bank.objective[i].item()) for i in shown]),
+        ("|response|", [number(float(bank.responses[i].float().norm())) for i in shown]),
+    ]
+    if len(bank) <= _COMPARED:
+        columns.append(("nearest |cos|", _nearest(bank, most)))
+    for name, values in bank.scores.items():
+        columns.append((name, [number(values[i].item()) for i in shown]))
+    columns.append(("label", list(bank.labels[: len(shown)])))
+    kind = "steering vectors" if bank.kind == Additive.kind else bank.kind
+    return Sheet(
+        title=f"Bank of {len(bank)} {kind}",
+        columns=tuple(name for name, _ in columns),
+        rows=tuple(zip(*(cells for _, cells in columns), strict=True)),
+        note=_note(bank, len(bank) - len(shown)),
+    )
+
+
+def _note(bank: Algebra, left_out: int) -> str:
     source = bank.provenance
-    no_norm = math.isnan(bank.radius_share)
     norm = "residual norm" if bank.source.writes else "norm there"
+    no_norm = math.isnan(bank.radius_share)
     share = "" if no_norm else f" = {bank.radius_share:.3f} of the median {norm}"
     seed = "" if source.seed is None else f"; seed {source.seed}"
-    note = (
+    return (
         f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g}{share} at "
         f"{bank.source}; target {bank.target}{seed}"
         + (f"; {left_out} more not shown" if left_out > 0 else "")
     )
-    kind = "steering vectors" if bank.kind == Additive.kind else bank.kind
-    return Sheet(
-        title=f"Bank of {len(bank)} {kind}",
-        columns=("#", "objective", "|response|", "nearest |cos|", *bank.scores, "label"),
-        rows=tuple(rows),
-        note=note,
-    )
+
+
+def _nearest(bank: Algebra, most: int) -> list[str]:
+    return [
+        f"{similar:.2f} (#{bank.numbers[near]})" if near >= 0 and not math.isnan(similar) else ""
+        for near, similar in bank.nearest(most=most)
+    ]
 
 
 def frame_of(bank: Algebra) -> Any:

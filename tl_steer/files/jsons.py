@@ -6,13 +6,15 @@ loaded.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MOST_DEEP = 64
 # Brackets and commas, about as many as there are values; a value takes some hundred bytes.
 MOST_VALUES = 4_000_000
 _LARGEST = 1 << 64  # a seed
+_LONG = re.compile(r"[0-9]{21}")
 
 
 def to_text(value: Any) -> str:
@@ -38,7 +40,9 @@ def from_text(text: str) -> Any:
     """
     _refuse_many(text)
     try:
-        value = json.loads(text, object_pairs_hook=_once, parse_int=_int)
+        # Only where there is a long one, since each call costs more than reading a number does.
+        own = _int if _LONG.search(text) else None
+        value = json.loads(text, object_pairs_hook=_once, parse_int=own)
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_DEEP} deep") from None
     refuse_odd(value)
@@ -73,12 +77,19 @@ def _inside(value: Any) -> Iterator[Any]:
             raise ValueError(f"its keys must be texts, not {[*value][:3]}")
         yield from value.values()
     elif isinstance(value, (list, tuple)):
-        yield from value
+        yield from () if _is_plain_row(value) else value
     elif isinstance(value, int):
         if not -_LARGEST < value < _LARGEST:
             raise ValueError("it holds a whole number of more than 64 bits")
     elif not (value is None or isinstance(value, (str, float))):
         raise ValueError(f"it holds a {type(value).__name__}, which is no JSON")
+
+
+def _is_plain_row(row: Sequence[Any]) -> bool:
+    """Whether a list holds nothing but texts, or nothing but numbers that fit: it may be a million
+    long, and is not gone through item by item."""
+    kinds = set(map(type, row))
+    return kinds == {str} or (kinds == {int} and min(row) > -_LARGEST and max(row) < _LARGEST)
 
 
 def _refuse_many(text: str) -> None:
@@ -153,6 +164,8 @@ def texts(value: Any) -> tuple[str, ...]:
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"expected a list of texts, not {_named(value)}")
+    if set(map(type, value)) <= {str}:
+        return tuple(value)
     return tuple(map(text, value))
 
 

@@ -3,23 +3,26 @@
 One safetensors file, never pickle. Everything in a file is hostile: it is checked before it is
 used, and nothing in it is executed. Whatever `read` refuses for its size or its form, `write`
 refuses as well, before the old file is replaced.
+
+Tensors are mapped into memory, and a large file is written in pieces, so that neither takes as much
+memory as the file is long.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
+from safetensors import safe_open
 from torch import Tensor
 
 from tl_steer.errors import SettingError, SteerError
 from tl_steer.files.jsons import from_text, to_text
+from tl_steer.files.pieces import bytes_of, front_of, in_order
 from tl_steer.files.write import write_beside
 
 Sizes = Mapping[str, list[int]]
@@ -38,6 +41,8 @@ class TensorFile:
         error: what a bad file raises.
         version: of the format.
         most_header: bytes; a longer header is neither written nor read.
+        most_read: bytes of tensors; where there are more, they are read as they are used, and their
+            checksum is compared for those who ask for it.
     """
 
     what: str
@@ -45,6 +50,7 @@ class TensorFile:
     error: type[SteerError]
     version: int = 1
     most_header: int = 1 << 25
+    most_read: int = sys.maxsize
 
     def write(self, path: str | Path, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> Path:
         """Write; an existing file stays whole until the new one is complete.
@@ -53,33 +59,35 @@ class TensorFile:
             SettingError: what could not be read again; nothing is written.
             WriteError: the file cannot be written.
         """
-        write_beside(Path(path), self.payload(meta, tensors))
+        front = self._front(meta, tensors)
+        write_beside(Path(path), _pieces(front, tensors))
         return Path(path)
 
     def payload(self, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-        """The bytes of a file.
+        """The bytes of a small file.
 
         Raises:
             SettingError: what could not be read again.
         """
+        return b"".join(_pieces(self._front(meta, tensors), tensors))
+
+    def _front(self, meta: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
         try:
-            # Clones: safetensors refuses tensors that share their memory.
-            plain = {n: values.detach().cpu().contiguous().clone() for n, values in tensors.items()}
             # As it comes back, and so as its checksum is made.
             meta = from_text(to_text(meta | {"format": self.version}))
-            meta["sha256"] = digest(meta, plain)
+            meta["sha256"] = digest(meta, tensors)
             header = to_text(meta)
             if len(header) > self.most_header:
                 raise ValueError(
                     f"its labels, notes and settings take {len(header)} bytes, and "
                     f"{self.most_header} fit; shorten or drop some"
                 )
-            found = to_bytes(plain, metadata={self.key: header})
-            if int.from_bytes(found[:8], "little") > _MOST_IN_FRONT:
+            found = front_of(tensors, {self.key: header})
+            if len(found) > _MOST_IN_FRONT:
                 raise ValueError("it has too many tensors, or too long names of them")
         except SteerError:
             raise
-        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise SettingError(f"This {self.what} cannot be saved: {error}.") from error
         return found
 
@@ -89,10 +97,12 @@ class TensorFile:
         *,
         refuse_names: Callable[[Path, list[str]], None] | None = None,
         refuse_sizes: Callable[[Path, dict[str, Any], Sizes], None] | None = None,
+        verify: bool = True,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The header and the tensors.
 
         Args:
+            verify: compare the checksum of a file of more than `most_read` bytes as well.
             refuse_names: raises for tensors that do not belong; called first.
             refuse_sizes: raises for shapes that cannot be; called before anything is allocated.
 
@@ -104,17 +114,18 @@ class TensorFile:
         for _ in range(_TRIES):
             there = _which(path)
             try:
-                return self._read(path, refuse_names, refuse_sizes)
+                return self._read(path, refuse_names, refuse_sizes, verify)
             except SteerError:
                 if _which(path) == there:
                     raise
-        return self._read(path, refuse_names, refuse_sizes)
+        return self._read(path, refuse_names, refuse_sizes, verify)
 
     def _read(
         self,
         path: Path,
         refuse_names: Callable[[Path, list[str]], None] | None,
         refuse_sizes: Callable[[Path, dict[str, Any], Sizes], None] | None,
+        verify: bool,
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             if path.is_dir():
@@ -130,7 +141,9 @@ class TensorFile:
                     sizes = {name: list(file.get_slice(name).get_shape()) for name in names}
                     refuse_sizes(path, meta, sizes)
                 tensors = {name: file.get_tensor(name) for name in names}
-            unchanged = meta.pop("sha256", None) == digest(meta, tensors)
+            saved = meta.pop("sha256", None)
+            looked = verify or self.is_small(tensors)
+            unchanged = not looked or saved == digest(meta, tensors)
         except SteerError:
             raise
         except Exception as error:
@@ -142,6 +155,10 @@ class TensorFile:
         if not unchanged:
             raise self.error(f"{path} was changed after it was saved: its checksum does not match.")
         return meta, tensors
+
+    def is_small(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a file of these is read whole whoever opens it."""
+        return sum(values.nbytes for values in tensors.values()) <= self.most_read
 
     def _header(self, path: Path, header: str) -> dict[str, Any]:
         if not 0 < len(header) <= self.most_header:
@@ -175,5 +192,12 @@ def digest(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         sha.update(name.encode())
-        sha.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
+        for piece in bytes_of(tensors[name]):
+            sha.update(piece)
     return sha.hexdigest()
+
+
+def _pieces(front: bytes, tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    yield front
+    for name in in_order(tensors):
+        yield from bytes_of(tensors[name])

@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +23,9 @@ if sys.platform != "win32":
     import fcntl
 
 
-def write_beside(path: Path, payload: bytes) -> None:
+def write_beside(path: Path, payload: bytes | Iterable[bytes | memoryview]) -> None:
     """Write beside, flush to disk, rename: readers see the old file or the new one, never a part.
+    What is large comes in pieces.
 
     A symbolic link stays one, and the file that it leads to is replaced. The new file has the mode
     (and where possible the owner) of the old one. Another hard link to the old file keeps the old
@@ -36,7 +38,7 @@ def write_beside(path: Path, payload: bytes) -> None:
     try:
         target, old = _target(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, payload, old)
+        _replace(target, [payload] if isinstance(payload, bytes) else payload, old)
         tidy(target.parent, target.name)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _named(path, error) from error
@@ -86,9 +88,12 @@ def _target(path: Path) -> tuple[Path, os.stat_result | None]:
     return Path(os.path.realpath(path)), old
 
 
-def _replace(target: Path, payload: bytes, old: os.stat_result | None) -> None:
+def _replace(
+    target: Path, pieces: Iterable[bytes | memoryview], old: os.stat_result | None
+) -> None:
     with _draft(target, 0o666 if old is None else 0o600) as (file, draft):
-        file.write(payload)
+        for piece in pieces:
+            file.write(piece)
         file.flush()
         if old is not None:
             _become(file.fileno(), old)

@@ -12,6 +12,8 @@ fixed.
 Freezing the norm's scale instead leaves a remainder that belongs to no component.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -39,7 +41,8 @@ def average_gradient(
     line = torch.lerp(start[None], end[None], t[:, None]).to(device, dtype)
     line = line[:, None].requires_grad_()
     with torch.enable_grad():
-        logits = read(line)[:, 0, tokens.to(device)]
+        every = read(line)[:, 0]
+        logits = every[:, tokens.to(every.device)]
         found = [
             torch.autograd.grad(column.sum(), line, retain_graph=True)[0][:, 0]
             for column in logits.unbind(dim=1)
@@ -80,7 +83,8 @@ def through_heads(
     model: HookedModel, seen: Recording, attention: Float[Tensor, "vec layer d_model"]
 ) -> Float[Tensor, "vec layer head d_model"] | None:
     """Every head's part of what attention changed by; NaN for layers where the heads do not add up
-    to it (a norm behind attention, or an edit of attention's output itself)."""
+    to it (a norm behind attention, or an edit of attention's output itself), or its weights cannot
+    be read (quantised)."""
     n_heads = int(model.cfg.n_heads)
     if not seen.z:
         return None
@@ -91,14 +95,22 @@ def through_heads(
         device="cpu",
     )
     for layer, z in seen.z.items():
-        matrix = getattr(getattr(model.blocks[layer], "attn", None), "W_O", None)
-        if not isinstance(matrix, Tensor) or matrix.shape[0] * matrix.shape[1] != z.shape[1]:
+        matrix = _heads_map(model.blocks[layer])
+        if matrix is None or matrix.shape[0] * matrix.shape[1] != z.shape[1]:
             continue
         if len(matrix) != n_heads:  # blocks may differ
             continue
         change = (z[1:] - z[:1]).unflatten(1, (n_heads, -1))
-        found = torch.einsum("vhe,hed->vhd", change, matrix.detach().float().cpu())
+        found = torch.einsum("vhe,hed->vhd", change, matrix)
         whole = attention[:, layer]
         if float((found.sum(dim=1) - whole).norm()) <= 0.05 * float(whole.norm()) + 1e-6:
             out[:, layer] = found
     return out
+
+
+def _heads_map(block: Any) -> Float[Tensor, "head d_head d_model"] | None:
+    try:
+        matrix = block.attn.W_O
+        return matrix.detach().float().cpu() if isinstance(matrix, Tensor) else None
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+        return None  # there is none, or it is quantised and knows no such operation

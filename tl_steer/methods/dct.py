@@ -121,13 +121,13 @@ def transcode(
 
 def alphas(perturbation: Perturbation, response: Float[Tensor, "vec k"]) -> Float[Tensor, " vec"]:
     """Each factor's weight in the exponential model, by least squares (see the module)."""
-    v = normalize(perturbation.flat().double(), dim=1)
-    u = normalize(response.double(), dim=1)
+    # On the CPU, where alone that driver exists; and the two may lie on two devices.
+    v = normalize(perturbation.flat().cpu().double(), dim=1)
+    u = normalize(response.cpu().double(), dim=1)
     kernel = (u @ u.T) * torch.expm1(v @ v.T)
     # Factors that coincide make K singular; the least-norm solution shares the weight among them.
-    # On the CPU, where alone that driver exists; the matrix is small.
-    wanted = response.double().norm(dim=1)[:, None].cpu()
-    found: Tensor = torch.linalg.lstsq(kernel.cpu(), wanted, driver="gelsd").solution
+    wanted = response.cpu().double().norm(dim=1)[:, None]
+    found: Tensor = torch.linalg.lstsq(kernel, wanted, driver="gelsd").solution
     return found[:, 0].to(response)
 
 

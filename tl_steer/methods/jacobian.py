@@ -81,7 +81,7 @@ class Jacobian:
                     "so there is no Jacobian to take apart. Use Power, Melbo, Dct or Quadratic."
                 )
             basis = torch.cat([basis, block])
-            images = torch.cat([images, image]) if len(images) else image
+            images = torch.cat([images.to(image), image]) if len(images) else image
             exhausted = step == self.passes or len(basis) == width
             if not exhausted:
                 block = _beyond(basis, linear.pull(image))
@@ -137,7 +137,8 @@ def _resumed(state: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, Tensor, i
 def _ritz(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values and right singular vectors of J within the span of `basis` (rows)."""
     left, values, _ = torch.linalg.svd(images.double(), full_matrices=False)
-    return values.to(basis), (left.T @ basis.double()).to(basis)
+    # The images lie with the target, the basis with the source.
+    return values.to(basis), (left.T.to(basis.device) @ basis.double()).to(basis)
 
 
 def _beyond(basis: Tensor, candidates: Tensor) -> Tensor:

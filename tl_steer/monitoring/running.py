@@ -27,7 +27,7 @@ class Running:
     """
 
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
-        self._ends = reader.ends
+        self._ends, self._device = reader.ends, device
         here = moved(reader.without_namer(), device)
         self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
         self._categories = here.categories
@@ -60,7 +60,8 @@ class Running:
 
     def hear(self, site: int, residual: Float[Tensor, "batch d"], live: Sequence[bool]) -> None:
         """The newest token at each site in turn, and whose requests it is still part of."""
-        self._seen[site].append(residual.to(torch.float32, copy=True))
+        # From wherever its block is: a model may lie on several devices.
+        self._seen[site].append(residual.to(self._device, torch.float32, copy=True))
         if site == len(self._seen) - 1:
             self._live.append(list(live))
 

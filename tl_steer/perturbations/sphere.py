@@ -10,7 +10,6 @@ from torch import Tensor
 from tl_steer.errors import TooLargeError
 
 _MOST = 2**33  # numbers
-_CHUNK = 1024  # rows that are compared with all others at once
 
 
 def to_sphere(vectors: Float[Tensor, "vec d"], radius: float | int) -> Float[Tensor, "vec d"]:
@@ -93,24 +92,15 @@ def softly_apart(
 
 
 def cosines(vectors: Float[Tensor, "vec d"]) -> Float[Tensor, "vec vec"]:
-    """Cosine of every pair of rows."""
+    """Cosine of every pair of rows.
+
+    Raises:
+        TooLargeError: they would fill more than 32 GiB.
+    """
+    n = len(vectors)
+    if n * n > _MOST:
+        raise TooLargeError(
+            f"The cosines of all pairs of {n} vectors would fill more than 32 GiB: choose fewer."
+        )
     unit = torch.nn.functional.normalize(vectors, dim=1)
     return unit @ unit.T
-
-
-def distinct_rows(vectors: Float[Tensor, "vec d"], threshold: float | int) -> list[int]:
-    """Greedily, in order: the rows whose |cosine| with every row kept so far is below
-    `threshold`."""
-    unit = torch.nn.functional.normalize(vectors.double(), dim=1)
-    kept = unit[:0]
-    rows: list[int] = []
-    for first in range(0, len(unit), _CHUNK):
-        chunk = unit[first : first + _CHUNK]
-        # Against what was kept before the chunk all at once; within it, row by row. NaN is near.
-        free = ((chunk @ kept.T).abs() < threshold).all(dim=1)
-        near = ~((chunk @ chunk.T).abs() < threshold).tril(-1)
-        for row in free.nonzero().flatten().tolist():
-            free[row] = not bool((near[row, :row] & free[:row]).any())
-        kept = torch.cat([kept, chunk[free]])
-        rows += (free.nonzero().flatten() + first).tolist()
-    return rows
