@@ -30,6 +30,7 @@ import gpu_rows as rows
 import torch
 from gpu_bench import BF16, FP32, Bench, Figures
 from gpu_models import room
+from gpu_page import page
 from page import keep, runs_in, table, write_section
 
 Row = tuple[str, Callable[[Bench], Figures], float]
@@ -39,10 +40,11 @@ class TooLong(BaseException):
     """A row's time is over. No `Exception`, so that nobody takes it for one."""
 
 
-def cost(bench: Bench, *, small: bool = False) -> Figures:
-    points = gpu_cost.TINY if bench.tiny else gpu_cost.SMALL if small else gpu_cost.POINTS
-    lines = gpu_cost.measured(points, FP32 if bench.device == "cpu" else BF16, bench.device)
-    return {"points": lines, **gpu_cost.fitted(lines)}
+def cost(bench: Bench) -> Figures:
+    """Points for `scale.py`, which fits a law to them."""
+    points = gpu_cost.TINY if bench.tiny else gpu_cost.POINTS
+    dtype = FP32 if bench.device == "cpu" else BF16
+    return {"points": gpu_cost.measured(points, dtype, bench.device)}
 
 
 def all_rows() -> list[Row]:
@@ -126,7 +128,7 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md from --out")
     given = parser.parse_args()
     if given.page:
-        return write_section("benchmarks.md", "gpu", text(runs_in(given.out)))
+        return write_section("benchmarks.md", "gpu", page(runs_in(given.out)))
     if given.device != "cpu" and not torch.cuda.is_available():
         return print("There is no GPU here, so nothing is measured.")
     run(given)

@@ -1,6 +1,7 @@
 """What a step costs by blocks, tokens, vectors and width: points, a fit, and one point held out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 import tl_steer as ts
 
+# The width of a head, in all shapes.
+HEAD = 128
 # (blocks, tokens, vectors, width); the last is not fitted on.
 POINTS = (
     (2, 27, 32, 1024),
@@ -20,14 +23,6 @@ POINTS = (
     (4, 108, 128, 4096),
     (8, 27, 256, 4096),
     (6, 64, 256, 3072),
-)
-SMALL = (
-    (2, 8, 8, 256),
-    (6, 8, 8, 256),
-    (2, 8, 64, 256),
-    (2, 24, 8, 512),
-    (4, 24, 16, 512),
-    (4, 8, 32, 384),
 )
 TINY = ((1, 8, 2, 16), (2, 8, 4, 16), (1, 12, 8, 32), (2, 8, 4, 24))
 
@@ -54,19 +49,21 @@ def one(model: Any, whole: Shape, point: tuple[int, ...], device: str) -> dict[s
     of = Made(shape, model, segment, 0.0)
     objective, start = of.objective(), of.start(vectors)
     with ts.models.frozen(model), peak(device) as memory:
-        kept = saved_bytes(lambda: objective(start))
+        kept = saved_bytes(lambda: objective(start), model)
         taken = seconds_of(lambda: objective(start), device, times=3)
     flops = shape.flops(vectors, tokens)
     return {"point": point, "seconds": taken, "flops": flops, "kept_bytes": kept, **memory}
 
 
-def saved_bytes(work: Any) -> int:
-    """What autograd keeps of a pass, each storage once; weights are kept anyway."""
+def saved_bytes(work: Any, model: Any) -> int:
+    """What autograd keeps of a pass, each storage once; weights, and views of them, are kept
+    anyway."""
+    own = {x.untyped_storage()._cdata for x in model.parameters()}
     storages: dict[int, int] = {}
 
     def count(kept: Tensor) -> Tensor:
-        if not isinstance(kept, torch.nn.Parameter):
-            storage = kept.untyped_storage()
+        storage = kept.untyped_storage()
+        if storage._cdata not in own:
             storages[storage._cdata] = storage.nbytes()
         return kept
 
@@ -75,40 +72,82 @@ def saved_bytes(work: Any) -> int:
     return sum(storages.values())
 
 
-def fitted(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """seconds = launch * blocks + flops / rate, and kept bytes = share * rows * width * blocks, by
-    least relative squares on all points but the last; and what the last would be by it."""
-    *known, held = lines
-    launch, per_flop = solved(known, lambda x: (x["point"][0], x["flops"]), "seconds")
-    (share,) = solved(known, lambda x: (size(x),), "kept_bytes")
-    guess = launch * held["point"][0] + per_flop * held["flops"]
-    kept = share * size(held)
-    return {
-        "launch_s_a_block": launch,
-        "rate_tflops": 1e-12 / per_flop if per_flop else None,
-        "kept_bytes_a_number": round(share, 2),
-        "held_out": held["point"],
-        "seconds_predicted": guess,
-        "seconds_measured": held["seconds"],
-        "seconds_off": round(guess / held["seconds"] - 1, 3),
-        "kept_off": round(kept / held["kept_bytes"] - 1, 3),
-    }
+@dataclass(frozen=True)
+class Cost:
+    """A step's cost. `numbers` are blocks x tokens x vectors x width.
+
+    seconds = launch * blocks (+) (flop * flops + number * numbers), where (+) is the larger of the
+    two on a card, which works while the host launches, and the sum on a CPU. Bytes that are kept
+    for the backward pass = (kept + attention * tokens / width of a head) * numbers.
+    """
+
+    launch: float
+    flop: float
+    number: float
+    kept: float
+    attention: float
+    overlapped: bool
+
+    def seconds(self, point: Sequence[int], flops: float) -> float:
+        launched = self.launch * point[0]
+        worked = self.flop * flops + self.number * size(point)
+        return max(launched, worked) if self.overlapped else launched + worked
+
+    def kept_bytes(self, point: Sequence[int]) -> float:
+        return (self.kept + self.attention * point[1] / HEAD) * size(point)
 
 
-def size(line: dict[str, Any]) -> int:
+def fitted(lines: Sequence[dict[str, Any]], *, overlapped: bool) -> Cost:
+    """By least relative squares. Where one of two terms shows, each is fitted on the points that
+    it rules, which is tried again until the same points do."""
+    memory = solved(lines, lambda p, _: (size(p), size(p) * p[1] / HEAD), "kept_bytes")
+    if not overlapped:
+        terms = solved(lines, lambda p, flops: (p[0], flops, size(p)), "seconds")
+        return Cost(*terms, *memory, overlapped)
+    slow = [line["flops"] / line["seconds"] for line in lines]
+    launched = {i for i, rate in enumerate(slow) if rate < max(slow) / 2}
+    for _ in range(len(lines)):
+        few = [line for i, line in enumerate(lines) if i in launched]
+        rest = [line for i, line in enumerate(lines) if i not in launched]
+        (launch,) = solved(few, lambda p, _: (p[0],), "seconds")
+        work = solved(rest, lambda p, flops: (flops, size(p)), "seconds")
+        found = Cost(launch, *work, *memory, overlapped)
+        rules = {i for i, x in enumerate(lines) if _ruled(found, x)}
+        if rules == launched:
+            break
+        launched = rules
+    return found
+
+
+def _ruled(cost: Cost, line: dict[str, Any]) -> bool:
+    """Whether launching takes longer than the work."""
+    point = line["point"]
+    return cost.launch * point[0] > cost.flop * line["flops"] + cost.number * size(point)
+
+
+def size(point: Sequence[int]) -> int:
     """Numbers of the residual stream that the segment's blocks read."""
-    blocks, tokens, vectors, width = line["point"]
+    blocks, tokens, vectors, width = point
     return int(blocks * tokens * vectors * width)
 
 
 def solved(lines: Sequence[dict[str, Any]], by: Any, what: str) -> list[float]:
     """Shares of the terms, none below 0: a term that would be is left out."""
-    rows = torch.tensor([[t / x[what] for t in by(x)] for x in lines], dtype=torch.float64)
-    one_each = torch.ones(len(lines), 1, dtype=torch.float64)
+    terms = [by(x["point"], x["flops"]) for x in lines]
+    rows = torch.tensor(
+        [[t / x[what] for t in own] for x, own in zip(lines, terms, strict=True)],
+        dtype=torch.float64,
+        device="cpu",
+    )
     scale = rows.norm(dim=0)
-    found = (torch.linalg.lstsq(rows / scale, one_each).solution[:, 0] / scale).tolist()
-    if min(found) >= 0:
-        return [float(x) for x in found]
-    best = max(range(len(found)), key=lambda i: found[i])
-    alone = float(rows[:, best].sum() / rows[:, best].square().sum())
-    return [alone if i == best else 0.0 for i in range(len(found))]
+    used = list(range(rows.shape[1]))
+    while True:
+        one_each = torch.ones(len(lines), 1, dtype=torch.float64, device="cpu")
+        found = torch.linalg.lstsq(rows[:, used] / scale[used], one_each).solution[:, 0]
+        if len(used) == 1 or float(found.min()) >= 0:
+            break
+        used.pop(int(found.argmin()))
+    shares = [0.0] * rows.shape[1]
+    for i, share in zip(used, (found / scale[used]).tolist(), strict=True):
+        shares[i] = share
+    return shares

@@ -134,7 +134,7 @@ class Made:
 
 
 def made(shape: Shape, dtype: torch.dtype, device: str) -> Made:
-    began = time.perf_counter()
+    began = clock(device)
     model = wrap(
         weights_of(shape.config(), dtype, device),
         words(shape.vocabulary),
@@ -161,9 +161,11 @@ def segment_of(model: Any, shape: Shape, asked: list[Any], kind: Any = Segment) 
 
 
 def clock(device: str) -> float:
-    """Now, when the device has done what it was given."""
-    if device != "cpu":
-        torch.cuda.synchronize()
+    """Now, when the device has done what it was given; on a CPU, the process's own seconds, which
+    neighbours do not stretch (give it one thread)."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 

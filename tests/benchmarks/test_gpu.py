@@ -1,10 +1,9 @@
 """The parts of the GPU benchmark that can be wrong without a GPU."""
 
-import pytest
 from gpu import measured, text
 from gpu_bench import Bench
-from gpu_cost import fitted
 from gpu_models import SHAPES
+from gpu_page import page
 
 
 def test_a_step_counts_two_operations_a_weight_and_token_each_way():
@@ -12,22 +11,6 @@ def test_a_step_counts_two_operations_a_weight_and_token_each_way():
     per_block = 4 * 4096 * 4096 + 3 * 4096 * 11008
     assert seven.weights == 10 * per_block
     assert seven.flops(512, 27) == (2 + 2) * 10 * per_block * 512 * 27
-
-
-def test_the_fit_finds_costs_that_were_put_in_and_predicts_what_it_did_not_see():
-    points = [(2, 10, 4, 16), (4, 10, 4, 16), (2, 20, 8, 32), (8, 5, 2, 64), (3, 7, 5, 48)]
-    lines = []
-    for blocks, tokens, vectors, width in points:
-        flops = blocks * tokens * vectors * width**2
-        kept = 30 * blocks * tokens * vectors * width
-        seconds = 0.002 * blocks + flops / 5e9
-        point = (blocks, tokens, vectors, width)
-        lines.append({"point": point, "seconds": seconds, "flops": flops, "kept_bytes": kept})
-    found = fitted(lines)
-    assert found["launch_s_a_block"] == pytest.approx(0.002)
-    assert found["rate_tflops"] == pytest.approx(0.005)
-    assert found["kept_bytes_a_number"] == 30
-    assert found["seconds_off"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_row_that_fails_or_takes_too_long_is_written_down_and_no_more():
@@ -50,3 +33,23 @@ def test_the_table_has_the_newest_line_of_every_row():
     shown = text(lines)
     assert "| x |  |  | 2 |" in shown
     assert '- x: {"waits": 3}' in shown
+
+
+def test_the_page_reads_the_rows_and_says_which_searches_were_not_timed_whole():
+    card = {"card": "a card", "torch": "2"}
+    dct = {"all_steps_s": 3.0, "steps": 10, "step_s": 0.3, "vector_steps_s": 1.0, **card}
+    lines = [
+        {"row": "7b bf16 dct", "error": "no", **card},
+        {"row": "7b bf16 dct", **dct},
+        {"row": "7b fp32 dct", **dct | {"all_steps_s": 25.0, "steps": "2 of 10 steps timed"}},
+        {"row": "1.8b bf16 graph", "share": 0.4, "step_s": 0.1, "launched_s": 0.2, **card},
+        {"row": "1.8b bf16 plain", "error": "out of memory", **card},
+    ]
+    shown = page(lines)
+    assert shown.startswith("One a card, torch 2;")
+    assert "3.0 s in bf16 and 25.0 s in fp32" in shown
+    assert "1.5 times ours in fp32 and 12 times ours in bf16" in shown
+    assert "| 7B fp32, 512 x dct | 37.5 (H100, fp32) | 25 | 2 of 10 steps timed |" in shown
+    assert "| 1.8b bf16 | as it is | 0.2 | 0.2 |" in shown
+    assert shown.endswith("- 1.8b bf16 plain failed: out of memory")
+    assert "7b bf16 dct failed" not in shown
