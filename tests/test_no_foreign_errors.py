@@ -332,6 +332,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
         ts.methods.CleanComponents,
         lambda m: {"base": m, "at": ts.Positions(bos=False), "top": 2, "signs": (1,)},
     ),
+    "Replayed": (ts.methods.Replayed, lambda m: {"method": ts.methods.Melbo()}),
     "Within": (
         ts.methods.Within,
         lambda m: {"span": ts.methods.MeanDifference(m), "method": ts.methods.Power()},

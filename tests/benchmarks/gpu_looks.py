@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from gpu_bench import BF16, Bench, Figures
-from gpu_graph import Replayed
 from gpu_models import TOKENS, clock, peak, prompts, seconds_of, segment_of, weights_of
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from tl_steer.models.packed import Packed
 from tl_steer.models.segment import Segment
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.recorded import Recorded
 
 
 def recorded(bench: Bench, name: str, n: int) -> Figures:
@@ -26,7 +26,7 @@ def recorded(bench: Bench, name: str, n: int) -> Figures:
     objective, start = of.objective(), of.start(n)
     with ts.models.frozen(of.model), peak(bench.device) as memory:
         as_it_is = seconds_of(lambda: objective(start), bench.device)
-        replayed = Replayed(objective, start)
+        replayed = Recorded(objective, start)
         same = float((replayed(start).value / objective(start).value - 1).abs().max())
         taken = seconds_of(lambda: replayed(start), bench.device)
     found = bench.figures(of.shape, taken, n, TOKENS, "bf16")

@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from gpu_bench import BF16, FP32, Bench, Figures
-from gpu_graph import Replayed
 from gpu_models import TOKENS, Made, clock, peak, prompts, seconds_of, segment_of
 
 import tl_steer as ts
-from tl_steer.methods import Dct, Melbo, Power
+from tl_steer.methods import Dct, Melbo, Power, Replayed
 from tl_steer.radii.rules import Calibrated
 
 SHORT = {BF16: "bf16", FP32: "fp32"}
@@ -108,8 +107,8 @@ def melbo(bench: Bench, *, graph: bool) -> Figures:
     objective = of.objective()
     with ts.models.frozen(of.model), peak(bench.device) as memory:
         objective(of.start(n))
-        climb = Replayed(objective, of.start(n)) if graph else objective
-        found = climbed(bench, of, method, climb, n)
+        climb = Replayed(method) if graph else method
+        found = climbed(bench, of, climb, objective, n)
     bench.reached["melbo"] = max(found["objective"], bench.reached.get("melbo", 0.0))
     return found | bench.figures(of.shape, found.pop("step"), n, TOKENS, "bf16") | memory
 

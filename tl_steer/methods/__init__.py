@@ -17,6 +17,7 @@ from tl_steer.methods.named import METHODS as METHODS, method_of as method_of
 from tl_steer.methods.power import Power as Power
 from tl_steer.methods.protocol import Iterate as Iterate, Method as Method
 from tl_steer.methods.quadratic import Quadratic as Quadratic
+from tl_steer.methods.replayed import Replayed as Replayed
 from tl_steer.methods.sogi import Sogi as Sogi
 from tl_steer.methods.weight_difference import WeightDifference as WeightDifference
 from tl_steer.methods.within import Within as Within

@@ -105,14 +105,15 @@ class Objective:
         self, perturbation: Perturbation, *, gradient: bool = True, step: int | None = None
     ) -> Evaluation:
         def evaluate(rows: slice) -> Evaluation:
-            part = self._evaluate(perturbation.select(rows), gradient)
+            part = self.one_pass(perturbation.select(rows), gradient)
             # Values first: one vector's NaN can reach every gradient through a divergence.
             refuse_nonfinite((part.value, *part.gradients), first=rows.start, step=step)
             return part
 
         return joined(in_parts(len(perturbation), self, evaluate))
 
-    def _evaluate(self, part: Perturbation, gradient: bool) -> Evaluation:
+    def one_pass(self, part: Perturbation, gradient: bool) -> Evaluation:
+        """All of these edits at once, whatever `vec_batch` is, and nothing refused."""
         with torch.set_grad_enabled(gradient):
             steered = self.segment.run(part)
             value = measure(self.divergence, steered, self.segment.clean, self.measured)
