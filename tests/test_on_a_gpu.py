@@ -14,7 +14,7 @@ from tiny_monitor import ALPHA, monitor_of, prompts
 from two_models import base_of
 
 import tl_steer as ts
-from tl_steer.methods import Dct, Melbo, Power
+from tl_steer.methods import Dct, Melbo, Power, Replayed
 from tl_steer.objectives import Contrast, Substitution
 from tl_steer.perturbations import Ablation, Clamp, Gated, MultiSite, NormPreserving
 
@@ -53,6 +53,17 @@ def test_a_search_finds_the_same_vectors(pair, method):
     banks = [ts.elicit(m, PROMPTS, **asked(n=3, method=method), progress=False) for m in pair]
     torch.testing.assert_close(banks[1].vectors, banks[0].vectors, **CLOSE)
     torch.testing.assert_close(banks[1].responses, banks[0].responses, **CLOSE)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="CUDA graphs are of CUDA devices")
+@pytest.mark.parametrize("method", [Power(steps=3, tolerance=0), Melbo(steps=5)], ids=str)
+def test_a_recorded_pass_finds_what_a_launched_one_finds(method):
+    model = there("bridge-llama")
+    banks = [
+        ts.elicit(model, PROMPTS, **asked(n=3, method=m), progress=False)
+        for m in (method, Replayed(method))
+    ]
+    torch.testing.assert_close(banks[1].vectors, banks[0].vectors, **CLOSE)
 
 
 def test_generation_inspection_and_doses_say_the_same(pair):

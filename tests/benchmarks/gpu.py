@@ -10,7 +10,8 @@ timed. Rows go to a file of JSON lines as they come, and the table is printed at
 A step is one pass forward and backward for every vector. Its operations are counted as 2 a weight
 and token forward and 2 backward (weights get no gradients), over the rate of a measured product of
 8192 x 8192 matrices in the same precision. `--tiny` runs every row on small models, to see that
-they run; `--only` picks rows by parts of their names.
+they run (rows of CUDA graphs need a card all the same); `--only` picks rows by parts of their
+names.
 """
 
 import argparse

@@ -82,7 +82,7 @@ def profile(bench: Bench, name: str, n: int) -> Figures:
             objective(start)
             clock(bench.device)
     events = seen.key_averages()
-    on_device = {e.key[:60]: (e.count, _self(e)) for e in events if _self(e) > 0}
+    on_device = by_kernel(events)
     busy = sum(us for _, us in on_device.values()) / 1e6
     host = sorted(events, key=lambda e: -e.self_cpu_time_total)[:12]
     return {
@@ -93,6 +93,16 @@ def profile(bench: Bench, name: str, n: int) -> Figures:
         "device": [[k, c, round(us)] for k, (c, us) in _top(on_device)],
         "host": [[e.key[:60], e.count, round(e.self_cpu_time_total)] for e in host],
     }
+
+
+def by_kernel(events: Any) -> dict[str, tuple[int, float]]:
+    """Calls and microseconds by the beginning of a name, which kernels of one kind share."""
+    found: dict[str, tuple[int, float]] = {}
+    for event in events:
+        if (us := _self(event)) > 0:
+            calls, before = found.get(event.key[:60], (0, 0.0))
+            found[event.key[:60]] = (calls + event.count, before + us)
+    return found
 
 
 def _self(event: Any) -> float:

@@ -19,7 +19,7 @@ SEARCHES = {
     "1.8b bf16 melbo graph": f"{MELBO:.0f} (5090, bf16)",
 }
 STEPS = {
-    "graph": "from a CUDA graph",
+    "graph": "from a CUDA graph (`Replayed`)",
     "compiled": "hooked blocks under `torch.compile`",
     "compiled graphs": "the same, mode `reduce-overhead`",
     "plain": "bare transformers blocks, no hooks",
@@ -104,8 +104,7 @@ def _way(rows: dict[str, Line]) -> str:
             f"One step of the {size} shape, {seen['launches']} launches, takes "
             f"{graph['launched_s']:.3f} s, and {graph['step_s']:.3f} s from a CUDA graph "
             f"(ratio {graph['launched_s'] / graph['step_s']:.2f}; values differ by "
-            f"{graph['values_off']:g}). Kernels took {seen['device_busy_s']:.3f} s of one step "
-            "under the profiler."
+            f"{graph['values_off']:g})."
         )
     return "\n- ".join(said)
 
@@ -146,7 +145,7 @@ def shown(value: object) -> object:
 def _what(name: str) -> str:
     shape, dtype, method, *more = name.split()
     vectors = {"7b": 512, "1.8b": 100}[shape]
-    return f"{shape.upper()} {dtype}, {vectors} x {method}{', CUDA graph' if more else ''}"
+    return f"{shape.upper()} {dtype}, {vectors} x {method}{', `Replayed`' if more else ''}"
 
 
 def single(rows: dict[str, Line]) -> str:

@@ -1,7 +1,10 @@
 """The parts of the GPU benchmark that can be wrong without a GPU."""
 
+from types import SimpleNamespace
+
 from gpu import measured, text
 from gpu_bench import Bench
+from gpu_looks import by_kernel
 from gpu_models import SHAPES
 from gpu_page import page
 
@@ -53,3 +56,12 @@ def test_the_page_reads_the_rows_and_says_which_searches_were_not_timed_whole():
     assert "| 1.8b bf16 | as it is | 0.2 | 0.2 |" in shown
     assert shown.endswith("- 1.8b bf16 plain failed: out of memory")
     assert "7b bf16 dct failed" not in shown
+
+
+def test_kernels_with_names_that_begin_alike_are_added_up():
+    name = "elementwise_kernel<" + "x" * 60
+    events = [
+        SimpleNamespace(key=name + end, count=2, self_device_time_total=us)
+        for end, us in (("a", 5.0), ("b", 7.0), ("c", 0.0))
+    ]
+    assert by_kernel(events) == {name[:60]: (4, 12.0)}

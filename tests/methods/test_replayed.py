@@ -73,6 +73,17 @@ def test_every_step_is_that_of_the_method_alone(graphs, method):
     torch.testing.assert_close(start.vectors, problem()[1].vectors)
 
 
+def test_an_evaluation_is_kept_through_the_replays_that_come_after_it(graphs):
+    objective, start = problem()
+    other = start.select([2, 0, 1])
+    with frozen(objective.segment.model):
+        pass_of = recorded.Recorded(objective, start)
+        found, _ = pass_of(start), pass_of(other)
+        wanted = objective(start)
+    for kept, own in zip(parts(found), parts(wanted), strict=True):
+        torch.testing.assert_close(kept, own)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=IDS)
 def test_a_search_goes_on_from_a_state(graphs, method):
     objective, start = problem()
