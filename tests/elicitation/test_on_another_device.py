@@ -8,19 +8,19 @@ import conftest
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
+from devices import Devices, spread
 
 import tl_steer as ts
 from tl_steer.methods import Dct
 
-stand_ins = pytest.importorskip("devices", reason="stand-ins for devices are not here")
 pytestmark = pytest.mark.skipif(not conftest.HAS_BRIDGE, reason="bridges can be placed")
 ASKED = {"n": 3, "radius": 3.0, "measured": ts.Positions(last=1), "progress": False}
 
 
 @pytest.fixture
 def elsewhere():
-    devices, model = stand_ins.Devices(), conftest.bridge("llama")
-    stand_ins.spread(devices, model, lambda layer: "xpu:0")
+    devices, model = Devices(), conftest.bridge("llama")
+    spread(devices, model, lambda layer: "xpu:0")
     with devices:
         yield model
 
