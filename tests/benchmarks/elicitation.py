@@ -717,6 +717,8 @@ class Document:
 
     ORDER = ("Speed", "Rate", "Precision", "Diversity")
 
+    OTHERS = "## A step against a base"
+
     def __init__(self, output: Path | None, quick: bool) -> None:
         self.output, self.quick = output, quick
         self.sections: dict[str, str] = {}
@@ -730,7 +732,12 @@ class Document:
         print(f"\n## {name}\n\n{self.sections[name]}\n", flush=True)
         if self.output:
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            self.output.write_text(self.text())
+            self.output.write_text(self.text() + self._of_others())
+
+    def _of_others(self) -> str:
+        """The sections that other programs write, which come last."""
+        there = self.output.read_text() if self.output and self.output.exists() else ""
+        return "\n" + there[start:] if (start := there.find(self.OTHERS)) >= 0 else ""
 
     def text(self) -> str:
         """The page."""

@@ -19,8 +19,8 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "methods/dct.py",
-        'found: Tensor = torch.linalg.lstsq(kernel, wanted, driver="gelsd").solution',
-        "found: Tensor = torch.linalg.lstsq(kernel, wanted, **{}).solution",
+        'found: Tensor = torch.linalg.lstsq(kernel.cpu(), wanted, driver="gelsd").solution',
+        "found: Tensor = torch.linalg.lstsq(kernel.cpu(), wanted, **{}).solution",
         "the CPU's default driver, gelsy, gives the least-norm solution too",
     ),
     (
@@ -60,9 +60,9 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
         "notes are annotated as a tuple, which the tests' type checks insist on",
     ),
     (
-        "banks/bank.py",
-        'f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a "',
-        'f"bank[{repr(rows)[: 81]}]: the bank holds {n} vectors; expected their numbers, a "',
+        "banks/index.py",
+        'f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',
+        'f"bank[{repr(rows)[: 81]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',
         "a quoted value is cut one character later",
     ),
     (

@@ -100,6 +100,7 @@ KINDS = [
     "bank_map",
     "selection_scores",
     "sweep",
+    "scan",
     "alerts",
 ]
 
