@@ -61,8 +61,8 @@ EQUIVALENT: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         "banks/index.py",
-        'f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',
-        'f"bank[{repr(rows)[: 81]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',
+        'f"bank[{repr(rows)[:80]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',  # noqa: E501
+        'f"bank[{repr(rows)[: 81]}]: the bank holds {n} vectors; expected their numbers, a slice, or "',  # noqa: E501
         "a quoted value is cut one character later",
     ),
     (
