@@ -9,7 +9,13 @@ from typer.testing import CliRunner
 
 import tl_steer as ts
 from tl_steer import cli
-from tl_steer.errors import BankFileError, ForeignModelError, HookPointError, SettingError
+from tl_steer.errors import (
+    BankFileError,
+    ForeignModelError,
+    HookPointError,
+    NotFiniteError,
+    SettingError,
+)
 from tl_steer.hook_points import PROMPT
 from tl_steer.perturbations import Ablation
 
@@ -65,7 +71,7 @@ def test_tokens_that_a_format_cannot_say_and_other_kinds_are_refused(model, bank
 
 def test_vectors_that_are_not_finite_are_not_written(bank, tmp_path):
     endless = dataclasses.replace(bank[0], vectors=bank.vectors[:1] * torch.inf)
-    with pytest.raises(SettingError, match="NaN or infinity"):
+    with pytest.raises(NotFiniteError, match="not finite"):
         ts.interop.export(endless, tmp_path / "b.svec", to="svec")
 
 

@@ -10,7 +10,7 @@ from conftest import LLAMAS, PROMPTS, adapter_bank, bridge, make
 from gguf import GGUFReader
 
 import tl_steer as ts
-from tl_steer.errors import ForeignModelError, SettingError
+from tl_steer.errors import ForeignModelError, NotFiniteError, SettingError
 from tl_steer.hook_points import PROMPT
 from tl_steer.interop.gguf_lora import ARCHITECTURES
 
@@ -86,12 +86,12 @@ def test_what_no_lora_says_is_refused_with_the_reason(model, adapters, tmp_path)
 
     one = adapters[0]
     refused(one, SettingError, "--model")
-    refused(adapters, SettingError, r"2 adapters.*bank\[4\]", model=model)
+    refused(adapters, SettingError, r"2 vectors.*bank\[4\]", model=model)
     refused(vector, SettingError, r"control vector \(to='gguf'\)", model=model)
     early = dataclasses.replace(one, positions=PROMPT)
     refused(early, SettingError, "every token", model=model)
     odd = dataclasses.replace(one, vectors=one.vectors * float("inf"))
-    refused(odd, SettingError, "NaN or infinity", model=model)
+    refused(odd, NotFiniteError, "not finite", model=model)
     refused(one, ForeignModelError, "another|not this model", model=bridge("gpt2"))
     tall = bridge("llama", compatibility=True)
     there = ts.Bank.from_vectors(tall, one, prompts=PROMPTS[:1])

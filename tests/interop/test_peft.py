@@ -15,6 +15,7 @@ from tl_steer.errors import (
     ForeignModelError,
     HookPointError,
     ModelError,
+    NotFiniteError,
     SettingError,
 )
 from tl_steer.hook_points import PROMPT
@@ -132,11 +133,11 @@ def test_what_a_lora_cannot_say_is_refused(tmp_path):
         with pytest.raises(error, match=words):
             ts.interop.export(bank, tmp_path / "lora", to="peft", model=model)
 
-    refused(bank, SettingError, "one of 2")
+    refused(bank, SettingError, r"holds 2 vectors.*choose it")
     refused(bank[0], SettingError, "give model=", None)
     refused(dataclasses.replace(bank[0], positions=PROMPT), SettingError, "over-steers")
     infinite = dataclasses.replace(bank[0], vectors=torch.full((1, 24), torch.inf))
-    refused(infinite, SettingError, "NaN or infinity")
+    refused(infinite, NotFiniteError, "not finite")
     refused(bank_of("llama", Ablation(1, vectors())), SettingError, "'ablation'")
     first = bank_of("llama", Additive("blocks.0.hook_resid_pre", vectors()))
     refused(first, HookPointError, "in front of the first block")

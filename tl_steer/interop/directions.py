@@ -131,9 +131,10 @@ def directions_of(
         many: whether one file of the tool can hold several vectors, to choose from.
 
     Raises:
-        SettingError: another kind of perturbation, other tokens, vectors that are not finite, or
-            several for a tool that knows one.
+        SettingError: another kind of perturbation, other tokens, or several vectors for a tool that
+            knows one.
         HookPointError: vectors that are added elsewhere.
+        NotFiniteError: as `Bank.perturbation`.
     """
     refuse_positions(bank, tool=tool, positions=positions)
     edits = bank.perturbation()
@@ -147,13 +148,9 @@ def directions_of(
             )
         layer = block_of(part.site, tool=tool)
         rows = part.vectors.detach().to("cpu", torch.float32)
-        if not bool(rows.isfinite().all()):
-            raise SettingError("These vectors hold NaN or infinity; expected finite numbers.")
         layers[layer] = layers[layer] + rows if layer in layers else rows
-    if len(bank) != 1 and not many:
-        raise SettingError(
-            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[4]."
-        )
+    if not many:
+        refuse_several(bank, tool=tool)
     return Directions(layers, bank.positions, bank.labels)
 
 
@@ -188,6 +185,18 @@ def refuse_positions(
             f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
             "every token, and a vector that was trained at some over-steers there. Learn it at "
             "every token (positions=Positions()), or steer with tl_steer itself."
+        )
+
+
+def refuse_several(bank: Bank, *, tool: str) -> None:
+    """Refuse a bank of several, or none, for a tool that takes one.
+
+    Raises:
+        SettingError: saying how to choose.
+    """
+    if len(bank) != 1:
+        raise SettingError(
+            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[4]."
         )
 
 

@@ -68,7 +68,7 @@ def register(name: str, *, write: Write, read: Read | None = None) -> None:
 
 @typed
 def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None = None) -> Path:
-    """Write vectors as another tool's file, or folder, whole or not at all.
+    """Write vectors as another tool's file, whole or not at all; or as a folder of such files.
 
     Vectors are written at the bank's own length; `bank[4] * 2` is twice that. Most formats hold one
     vector, so choose it first.
@@ -80,6 +80,7 @@ def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None =
     Raises:
         SettingError: an unknown format, or one that cannot say what the bank does (its kind, its
             hook point, the tokens that it acts on), with the reason.
+        NotFiniteError: vectors that hold NaN or infinity.
         ForeignModelError: the bank was made for another model than this.
         WriteError: the file cannot be written.
 

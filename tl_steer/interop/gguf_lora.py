@@ -18,8 +18,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
-from tl_steer.hook_points.positions import EVERYWHERE
-from tl_steer.interop.directions import model_type
+from tl_steer.interop.directions import model_type, refuse_positions, refuse_several
 from tl_steer.interop.gguf import Value, to_gguf
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel
@@ -82,17 +81,8 @@ def _adapter(bank: Bank) -> Adapter:
             "no place for them. A vector at the output of a block is a control vector "
             "(to='gguf')."
         )
-    if len(bank) != 1:
-        raise SettingError(
-            f"This bank holds {len(bank)} adapters, and a LoRA is one; choose it: bank[4]."
-        )
-    if bank.positions != EVERYWHERE:
-        raise SettingError(
-            f"This adapter acts on {bank.positions}; llama.cpp would apply it to every token. "
-            "Learn it at every token (positions=Positions()), or steer with tl_steer itself."
-        )
-    if not bool(bank.vectors.isfinite().all()):
-        raise SettingError("This adapter holds NaN or infinity; expected finite numbers.")
+    refuse_several(bank, tool="a LoRA of llama.cpp")
+    refuse_positions(bank, tool="llama.cpp")
     return edit
 
 

@@ -20,7 +20,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.jsons import to_text
 from tl_steer.hook_points.site import Site
-from tl_steer.interop.directions import block_of, refuse_positions
+from tl_steer.interop.directions import block_of, refuse_positions, refuse_several
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.writes import arrives_unchanged, writing_module
@@ -59,8 +59,8 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     transformers calls its modules.
 
     Raises:
-        SettingError: several edits, other kinds or tokens, numbers that are not finite, or no
-            model.
+        SettingError: several edits, other kinds or tokens, or no model.
+        NotFiniteError: as `Bank.perturbation`.
         HookPointError: a vector where no map's output is added to the stream as it is.
         ModelError: the model is no bridge.
     """
@@ -69,14 +69,11 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
             "A LoRA names modules of the transformers model: give model=, the TransformerBridge "
             "that the bank was made on."
         )
-    if len(bank) != 1:
-        raise SettingError(f"A folder of {_TOOL}'s holds one adapter; choose one of {len(bank)}.")
+    refuse_several(bank, tool=_TOOL)
     refuse_positions(bank, tool=_TOOL)
     edits = bank.perturbation()
     lora = _adapter(model, edits) if isinstance(edits, Adapter) else _vectors(model, edits)
     tensors = {name: values.contiguous() for name, values in lora.tensors.items()}
-    if not all(bool(values.isfinite().all()) for values in tensors.values()):
-        raise SettingError("These vectors hold NaN or infinity; expected finite numbers.")
     return {
         "adapter_config.json": to_text(_config(model, lora)).encode(),
         "adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),

@@ -68,6 +68,8 @@ def _together(vectors: list[Any]) -> dict[int, Tensor]:
         rows = _one(vector, room)
         room -= sum(row.nbytes for row in rows.values())
         for layer, row in rows.items():
+            if row.shape != next(iter(found.values()), row).shape:
+                raise ValueError("its vectors are of different widths")  # added, they would spread
             found[layer] = found[layer] + row if layer in found else row
     return found
 
