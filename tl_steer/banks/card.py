@@ -40,7 +40,7 @@ def card_of(bank: Algebra, *, where: str, base_model: str | None, control: Algeb
     if base_model is not None and not _HUB_NAME.fullmatch(base_model):
         raise SettingError(f"base_model={base_model!r}: expected a Hub name, 'owner/name'.")
     if control is not None:
-        refuse_other_control(bank, control)
+        _refuse_other_control(bank, control)
     own = bank.provenance.model
     hub = base_model or (own if _HUB_NAME.fullmatch(own) else None)
     parts = [
@@ -63,7 +63,7 @@ def quoted(text: object, most: int = 200) -> str:
     return html.escape(_MARKS.sub(r"\\\1", shorten(str(text), most)), quote=False)
 
 
-def refuse_other_control(bank: Algebra, control: Algebra) -> None:
+def _refuse_other_control(bank: Algebra, control: Algebra) -> None:
     """Refuse what is no control of a bank.
 
     Raises:
@@ -181,11 +181,6 @@ def _use(where: str, model: str, name: str) -> str:
         f"The model has to be the one that it was made on ({quoted(name)}); another is refused. "
         "`from_pretrained` takes a folder, or a name on the Hub."
     )
-
-
-def _literal(text: str) -> str:
-    """As Python's code, on one line whatever is in it."""
-    return json.dumps(text) if text.isascii() else ascii(text)
 
 
 def _vectors(bank: Algebra) -> str:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
@@ -12,6 +14,8 @@ from tl_steer.perturbations.additive import Additive
 
 _CONTROL_STREAM = 0x636F6E74
 _MOST = 2**33  # numbers
+# Of as few as a small bank has, one in a few is as high as the highest by chance.
+_FEWEST = 100
 
 
 @typed
@@ -43,6 +47,12 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
         scores={},
         provenance=dataclasses.replace(like.provenance, method="random", settings={}, seed=seed),
     )
+
+
+def chance_vectors(bank: Bank, *, seed: int) -> Float[Tensor, "vec d"]:
+    """What readings of a bank's vectors are held against: those of `random_bank`, as many as the
+    bank's, and a hundred at least."""
+    return random_bank(bank, n=max(len(bank), _FEWEST), seed=seed).vectors
 
 
 def unsteered_bank(like: Bank) -> Bank:

@@ -58,6 +58,30 @@ def rows_of(vectors: Any) -> tuple[Float[Tensor, "vec width"], tuple[str, ...]]:
     return rows, names
 
 
+def refuse_unread(bank: Algebra, most: int, *, call: str) -> None:
+    """Refuse what is no set of vectors on the residual stream, for what reads them one by one.
+
+    Raises:
+        SettingError: other perturbations, an empty bank, or less than one finding a vector.
+        HookPointError: vectors elsewhere.
+    """
+    if bank.kind != Additive.kind:
+        raise SettingError(
+            f"{call}() reads vectors, and these are perturbations of kind {bank.kind!r}. What they "
+            "do at the target is a vector: Bank.from_vectors(model, bank.responses, "
+            "source=bank.target.name, ...)."
+        )
+    if not bank.source.is_residual:
+        raise HookPointError(
+            f"{call}() reads vectors on the residual stream, and {bank.source} is not on it. Learn "
+            f"them at blocks.{bank.source.layer}.hook_resid_post, say."
+        )
+    if not len(bank):
+        raise SettingError(f"The bank holds no vectors, so {call}() has nothing to read.")
+    if most < 1:
+        raise SettingError(f"most={most}: expected at least one for each vector.")
+
+
 def refuse_no_bank(value: Any) -> None:
     """Say how what was given becomes a bank, or what takes it.
 

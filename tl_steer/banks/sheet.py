@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from tl_steer.banks.algebra import Algebra
-from tl_steer.errors import SettingError
+from tl_steer.files.optional import imported
 from tl_steer.files.tables import Sheet, number
 from tl_steer.perturbations.additive import Additive
 
@@ -60,10 +60,7 @@ def frame_of(bank: Algebra) -> Any:
     Raises:
         SettingError: pandas is not installed.
     """
-    try:
-        import pandas as pd  # nothing else needs it
-    except ImportError:
-        raise SettingError("to_pandas() needs pandas: pip install pandas.") from None
+    pd = imported("pandas", install="pandas")  # nothing else needs it
     columns = {
         "vector": list(bank.numbers),
         "label": list(bank.labels),

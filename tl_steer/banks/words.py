@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import random_bank
+from tl_steer.banks.control import chance_vectors
+from tl_steer.banks.given import refuse_unread
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.record import Record
@@ -28,11 +29,8 @@ from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
 from tl_steer.models.state import frozen, without_hooks
 from tl_steer.models.token_names import token_names
 from tl_steer.objectives.output_kl import Readout, readout
-from tl_steer.perturbations.additive import Additive
 
 _ROWS = 64  # vectors whose logits are held at once
-# Of as few as a small bank has, one in a few is as high as the highest by chance.
-_RANDOM = 100
 _LOGIT_LENS = "logit lens"
 
 
@@ -143,13 +141,13 @@ def words(
     A first-order reading of what the vector says there and then. What later layers make of it at
     the vector's full length is what `generate` shows.
     """
-    _refuse(bank, most)
+    refuse_unread(bank, most, call="words")
     check_fits(model, bank.provenance)
     with frozen(model), without_hooks(model), torch.no_grad():
         read = readout(model)
         at = _transported(model, bank.vectors, bank.source, lens)
         top, low, peak = _read(model, read, at, most)
-        control = random_bank(bank, n=max(len(bank), _RANDOM), seed=seed).vectors
+        control = chance_vectors(bank, seed=seed)
         _, _, random_peak = _read(
             model, read, _transported(model, control, bank.source, lens), most
         )
@@ -165,24 +163,6 @@ def words(
         model_name(model),
         bank.digest(),
     )
-
-
-def _refuse(bank: Bank, most: int) -> None:
-    if bank.kind != Additive.kind:
-        raise SettingError(
-            f"words() reads vectors, and these are perturbations of kind {bank.kind!r}. What they "
-            "do at the target is a vector: Bank.from_vectors(model, bank.responses, "
-            "source=bank.target.name, ...)."
-        )
-    if not bank.source.is_residual:
-        raise HookPointError(
-            f"words() reads the residual stream, and {bank.source} is not on it. Learn them at "
-            f"blocks.{bank.source.layer}.hook_resid_post, say."
-        )
-    if not len(bank):
-        raise SettingError("The bank holds no vectors, so there is nothing to read.")
-    if most < 1:
-        raise SettingError(f"most={most}: expected at least one word.")
 
 
 def _transported(

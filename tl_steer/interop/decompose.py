@@ -11,16 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.control import random_bank
-from tl_steer.errors import HookPointError, SettingError, ShapeError
+from tl_steer.banks.control import chance_vectors
+from tl_steer.banks.given import refuse_unread
+from tl_steer.errors import SettingError, ShapeError
 from tl_steer.files.record import Record
 from tl_steer.files.signatures import typed
 from tl_steer.files.tables import MOST_ROWS, Sheet, number
-from tl_steer.perturbations.additive import Additive
 
 # Of the dictionary and of the bank at once: their cosines take 32 MB.
 _FEATURES, _VECTORS = 8192, 1024
-_RANDOM = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,14 +100,13 @@ def decompose(
     The nearest directions are not what the model's features do: a vector can excite features that
     it is not parallel to, and dictionaries hold directions that are near to each other.
     """
-    _refuse(bank, most)
+    refuse_unread(bank, most, call="decompose")
     rows = _dictionary(dictionary, bank.source.width)
     size = int(rows.shape[0])
     if labels is not None and not isinstance(labels, Mapping) and len(labels) != size:
         raise SettingError(f"{len(labels)} labels for {size} features; expected one each.")
     near, cosines = _nearest(bank.vectors, rows, min(most, size))
-    random = random_bank(bank, n=max(len(bank), _RANDOM), seed=seed)
-    _, chance = _nearest(random.vectors, rows, 1)
+    _, chance = _nearest(chance_vectors(bank, seed=seed), rows, 1)
     return Decomposition(
         bank.numbers,
         bank.labels,
@@ -119,21 +117,6 @@ def decompose(
         size,
         bank.source.name,
     )
-
-
-def _refuse(bank: Bank, most: int) -> None:
-    if bank.kind != Additive.kind:
-        raise SettingError(
-            f"decompose() reads vectors, and these are perturbations of kind {bank.kind!r}."
-        )
-    if not bank.source.is_residual:
-        raise HookPointError(
-            f"decompose() reads vectors on the residual stream, and {bank.source} is not on it."
-        )
-    if not len(bank):
-        raise SettingError("The bank holds no vectors, so there is nothing to decompose.")
-    if most < 1:
-        raise SettingError(f"most={most}: expected at least one feature.")
 
 
 def _dictionary(given: Any, width: int) -> Any:
