@@ -12,7 +12,6 @@ from rich.text import Text
 import tl_steer as ts
 from tl_steer.files.text import plain
 from tl_steer.hook_points.positions import NAMED, Positions
-from tl_steer.models.tokens import templated
 
 app = typer.Typer(
     name="tl-steer",
@@ -92,10 +91,6 @@ def positions_of(told: Tokens | None) -> Positions | None:
 def point_of(told: str) -> str | int:
     """A hook point's name, or the number of a layer."""
     return int(told) if told.removeprefix("-").isdigit() else told
-
-
-def prompts_of(model: Any, prompts: list[str], raw: bool) -> list[Any]:
-    return list(prompts) if raw or not templated(model) else [ts.chat(p) for p in prompts]
 
 
 def picked(bank: Any, vectors: list[int] | None) -> Any:

@@ -19,13 +19,13 @@ from tl_steer.cli.app import (
     point_of,
     positions_of,
     print_bank,
-    prompts_of,
     sites,
 )
 from tl_steer.elicitation import Layers
 from tl_steer.errors import SettingError
 from tl_steer.hook_points import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.methods import method_of
+from tl_steer.models.tokens import chats
 from tl_steer.objectives import Contrast, Goal, Substitution
 from tl_steer.objectives.named import divergence_of
 from tl_steer.perturbations.kinds import kind_of
@@ -100,7 +100,7 @@ def elicit(
     default_source, default_target = (None, None) if against else sites(hooked)
     bank = ts.elicit(
         hooked,
-        prompts_of(hooked, prompt, raw),
+        chats(hooked, prompt, raw=raw),
         source=point_of(source) if source else default_source,
         target=point_of(target) if target else default_target,
         divergence=divergence if base is None else _goal(base, one_token),

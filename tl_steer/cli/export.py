@@ -21,9 +21,9 @@ from tl_steer.cli.app import (
     picked,
     point_of,
     print_bank,
-    prompts_of,
     tell,
 )
+from tl_steer.models.tokens import chats
 
 FormatOption = Annotated[str, typer.Option(help="Its format; docs/interop.md lists them.")]
 
@@ -65,6 +65,6 @@ def import_(
     found = ts.interop.read(file, format=format)
     hooked = loaded(model, device, dtype)
     made = found.bank(
-        hooked, prompts=prompts_of(hooked, prompt, raw), target=point_of(target) if target else None
+        hooked, prompts=chats(hooked, prompt, raw=raw), target=point_of(target) if target else None
     )
     print_bank(made, made.save(out), as_json)

@@ -23,9 +23,9 @@ from tl_steer.cli.app import (
     out,
     picked,
     positions_of,
-    prompts_of,
     tell,
 )
+from tl_steer.models.tokens import chats
 
 
 @app.command()
@@ -53,7 +53,7 @@ def generate(
     texts = ts.generate(
         hooked,
         chosen,
-        prompts_of(hooked, prompt, raw),
+        chats(hooked, prompt, raw=raw),
         max_new_tokens=tokens,
         temperature=temperature,
         seed=seed,
@@ -91,7 +91,7 @@ def dose(
     doses = ts.dose_response(
         hooked,
         found,
-        prompts_of(hooked, prompt, raw),
+        chats(hooked, prompt, raw=raw),
         shares=share or SHARES,
         max_new_tokens=tokens,
         seed=seed,

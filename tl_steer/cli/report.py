@@ -20,9 +20,9 @@ from tl_steer.cli.app import (
     app,
     loaded,
     positions_of,
-    prompts_of,
     tell,
 )
+from tl_steer.models.tokens import chats
 
 
 @app.command()
@@ -68,7 +68,7 @@ def report(
     if prompt:
         rows, at = _listed(found, vector, most), positions_of(positions)
         hooked = loaded(model, device, dtype)
-        prompts = prompts_of(hooked, prompt, raw)
+        prompts = chats(hooked, prompt, raw=raw)
         seen += [
             ts.inspect(hooked, found, one, vectors=rows, scale=scale, positions=at)
             for one in prompts

@@ -25,7 +25,7 @@ from tl_steer.cli.app import (
     tell,
 )
 from tl_steer.errors import SettingError
-from tl_steer.models.tokens import templated
+from tl_steer.models.prompt_row import templated
 
 
 @app.command()

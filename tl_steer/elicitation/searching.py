@@ -22,7 +22,7 @@ from tl_steer.models.load import load_model
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
-from tl_steer.models.tokens import TokenBatch, chat, templated, tokenize
+from tl_steer.models.tokens import TokenBatch, chats, tokenize
 from tl_steer.radii.rules import radius_of
 
 # What is done with a bank in its cell: the bank, perhaps with further scores, and numbers for the
@@ -57,7 +57,7 @@ def _search(
     model: HookedModel, base: HookedModel | None, plan: GridPlan, after: After | None, cell: Cell
 ) -> Found:
     try:
-        tokens = _tokens(model, plan, cell)
+        tokens = tokenize(model, chats(model, plan.sets[cell.prompts], raw=plan.raw))
         bank = _bank(model, base, plan, cell, tokens)
         if any(map(is_unfinished, bank.provenance.notes)):
             raise KeyboardInterrupt  # `elicit` gives what it has by then
@@ -69,12 +69,6 @@ def _search(
         return Found(numbers, BANK_FILE.payload(*bank.contents()))
     except Exception as error:  # of any kind: the other cells go on
         return Found({}, error=said(error, most=2000))
-
-
-def _tokens(model: HookedModel, plan: GridPlan, cell: Cell) -> TokenBatch:
-    prompts = plan.sets[cell.prompts]
-    plainly = plan.raw or not templated(model)
-    return tokenize(model, list(prompts) if plainly else [chat(each) for each in prompts])
 
 
 def _bank(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from tl_steer.errors import SettingError, SteerError, WorkerError
+from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed_fields
 from tl_steer.files.text import said
 from tl_steer.models.dealing import Dealer
@@ -76,7 +77,7 @@ class Ray:
             SettingError: Ray is not installed, or the cluster has no room for one worker.
             WorkerError: there is no such cluster, or workers die before they begin.
         """
-        ray = _ray()
+        ray = imported("ray", install='"tl_steer[ray]"')
         with _connected(ray, self):
             n = self._room(ray)
             if isinstance(items, Sized):
@@ -166,14 +167,3 @@ def _connected(ray: Any, how: Ray) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise SettingError(
-            'Ray is not installed: pip install "tl_steer[ray]". Without engine= this process does '
-            "the work."
-        ) from error
-    return ray

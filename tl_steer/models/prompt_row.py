@@ -43,6 +43,11 @@ def text_row(model: HookedModel, text: str) -> Int[Tensor, " pos"]:
     return row[1:] if doubled else row
 
 
+def templated(model: Any) -> bool:
+    """Whether the model's tokenizer has a chat template."""
+    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
+
+
 def chat_row(model: HookedModel, turns: Conversation) -> Int[Tensor, " pos"]:
     """A conversation's tokens, up to where the answer begins.
 
@@ -52,7 +57,7 @@ def chat_row(model: HookedModel, turns: Conversation) -> Int[Tensor, " pos"]:
     tokenizer: Any = getattr(model, "tokenizer", None)
     if not turns:
         raise PromptError("is a conversation, but it has no turns.")
-    if getattr(tokenizer, "chat_template", None) is None:
+    if not templated(model):
         raise PromptError(
             "is a conversation, but the tokenizer has no chat template: pass plain strings to "
             "this model."

@@ -20,7 +20,7 @@ from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
 from tl_steer.models.model import HookedModel, context_of, device_of
 from tl_steer.models.prompt_list import is_ids, listed
-from tl_steer.models.prompt_row import chat_row, special_id, text_row, words_of
+from tl_steer.models.prompt_row import chat_row, special_id, templated, text_row, words_of
 
 # A sequence of strings, conversations or rows of token ids, or a matrix of ids. Not checked by its
 # type: `tokenize` has better words for what is wrong with it.
@@ -89,9 +89,10 @@ def chat(text: str, *, system: str | None = None) -> list[dict[str, str]]:
     return [*turns, {"role": "user", "content": text}]
 
 
-def templated(model: Any) -> bool:
-    """Whether the model's tokenizer has a chat template."""
-    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
+def chats(model: Any, prompts: Sequence[str], *, raw: bool) -> list[Any]:
+    """Texts as users' messages, unless they are to be read as they are (`raw`), or the model has no
+    chat template."""
+    return list(prompts) if raw or not templated(model) else [chat(each) for each in prompts]
 
 
 @checked

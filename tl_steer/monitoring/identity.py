@@ -17,6 +17,7 @@ from tl_steer.models.bare import fixed_tokens
 from tl_steer.models.fingerprint import Fingerprint, fingerprint
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel, context_of, model_name
+from tl_steer.models.prompt_row import templated
 from tl_steer.models.rows import ends_of
 from tl_steer.models.state import without_hooks
 from tl_steer.models.taps import glance, host_of
@@ -136,7 +137,7 @@ def _template(model: HookedModel, tokens: TokenBatch) -> tuple[tuple[int, ...], 
     BOS token that all begin with."""
     rows: list[Tensor] = [row.cpu() for row in tokens.rows()]
     bos = (int(rows[0][0]),) if bool(tokens.has_bos.all()) else ()
-    if getattr(getattr(model, "tokenizer", None), "chat_template", None) is None:
+    if not templated(model):
         return bos, ()
     # Two contents that differ, also in length, leave the template between them.
     asked = tokenize(model, [chat("Why? 7"), chat("No, zebras please.")])

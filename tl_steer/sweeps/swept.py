@@ -13,7 +13,7 @@ from tl_steer.files.jsons import text, texts, whole
 from tl_steer.files.signatures import typed_fields
 from tl_steer.files.text import did_you_mean
 from tl_steer.models.model import HookedModel
-from tl_steer.models.tokens import chat, templated
+from tl_steer.models.tokens import chats
 from tl_steer.sweeps.metric import METRICS, NEED_TEXT
 from tl_steer.sweeps.sweep import sweep
 
@@ -76,11 +76,10 @@ class Swept:
 
     def __call__(self, model: HookedModel, bank: Bank) -> tuple[Bank, Mapping[str, float]]:
         """The bank with its scores, and numbers for the index."""
-        plainly = self.raw or not templated(model)
         found = sweep(
             model,
             bank,
-            list(self.prompts) if plainly else [chat(prompt) for prompt in self.prompts],
+            chats(model, self.prompts, raw=self.raw),
             metrics=[self.metric],
             n_random=self.n_random,
             progress=False,

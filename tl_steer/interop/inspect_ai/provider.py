@@ -44,6 +44,7 @@ from tl_steer.interop.inspect_ai.requests import (
 )
 from tl_steer.interop.inspect_ai.steering import Steering, steering
 from tl_steer.models.model import HookedModel
+from tl_steer.models.prompt_row import templated
 from tl_steer.models.tokens import refuse_beyond_context, tokenize, whole_row
 
 _log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class SteeredAPI(ModelAPI):  # type: ignore[misc]
         super().__init__(
             model_name, base_url=_address(self.steering.note, dtype, raw), config=config
         )
-        self._raw = raw or not _templated(self.steering.loaded.model)
+        self._raw = raw or not templated(self.steering.loaded.model)
         self._queue = Queue(self._run)
         self._asked: Counter[int] = Counter()
         self._warned: set[str] = set()
@@ -235,10 +236,6 @@ def _refuse_others(others: Mapping[str, Any]) -> None:
         raise SettingError(
             f"-M {name}= is unknown.{did_you_mean(name, _ARGS)} There are {', '.join(_ARGS)}."
         )
-
-
-def _templated(model: Any) -> bool:
-    return getattr(getattr(model, "tokenizer", None), "chat_template", None) is not None
 
 
 def _address(note: Mapping[str, Any], dtype: str, raw: bool) -> str:
