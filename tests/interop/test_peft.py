@@ -230,6 +230,7 @@ BIAS = {f"{NAME}B.bias": torch.ones(24)}
         ({**GOOD, "use_dora": True}, PAIR),
         ({**GOOD, "rank_pattern": {"x": 2}}, PAIR),
         ({**GOOD, "r": 0}, PAIR),
+        ({**GOOD, "lora_alpha": 0}, PAIR),
         ({**GOOD, "r": 2}, PAIR),
         ({**GOOD, "r": True}, PAIR),
         ({**GOOD, "lora_alpha": "1"}, PAIR),
@@ -237,6 +238,8 @@ BIAS = {f"{NAME}B.bias": torch.ones(24)}
         ([1], PAIR),
         (GOOD, {}),
         (GOOD, PAIR | BIAS),
+        (GOOD, PAIR | {f"{NAME}B.bias": torch.zeros(24)}),
+        (GOOD, PAIR | {f"{NAME}A.weight": torch.full((1, 40), 1e300, dtype=torch.float64)}),
         (GOOD, BIAS),
         (GOOD, PAIR | {f"{NAME}A.weight": torch.ones(40)}),
         (GOOD, PAIR | {f"{NAME}A.weight": torch.full((1, 40), torch.nan)}),
@@ -250,6 +253,18 @@ def test_a_folder_that_is_no_plain_lora_is_one_error(config, tensors, tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors))
     with pytest.raises(BankFileError):
         ts.interop.read(tmp_path, format="peft")
+
+
+def test_a_negative_alpha_turns_an_adapter_round(tmp_path):
+    turned = {f"{NAME}A.weight": PAIR[f"{NAME}A.weight"], f"{NAME}B.weight": -torch.ones(24, 1)}
+    found = []
+    for alpha, tensors in ((-2, PAIR), (2, turned)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(GOOD | {"lora_alpha": alpha}))
+        (tmp_path / "adapter_model.safetensors").write_bytes(safetensors.torch.save(tensors))
+        read = ts.interop.read(tmp_path, format="peft")
+        found.append(read.bank(bridged("llama"), prompts=PROMPTS[:1], target=2))
+    assert found[0].radius == found[1].radius == 2.0
+    torch.testing.assert_close(found[0].responses, found[1].responses)
 
 
 def test_damaged_missing_and_huge_files_are_one_error(tmp_path):

@@ -20,6 +20,7 @@ from tl_steer.elicitation.index import Row, cell_columns, from_parquet
 from tl_steer.errors import GridFileError, SettingError
 from tl_steer.files.digest import sha256
 from tl_steer.files.jsons import fields, from_text, text, whole
+from tl_steer.files.read import read_bounded
 from tl_steer.files.signatures import typed
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
 from tl_steer.files.text import shorten
@@ -132,10 +133,7 @@ def read_plan(folder: Path) -> tuple[GridPlan, str]:
     """
     path = folder / GRID
     try:
-        with open(path, "rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"it is longer than {MOST_BYTES} bytes")
+        content = read_bounded(path, MOST_BYTES)
         found = fields(from_text(content.decode("utf-8")), {"version", "plan", "after"})
         if whole(found["version"]) != VERSION:
             raise ValueError(f"it has version {found['version']}; this tl_steer reads {VERSION}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import SettingError
+from tl_steer.files.read import read_bounded
 
 _MOST = 1 << 24
 
@@ -20,11 +21,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        with open(path, "rb") as file:
-            content = file.read(_MOST + 1)
-        if len(content) > _MOST:
-            raise ValueError(f"it is longer than {_MOST} bytes")
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(read_bounded(path, _MOST).decode("utf-8"))
     except OSError as error:
         raise SettingError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:

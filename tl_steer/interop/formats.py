@@ -1,6 +1,5 @@
 """The formats that banks are written in and read from: registered by name, ours as well."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import BankFileError, SettingError, WriteError
+from tl_steer.files.read import read_bounded
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import did_you_mean
 from tl_steer.files.write import write_beside
@@ -114,21 +114,16 @@ def read(path: str | Path, *, format: str) -> Found:
     return found.read(Path(path))
 
 
-def content_of(path: Path, *, most: int = MOST_BYTES) -> bytes:
+def content_of(path: Path) -> bytes:
     """A foreign file's bytes.
 
     Raises:
-        BankFileError: it is missing, cannot be read, or holds more than `most` bytes.
+        BankFileError: it is missing, cannot be read, or holds more than 256 MB.
     """
     try:
-        with open(path, "rb") as file:
-            # No more than it has: a buffer is as large as what is asked for.
-            content = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        return read_bounded(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise BankFileError(f"{path} cannot be read: {error}.") from error
-    if len(content) > most:
-        raise BankFileError(f"{path} holds more than {most >> 20} MB; no such file is that large.")
-    return content
 
 
 def _format(name: str) -> Format:

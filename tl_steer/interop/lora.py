@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import BankFileError, HookPointError
-from tl_steer.files.jsons import from_text, real, whole
+from tl_steer.files.lora import LoraFiles, read_lora
 from tl_steer.files.text import shorten
 from tl_steer.interop.directions import Directions, target_behind
-from tl_steer.interop.formats import content_of
+from tl_steer.interop.formats import MOST_BYTES
 from tl_steer.models.linear_map import departures
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
@@ -26,27 +22,12 @@ from tl_steer.models.tokens import Prompts, TokenBatch
 from tl_steer.models.writes import PARTS, arrives_unchanged, writing_module
 from tl_steer.perturbations.adapter import BEFORE_NORM, Adapter, map_names
 
-_PREFIX, _PAIR, _BIAS = "base_model.model.", ("A.weight", "B.weight"), "B.bias"
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What values of the wrong kind raise when they are used.
-_BAD = (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError)
-# What would make the change another than (alpha / r) B A.
-_EXTRAS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layer_replication")
-
 
 @dataclass(frozen=True, eq=False)
 class LoraFolder:
-    """Changes of linear maps, by the maps' names in transformers.
+    """A folder's changes of linear maps, or, where it has biases, what it adds behind them."""
 
-    Attributes:
-        scale: alpha / r.
-        bias: what is added to a map's output, where that is all; then there are no pairs.
-    """
-
-    scale: float
-    down: Mapping[str, Float[Tensor, "rank d_in"]]
-    up: Mapping[str, Float[Tensor, "d_out rank"]]
-    bias: Mapping[str, Float[Tensor, " d_out"]]
+    held: LoraFiles
 
     def bank(
         self, model: HookedModel, *, prompts: Prompts | TokenBatch, target: int | str | None = None
@@ -57,8 +38,8 @@ class LoraFolder:
             HookPointError: other maps than those that write into the stream, of attention's and
                 MLP's both, or of another shape than the model's.
         """
-        places = _places(model, self.bias or self.down)
-        if self.bias:
+        places = _places(model, self.held.down)
+        if self.held.bias:
             return self._directions(model, places).bank(model, prompts=prompts, target=target)
         edits = self._adapter(model, places)
         behind = target_behind(model, edits.layers[-1]) if target is None else target
@@ -73,81 +54,51 @@ class LoraFolder:
                     "not added to the block's output as it is; expected the last map of an MLP "
                     "without a norm behind it."
                 )
-        return Directions({at: self.scale * self.bias[n][None] for (_, at), n in places.items()})
+        held = self.held
+        return Directions({at: held.scale * held.bias[n][None] for (_, at), n in places.items()})
 
     def _adapter(self, model: HookedModel, places: Mapping[tuple[str, int], str]) -> Adapter:
         parts, layers = {part for part, _ in places}, sorted(layer for _, layer in places)
         names = [name for _, name in sorted(places.items())]
-        shapes = {(self.down[name].shape, self.up[name].shape) for name in names}
+        shapes = {(self.held.down[name].shape, self.held.up[name].shape) for name in names}
         if len(parts) != 1 or len(shapes) != 1:
             raise HookPointError(
-                f"This changes {', '.join(map(shorten_name, names[:4]))}; a bank holds changes of "
+                f"This changes {', '.join(map(_short, names[:4]))}; a bank holds changes of "
                 "one kind of map, attention's or MLP's, all of one shape."
             )
         site = resolve(model, f"blocks.{layers[0]}.hook_{parts.pop()}_out")
         plain = map_names(site, layers, site.kind)
         output = BEFORE_NORM[site.kind] if departures(model, plain) else None
-        reads = torch.stack([self.down[name] for name in names])[None]
-        writes = torch.stack([self.up[name].T for name in names])[None]
-        return Adapter(site, reads, writes, layers=layers, radius=self.scale, output=output)
+        reads = torch.stack([self.held.down[name] for name in names])[None]
+        scale = self.held.scale
+        # A radius is a length, so that the sign is the factors'.
+        sign = -1.0 if scale < 0 else 1.0
+        writes = sign * torch.stack([self.held.up[name].T for name in names])[None]
+        return Adapter(site, reads, writes, layers=layers, radius=abs(scale), output=output)
 
 
 def read(path: Path) -> LoraFolder:
     """See `interop.read`."""
     try:
-        config = dict(from_text(content_of(path / "adapter_config.json", most=1 << 20).decode()))
-        tensors = load(content_of(path / "adapter_model.safetensors"))
-        rank, scale = whole(config["r"], least=1), real(config["lora_alpha"]) / config["r"]
-        _refuse_other_kinds(config)
-        found = _by_map(tensors)
-        _refuse_shapes(found, rank)
-    except BankFileError:
-        raise
-    except (SafetensorError, *_BAD) as error:
-        raise BankFileError(f"{path} holds no plain LoRA: {error}") from error
-    biased = any(_BIAS in each for each in found.values())
-    if biased:
-        bias = {name: each[_BIAS] for name, each in found.items()}
-        return LoraFolder(scale, {}, {}, bias)
-    down, up = ({name: each[which] for name, each in found.items()} for which in _PAIR)
-    return LoraFolder(scale, down, up, {})
+        found = read_lora(path, most=MOST_BYTES)
+    except OSError as error:
+        raise BankFileError(f"{path} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise BankFileError(f"{path} holds no plain LoRA: {error}.") from error
+    if found.scale == 0:
+        raise BankFileError(f"{path} changes nothing: its lora_alpha is 0.")
+    for name in found.bias:
+        if bool(found.down[name].any()) and bool(found.up[name].any()):
+            raise BankFileError(
+                f"{path} changes the weights of {_short(name)} and adds a vector behind it; a bank "
+                "does either."
+            )
+    return LoraFolder(found)
 
 
-def shorten_name(name: str) -> str:
+def _short(name: str) -> str:
     """A module's name, which a file may make as long as it likes."""
     return shorten(name, 60)
-
-
-def _refuse_other_kinds(config: Mapping[str, Any]) -> None:
-    extras = [key for key in _EXTRAS if config.get(key)]
-    if config.get("peft_type") != "LORA" or extras:
-        kind = shorten(str(config.get("peft_type")), 20)
-        raise ValueError(f"it is of kind {kind} with {', '.join(extras) or 'no extras'}.")
-
-
-def _by_map(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, values in tensors.items():
-        name, _, which = key.removeprefix(_PREFIX).rpartition(".lora_")
-        if which not in (*_PAIR, _BIAS) or values.dtype not in _FLOATS:
-            raise ValueError(f"it holds {shorten_name(key)} ({values.dtype}).")
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"{shorten_name(key)} holds NaN or infinity.")
-        found.setdefault(name, {})[which] = values.float()
-    return found
-
-
-def _refuse_shapes(found: Mapping[str, Mapping[str, Tensor]], rank: int) -> None:
-    kinds = {frozenset(each) for each in found.values()}
-    if kinds not in ({frozenset(_PAIR)}, {frozenset((*_PAIR, _BIAS))}):
-        raise ValueError("its maps do not each have A and B, or A, B and a bias.")
-    for name, each in found.items():
-        down, up, bias = each["A.weight"], each["B.weight"], each.get(_BIAS)
-        shapes = down.ndim == up.ndim == 2 and len(down) == up.shape[1] == rank
-        if not shapes or (bias is not None and bias.shape != up.shape[:1]):
-            raise ValueError(f"the factors of {shorten_name(name)} are of no rank {rank}.")
-        if bias is not None and bool(down.any()) and bool(up.any()):
-            raise ValueError("it changes weights and adds vectors at once; a bank does either.")
 
 
 def _places(model: HookedModel, names: Mapping[str, Any]) -> dict[tuple[str, int], str]:
@@ -160,7 +111,7 @@ def _places(model: HookedModel, names: Mapping[str, Any]) -> dict[tuple[str, int
     other = [name for name in names if name not in known]
     if other:
         raise HookPointError(
-            f"This changes {shorten_name(other[0])}; a bank holds changes of the maps that write "
+            f"This changes {_short(other[0])}; a bank holds changes of the maps that write "
             f"into the residual stream, such as {next(iter(known))}."
         )
     return {known[name]: name for name in names}

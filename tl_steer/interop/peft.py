@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.jsons import to_text
+from tl_steer.files.lora import key_of
 from tl_steer.hook_points.site import Site
 from tl_steer.interop.directions import block_of, refuse_positions, refuse_several
 from tl_steer.models.linear_map import refuse_nonlinear
@@ -105,12 +106,12 @@ def _vectors(model: HookedModel, edits: Perturbation) -> Lora:
             )
         name, module = _map_behind(model, part.site)
         vector = part.vectors.detach()[0].to("cpu", torch.float32)
-        bias = tensors.get(_key(name, "B.bias"), torch.zeros_like(vector))
+        bias = tensors.get(key_of(name, "B.bias"), torch.zeros_like(vector))
         maps[name] = module
         d_in = _width_in(module, len(vector))
         zeros = torch.zeros(1, d_in, dtype=torch.float32, device="cpu")
         tensors |= _factors(name, zeros, torch.zeros_like(vector)[:, None])
-        tensors[_key(name, "B.bias")] = bias + vector
+        tensors[key_of(name, "B.bias")] = bias + vector
     return Lora(1, 1.0, tensors, maps, bias=True)
 
 
@@ -142,11 +143,7 @@ def _width_in(module: nn.Module, d_out: int) -> int:
 
 def _factors(name: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     pair = {"A.weight": a, "B.weight": b}
-    return {_key(name, k): v.detach().to("cpu", torch.float32) for k, v in pair.items()}
-
-
-def _key(name: str, which: str) -> str:
-    return f"base_model.model.{name}.lora_{which}"
+    return {key_of(name, k): v.detach().to("cpu", torch.float32) for k, v in pair.items()}
 
 
 def _config(model: HookedModel, lora: Lora) -> dict[str, object]:

@@ -9,14 +9,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tl_steer.errors import ModelError
-from tl_steer.files.jsons import from_text, real, whole
-
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+from tl_steer.files.lora import read_lora
 
 
 @dataclass(frozen=True)
@@ -48,35 +44,19 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """An adapter from PEFT's two files.
-
-    Only plain LoRA: no DoRA, no rank-stabilised scale, no rank of its own for some maps.
+    """An adapter from PEFT's two files; only plain LoRA of maps whose weights are `[d_out d_in]`.
 
     Raises:
         ModelError: files that are missing, damaged or of another kind.
     """
     try:
-        config = from_text((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "adapter_model.safetensors")
-        scale = real(config["lora_alpha"]) / whole(config["r"], least=1)
-    except Exception as error:
-        # The reader of safetensors has no error of its own for all that can be wrong in a file.
-        raise ModelError(f"No whole adapter in {folder}: {error!r}. Install it anew.") from error
-    _refuse_other_kinds(folder, config)
-    down = {_map_of(name, _A): t for name, t in tensors.items() if name.endswith(_A)}
-    up = {_map_of(name, _B): t for name, t in tensors.items() if name.endswith(_B)}
-    paired = down.keys() == up.keys() and len(down) + len(up) == len(tensors)
-    paired = paired and all(
-        t.ndim == up[name].ndim == 2 and len(t) == up[name].shape[1] == config["r"]
-        for name, t in down.items()
-    )
-    floats = all(t.dtype in _FLOATS and bool(t.isfinite().all()) for t in tensors.values())
-    if not down or not paired or not floats:
-        raise ModelError(
-            f"The adapter in {folder} is damaged: expected finite pairs lora_A, lora_B and nothing "
-            f"else, got {len(down)} and {len(up)} among {len(tensors)} tensors. Install it anew."
-        )
-    return Adapter(scale, down, up)
+        found = read_lora(folder)
+        if found.bias or found.transposed:
+            what = "lora_bias" if found.bias else "fan_in_fan_out"
+            raise ValueError(f"it is of kind LORA with {what}; expected plain LORA")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"No whole adapter in {folder}: {error}. Install it anew.") from error
+    return Adapter(found.scale, found.down, found.up)
 
 
 def merge(weights: nn.Module, adapter: Adapter) -> None:
@@ -113,20 +93,3 @@ def _nearest(
     u, s, vh = torch.linalg.svd(between @ behind.T)
     root = s[:rank].sqrt()
     return left @ u[:, :rank] * root, root[:, None] * (vh[:rank] @ right.T)
-
-
-def _map_of(tensor: str, ending: str) -> str:
-    return tensor.removeprefix(_PREFIX).removesuffix(ending)
-
-
-def _refuse_other_kinds(folder: Path, config: dict[str, Any]) -> None:
-    odd = [
-        key
-        for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
-        if config.get(key)
-    ]
-    if config.get("peft_type") != "LORA" or odd:
-        raise ModelError(
-            f"The adapter in {folder} is of kind {config.get('peft_type')} with "
-            f"{', '.join(odd) or 'no extras'}; expected plain LORA."
-        )
