@@ -94,8 +94,17 @@ def test_what_no_lora_says_is_refused_with_the_reason(model, adapters, tmp_path)
     refused(odd, NotFiniteError, "not finite", model=model)
     refused(one, ForeignModelError, "another|not this model", model=bridge("gpt2"))
     tall = bridge("llama", compatibility=True)
-    there = ts.Bank.from_vectors(tall, one, prompts=PROMPTS[:1])
-    refused(there, SettingError, "compatibility mode", model=tall)
+    heads = ts.elicit(
+        tall,
+        PROMPTS[:1],
+        source="blocks.1.hook_attn_out",
+        target=2,
+        n=1,
+        radius=2.0,
+        perturbation=ts.elicitation.Adapters(),
+        progress=False,
+    )
+    refused(heads, SettingError, "compatibility mode", model=tall)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,12 +1,13 @@
 """Adapters and vectors as LoRA folders: peft loads them, and logits are those of the bank."""
 
+import copy
 import dataclasses
 import json
 
 import pytest
 import safetensors.torch
 import torch
-from conftest import PROMPTS
+from conftest import PROMPTS, tokenizer
 from plain_families import bridged, fresh
 
 import tl_steer as ts
@@ -22,6 +23,7 @@ from tl_steer.hook_points import PROMPT
 from tl_steer.perturbations import Ablation, Additive, MultiSite
 
 peft = pytest.importorskip("peft")
+TransformerBridge = pytest.importorskip("transformer_lens.model_bridge").TransformerBridge
 IDS = torch.tensor([[5, 9, 30, 7, 61], [8, 3, 70, 1, 44]])
 
 
@@ -152,6 +154,40 @@ def test_a_model_that_is_no_bridge_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(model, "adapter", None)
     with pytest.raises(ModelError, match="TransformerBridge"):
         ts.interop.export(bank, tmp_path / "lora", to="peft", model=model)
+
+
+@pytest.mark.parametrize("part", ["mlp", "attn"])
+def test_in_compatibility_mode_adapters_are_what_peft_applies_or_refused(part, tmp_path):
+    """That mode folds the biases of values into attention's output, so heads write less."""
+    plain = fresh("gpt2")
+    with torch.no_grad():
+        for name, values in plain.named_parameters():
+            values.add_(0.5 if name.endswith("c_attn.bias") else 0.0)
+    model = TransformerBridge.boot_transformers(
+        "tiny-gpt2", hf_model=copy.deepcopy(plain), tokenizer=tokenizer()
+    ).eval()
+    model.enable_compatibility_mode()
+    bank = ts.elicit(
+        model,
+        PROMPTS[:1],
+        source=f"blocks.1.hook_{part}_out",
+        target=2,
+        n=1,
+        radius=3.0,
+        perturbation=ts.elicitation.Adapters(),
+        progress=False,
+    )
+    if part == "attn":
+        with pytest.raises(SettingError, match="compatibility mode"):
+            ts.interop.export(bank, tmp_path / "lora", to="peft", model=model)
+        return
+    folder = ts.interop.export(bank, tmp_path / "lora", to="peft", model=model)
+    loaded = peft.PeftModel.from_pretrained(plain, str(folder)).eval()
+    with torch.no_grad(), ts.perturbing(model, bank):
+        ours = model(IDS).log_softmax(-1)
+    with torch.no_grad():
+        there = loaded(IDS).logits.log_softmax(-1)
+    torch.testing.assert_close(ours, there, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

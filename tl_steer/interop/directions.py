@@ -17,6 +17,7 @@ from tl_steer.files.signatures import typed
 from tl_steer.files.text import shorten
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.hook_points.site import Site
+from tl_steer.interop.refusals import refuse_positions, refuse_several
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch
@@ -169,34 +170,6 @@ def _refuse_unlike(layers: Mapping[int, Tensor], *, one: bool) -> None:
         raise ShapeError(
             "This object holds several rows a block, which its tool adds at one token each, or "
             "rotates between; expected one vector a block."
-        )
-
-
-def refuse_positions(
-    bank: Bank, *, tool: str, positions: Sequence[Positions] = (EVERYWHERE,)
-) -> None:
-    """Refuse a bank that acts on tokens which a tool cannot choose.
-
-    Raises:
-        SettingError: saying which.
-    """
-    if bank.positions not in positions:
-        raise SettingError(
-            f"These vectors act on {bank.positions}, which {tool} cannot say: it would add them at "
-            "every token, and a vector that was trained at some over-steers there. Learn it at "
-            "every token (positions=Positions()), or steer with tl_steer itself."
-        )
-
-
-def refuse_several(bank: Bank, *, tool: str) -> None:
-    """Refuse a bank of several, or none, for a tool that takes one.
-
-    Raises:
-        SettingError: saying how to choose.
-    """
-    if len(bank) != 1:
-        raise SettingError(
-            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[4]."
         )
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
-from tl_steer.interop.directions import model_type, refuse_positions, refuse_several
+from tl_steer.interop.directions import model_type
 from tl_steer.interop.gguf import Value, to_gguf
+from tl_steer.interop.refusals import refuse_moved_biases, refuse_positions, refuse_several
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel
 from tl_steer.perturbations.adapter import Adapter
@@ -59,11 +60,7 @@ def write(bank: Bank, model: HookedModel | None) -> bytes:
             "llama.cpp applies a LoRA to models of its own architecture only: say which that is "
             "(export(..., model=model), or --model)."
         )
-    if getattr(model, "compatibility_mode", False):
-        raise SettingError(
-            "This model is in compatibility mode, which changes weights that llama.cpp has as they "
-            "were, so an adapter may read something else there. Learn it without."
-        )
+    refuse_moved_biases(model, edit, tool="llama.cpp")
     refuse_nonlinear(model, edit.maps)
     keys: dict[str, Value] = {
         "general.type": "adapter",

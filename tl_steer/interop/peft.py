@@ -21,7 +21,8 @@ from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.jsons import to_text
 from tl_steer.files.lora import key_of
 from tl_steer.hook_points.site import Site
-from tl_steer.interop.directions import block_of, refuse_positions, refuse_several
+from tl_steer.interop.directions import block_of
+from tl_steer.interop.refusals import refuse_moved_biases, refuse_positions, refuse_several
 from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.writes import arrives_unchanged, writing_module
@@ -87,6 +88,7 @@ def _adapter(model: HookedModel, edits: Adapter) -> Lora:
     maps: dict[str, nn.Module] = {}
     part = "attn" if edits.site.kind == "hook_attn_out" else "mlp"
     refuse_nonlinear(model, edits.maps)
+    refuse_moved_biases(model, edits, tool=_TOOL)
     for index, layer in enumerate(edits.layers):
         name, module = writing_module(model, layer, part)
         maps[name] = module
