@@ -11,7 +11,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
 from tl_steer.files.write import write_beside
 
-BANK, CARD = "bank.safetensors", "README.md"
+BANK, _CARD = "bank.safetensors", "README.md"
 Own = TypeVar("Own", bound="Pretrained")
 
 
@@ -39,8 +39,9 @@ class Pretrained(Algebra):
             SettingError: as `save`, and for what is no `base_model` or `control`.
             WriteError: a file cannot be written.
         """
-        for name, content in self._files(".", base_model, control).items():
-            write_beside(Path(folder) / name, content)
+        card = card_of(self, where=".", base_model=base_model, control=control)
+        BANK_FILE.write(Path(folder) / BANK, *contents_of(self))
+        write_beside(Path(folder) / _CARD, card.encode())
         return Path(folder)
 
     @typed
@@ -71,7 +72,8 @@ class Pretrained(Algebra):
             SettingError: as `save_pretrained`, before anything is sent.
             WriteError: the Hub cannot be reached, or refuses.
         """
-        files = self._files(repo_id, base_model, control)
+        card = card_of(self, where=repo_id, base_model=base_model, control=control)
+        files = {BANK: BANK_FILE.payload(*contents_of(self)), _CARD: card.encode()}
         message = f"A bank of {len(self)}"
         return send(repo_id, files, message=message, private=private, token=token)
 
@@ -102,9 +104,3 @@ class Pretrained(Algebra):
         else:
             raise SettingError(f"{where} is a folder here, without revisions: leave revision= out.")
         return load_checkpoint(cls, path)[0]
-
-    def _files(
-        self, where: str, base_model: str | None, control: Algebra | None
-    ) -> dict[str, bytes]:
-        card = card_of(self, where=where, base_model=base_model, control=control)
-        return {BANK: BANK_FILE.payload(*contents_of(self)), CARD: card.encode()}

@@ -28,8 +28,7 @@ from tl_steer.elicitation.grid_fields import FIELDS
 from tl_steer.errors import SettingError
 from tl_steer.files.jsons import plain_json
 from tl_steer.files.signatures import typed_fields
-from tl_steer.files.text import did_you_mean
-from tl_steer.files.toml import read_toml
+from tl_steer.files.toml import read_toml, refuse_keys
 
 # The index is written anew with every cell.
 _MOST_CELLS = 20_000
@@ -111,16 +110,8 @@ class GridPlan:
         Raises:
             SettingError: as the class, and for what is missing or unknown.
         """
-        known = {each.name: each for each in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise SettingError(
-                    f"A grid has no {name!r}; there are {', '.join(known)}."
-                    f"{did_you_mean(str(name), known)}"
-                )
-        missing = [name for name in ("sources", "targets", "prompts") if name not in values]
-        if missing:
-            raise SettingError(f"A grid needs {' and '.join(missing)}.")
+        known = [each.name for each in dataclasses.fields(cls)]
+        refuse_keys(values, known, needed=["sources", "targets", "prompts"], what="A grid")
         return cls(**{name: _read(name, value) for name, value in values.items()})
 
     @classmethod

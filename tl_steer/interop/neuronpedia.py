@@ -21,7 +21,8 @@ _STRONGEST = 300.0
 
 
 def write(bank: Bank, model: HookedModel | None) -> bytes:
-    """One vector, of norm 1, with its norm as the strength."""
+    """One vector, of norm 1, with its norm as the strength; of a larger norm where that is above
+    300."""
     layers = directions_of(bank, tool="Neuronpedia").layers
     if len(layers) != 1:
         raise SettingError(

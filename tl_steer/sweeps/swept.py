@@ -11,7 +11,7 @@ from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
 from tl_steer.files.jsons import text, texts, whole
 from tl_steer.files.signatures import typed_fields
-from tl_steer.files.text import did_you_mean
+from tl_steer.files.toml import refuse_keys
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import chats
 from tl_steer.sweeps.metric import METRICS, NEED_TEXT
@@ -64,14 +64,7 @@ class Swept:
             SettingError, ShapeError: as the class, and for what is missing or unknown.
         """
         known = [each.name for each in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise SettingError(
-                    f"A grid's sweep has no {name!r}; there are {', '.join(known)}."
-                    f"{did_you_mean(name, known)}"
-                )
-        if "prompts" not in values:
-            raise SettingError("A grid's sweep needs prompts.")
+        refuse_keys(values, known, needed=["prompts"], what="A grid's sweep")
         return cls(**values)
 
     def __call__(self, model: HookedModel, bank: Bank) -> tuple[Bank, Mapping[str, float]]:
