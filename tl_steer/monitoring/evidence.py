@@ -73,8 +73,9 @@ def spoken_effects(
 
     Raises:
         ForeignModelError: the bank was made for another model.
-        SettingError: no request.
+        SettingError: no request; or with an engine, a model that did not come from `load_model`.
         ModelError: the model cannot generate.
+        WorkerError: workers of the engine die again and again.
     """
     if not len(traffic) or batch_rows < 1:
         raise SettingError(f"{len(traffic)} requests, batch_rows={batch_rows}: expected 1 or more.")

@@ -117,6 +117,7 @@ class Monitor(Panel):
             ForeignModelError: the bank was made for another model.
             HookPointError, PromptError, SettingError: bad arguments.
             NotFiniteError: the model overflows, on a clean prompt or under a vector.
+            WorkerError: workers of the engine die again and again.
         """
         check_fits(model, bank.provenance)
         asked = [bank.target.name] if sites is None else sites
