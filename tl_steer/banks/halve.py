@@ -17,6 +17,7 @@ from tl_steer.banks.rank import SCORES
 from tl_steer.banks.scores import Score
 from tl_steer.banks.selection import Round, Selection
 from tl_steer.errors import NotFiniteError, PromptError, SettingError
+from tl_steer.files.registry import named
 from tl_steer.files.signatures import checked
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel
@@ -72,8 +73,8 @@ def halve(
             f"keep={keep}, max_new_tokens={max_new_tokens}, batch_rows={batch_rows}: expected at "
             f"least 1 of each, and keep at most the {len(bank)} vectors."
         )
-    if isinstance(metric, str) and metric not in SCORES:
-        raise SettingError(f"Unknown score {metric!r}; there are {', '.join(SCORES)}.")
+    if isinstance(metric, str):
+        named(SCORES, metric, what="score")
     check_fits(model, bank.provenance)
     known, new = tokenize(model, validation), tokenize(model, held_out)
     _refuse_overlap(known, new)

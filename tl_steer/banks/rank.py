@@ -24,6 +24,7 @@ from tl_steer.banks.scores import Growth, Score, next_token_kl, novelty, respons
 from tl_steer.banks.switch import Switch
 from tl_steer.errors import NotFiniteError, SettingError
 from tl_steer.files.describe import name_of
+from tl_steer.files.registry import named
 from tl_steer.files.signatures import checked
 from tl_steer.models.model import HookedModel
 from tl_steer.models.state import frozen
@@ -63,9 +64,7 @@ def rank(
 
     An order chosen on some prompts flatters its first vector: report its score on others.
     """
-    if isinstance(by, str) and by not in SCORES:
-        raise SettingError(f"Unknown score {by!r}; there are {', '.join(SCORES)}.")
-    score = SCORES[by] if isinstance(by, str) else by
+    score = named(SCORES, by, what="score") if isinstance(by, str) else by
     check_fits(model, bank.provenance)
     tokens = tokenize(model, prompts)
     with frozen(model), torch.no_grad():

@@ -1,11 +1,31 @@
-"""Classes that files call by a name: registered by whoever defines them, imported by no file."""
+"""What is called by a name: found in its table; classes that files name are registered by whoever
+defines them, and imported by no file.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from tl_steer.errors import SettingError
+from tl_steer.files.text import did_you_mean
 
 K = TypeVar("K", bound=type)
+Named = TypeVar("Named")
+
+
+def named(table: Mapping[str, Named], name: str, *, what: str) -> Named:
+    """What a table has by a name.
+
+    Args:
+        what: what it is a table of, in errors.
+
+    Raises:
+        SettingError: nothing, with the names that there are.
+    """
+    if name not in table:
+        raise SettingError(
+            f"Unknown {what} {name!r}; there are {', '.join(table)}.{did_you_mean(name, table)}"
+        )
+    return table[name]
 
 
 def registering(

@@ -9,8 +9,8 @@ from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import BankFileError, SettingError, WriteError
 from tl_steer.files.read import read_bounded
+from tl_steer.files.registry import named
 from tl_steer.files.signatures import typed
-from tl_steer.files.text import did_you_mean
 from tl_steer.files.write import write_beside
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import Prompts, TokenBatch
@@ -86,7 +86,7 @@ def export(bank: Bank, path: str | Path, *, to: str, model: HookedModel | None =
 
     Wrong to use as an archive: provenance, responses and scores stay behind (`Bank.save`).
     """
-    write = _format(to).write
+    write = named(FORMATS, to, what="format").write
     if model is not None:
         check_fits(model, bank.provenance)
     content = write(bank, model)
@@ -108,7 +108,7 @@ def read(path: str | Path, *, format: str) -> Found:
         SettingError: an unknown format, or one that is only written.
         BankFileError: the file is missing, damaged, too large or something else.
     """
-    found = _format(format)
+    found = named(FORMATS, format, what="format")
     if found.read is None:
         raise SettingError(f"The format {format!r} can only be written.")
     return found.read(Path(path))
@@ -124,14 +124,6 @@ def content_of(path: Path) -> bytes:
         return read_bounded(path, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise BankFileError(f"{path} cannot be read: {error}.") from error
-
-
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise SettingError(
-            f"Unknown format {name!r}; there are {', '.join(FORMATS)}.{did_you_mean(name, FORMATS)}"
-        )
-    return FORMATS[name]
 
 
 def _refuse_files(path: Path, content: Mapping[str, Any]) -> None:

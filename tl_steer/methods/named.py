@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from tl_steer.errors import SettingError
-from tl_steer.files.text import did_you_mean
+from tl_steer.files.registry import named
 from tl_steer.methods.ascent import Ascent
 from tl_steer.methods.dct import Dct
 from tl_steer.methods.jacobian import Jacobian
@@ -32,8 +31,4 @@ def method_of(name: str) -> Method:
     Raises:
         SettingError: none has that name.
     """
-    if name not in METHODS:
-        raise SettingError(
-            f"Unknown method {name!r}; there are {', '.join(METHODS)}.{did_you_mean(name, METHODS)}"
-        )
-    return METHODS[name]()
+    return named(METHODS, name, what="method")()

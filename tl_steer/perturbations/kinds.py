@@ -8,9 +8,9 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.jsons import plain_json, to_text
-from tl_steer.files.registry import registering
+from tl_steer.files.registry import named, registering
 from tl_steer.files.signatures import refuses
-from tl_steer.files.text import did_you_mean, said
+from tl_steer.files.text import said
 from tl_steer.perturbations.perturbation import Perturbation
 
 K = TypeVar("K", bound=type[Perturbation])
@@ -34,12 +34,12 @@ def register(name: str) -> Callable[[K], K]:
     """
     enter = registering(KINDS, name, what="kind", example="ablation", refuse=_refuse_other)
 
-    def named(kind: K) -> K:
+    def entered(kind: K) -> K:
         enter(kind)
         kind.kind = name
         return kind
 
-    return named
+    return entered
 
 
 def _refuse_other(name: str, kind: object) -> None:
@@ -53,11 +53,7 @@ def kind_of(name: str) -> type[Perturbation]:
     Raises:
         SettingError: none has that name.
     """
-    if name not in KINDS:
-        raise SettingError(
-            f"Unknown kind {name!r}; there are {', '.join(KINDS)}.{did_you_mean(name, KINDS)}"
-        )
-    return KINDS[name]
+    return named(KINDS, name, what="kind")
 
 
 def bankable(perturbation: object) -> Perturbation:

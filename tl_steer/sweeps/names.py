@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tl_steer.errors import SettingError
 from tl_steer.files.describe import describe, name_of, settings_of
+from tl_steer.files.registry import named
 from tl_steer.sweeps.asked import TYPES
 from tl_steer.sweeps.metric import METRICS, OF_TEXT, Metric
 from tl_steer.sweeps.scorer import Scorer
@@ -38,9 +39,7 @@ def names_of(metrics: Sequence[str | Metric | Scorer]) -> tuple[str, ...]:
 
 def _name(metric: str | Metric | Scorer) -> str:
     if isinstance(metric, str):
-        if metric not in (*METRICS, *OF_TEXT):
-            known = ", ".join((*METRICS, *OF_TEXT))
-            raise SettingError(f"Unknown metric {metric!r}; there are {known}.")
+        named(dict.fromkeys((*METRICS, *OF_TEXT)), metric, what="metric")
         return metric
     name = str(getattr(metric, "name", None) or name_of(metric))
     if not name.isidentifier():
