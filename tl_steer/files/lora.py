@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
@@ -21,8 +20,6 @@ from tl_steer.files.text import shorten
 
 _PREFIX, _PAIR, _BIAS = "base_model.model.", ("A.weight", "B.weight"), "B.bias"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What values of the wrong kind raise when they are used.
-_BAD = (TypeError, KeyError, ArithmeticError, RuntimeError, SafetensorError)
 # What would make the change another than (alpha / r) B A.
 _EXTRAS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layer_replication")
 
@@ -63,7 +60,10 @@ def read_lora(folder: Path, *, most: int = 1 << 28) -> LoraFiles:
         rank, scale = whole(config["r"], least=1), real(config["lora_alpha"]) / config["r"]
         found = _by_map(load(read_bounded(folder / "adapter_model.safetensors", most)))
         _refuse_shapes(found, rank)
-    except _BAD as error:
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        # The reader of safetensors has no error of its own for all that can be wrong in a file.
         raise ValueError(f"{type(error).__name__}: {error}") from error
     down, up = ({name: each[which] for name, each in found.items()} for which in _PAIR)
     bias = {name: each[_BIAS] for name, each in found.items() if _BIAS in each}

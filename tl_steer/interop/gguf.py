@@ -38,7 +38,7 @@ from tl_steer.interop.directions import (
 from tl_steer.interop.formats import content_of
 from tl_steer.models.model import HookedModel
 
-ARCHITECTURE = "controlvector"
+_ARCHITECTURE = "controlvector"
 Value: TypeAlias = str | int | float
 
 
@@ -52,10 +52,10 @@ def write(bank: Bank, model: HookedModel | None) -> bytes:
         )
     named = {f"direction.{layer}": rows[0] for layer, rows in sorted(layers.items())}
     keys: dict[str, Value] = {
-        f"{ARCHITECTURE}.model_hint": model_type(bank, model),
-        f"{ARCHITECTURE}.layer_count": len(named),
+        f"{_ARCHITECTURE}.model_hint": model_type(bank, model),
+        f"{_ARCHITECTURE}.layer_count": len(named),
     }
-    return to_gguf(ARCHITECTURE, keys, named)
+    return to_gguf(_ARCHITECTURE, keys, named)
 
 
 def read(path: Path) -> Directions:

@@ -32,13 +32,13 @@ def write(bank: Bank, model: HookedModel | None) -> dict[str, bytes]:
         for name in names
     }
     files = {
-        f"{name}.pt": saved({layer: rows[k] for layer, rows in found.layers.items()})
+        f"{name}.pt": _saved({layer: rows[k] for layer, rows in found.layers.items()})
         for k, name in enumerate(names)
     }
     return files | {"requests.json": to_text(requests).encode()}
 
 
-def saved(rows: dict[int, Tensor]) -> bytes:
+def _saved(rows: dict[int, Tensor]) -> bytes:
     """One vector as `torch.save` writes it, the one form that hotwire reads: zeros where it is not
     added, so that a request for another layer changes nothing."""
     first = next(iter(rows.values()))

@@ -35,7 +35,7 @@ _TOOL = "PEFT"
 
 
 @dataclass(frozen=True, eq=False)
-class Lora:
+class _Lora:
     """A low-rank change of some linear maps.
 
     Attributes:
@@ -83,7 +83,7 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     }
 
 
-def _adapter(model: HookedModel, edits: Adapter) -> Lora:
+def _adapter(model: HookedModel, edits: Adapter) -> _Lora:
     tensors: dict[str, Tensor] = {}
     maps: dict[str, nn.Module] = {}
     part = "attn" if edits.site.kind == "hook_attn_out" else "mlp"
@@ -94,10 +94,10 @@ def _adapter(model: HookedModel, edits: Adapter) -> Lora:
         maps[name] = module
         tensors |= _factors(name, edits.reads[0, index], edits.writes[0, index].T)
     rank = edits.reads.shape[2]
-    return Lora(rank, edits.radius * rank, tensors, maps)
+    return _Lora(rank, edits.radius * rank, tensors, maps)
 
 
-def _vectors(model: HookedModel, edits: Perturbation) -> Lora:
+def _vectors(model: HookedModel, edits: Perturbation) -> _Lora:
     tensors: dict[str, Tensor] = {}
     maps: dict[str, nn.Module] = {}
     for part in edits.parts if isinstance(edits, MultiSite) else (edits,):
@@ -114,7 +114,7 @@ def _vectors(model: HookedModel, edits: Perturbation) -> Lora:
         zeros = torch.zeros(1, d_in, dtype=torch.float32, device="cpu")
         tensors |= _factors(name, zeros, torch.zeros_like(vector)[:, None])
         tensors[key_of(name, "B.bias")] = bias + vector
-    return Lora(1, 1.0, tensors, maps, bias=True)
+    return _Lora(1, 1.0, tensors, maps, bias=True)
 
 
 def _map_behind(model: HookedModel, site: Site) -> tuple[str, nn.Module]:
@@ -148,7 +148,7 @@ def _factors(name: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     return {key_of(name, k): v.detach().to("cpu", torch.float32) for k, v in pair.items()}
 
 
-def _config(model: HookedModel, lora: Lora) -> dict[str, object]:
+def _config(model: HookedModel, lora: _Lora) -> dict[str, object]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -165,7 +165,7 @@ def _config(model: HookedModel, lora: Lora) -> dict[str, object]:
     }
 
 
-def _readme(bank: Bank, model: HookedModel, lora: Lora) -> str:
+def _readme(bank: Bank, model: HookedModel, lora: _Lora) -> str:
     what = "a vector that is added at every token" if lora.bias else "a low-rank change of weights"
     merge = (
         "It can be merged into the weights (`merge_and_unload`)."
