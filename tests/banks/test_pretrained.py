@@ -221,6 +221,19 @@ def test_a_model_that_the_hub_may_not_have_is_no_base_model(bank):
             card_of(bank, where=".", base_model=name, control=None)
 
 
+def test_the_card_of_a_bank_of_the_embedded_model_loads_that(bank):
+    made = dataclasses.replace(bank.provenance, model="SmolLM2-135M-Instruct")
+    own = dataclasses.replace(bank, provenance=made)
+    assert "load_model('smollm2')" in card_of(own, where=".", base_model=None, control=None)
+    assert "load_model('a/b')" in card_of(own, where=".", base_model="a/b", control=None)
+
+
+def test_a_bank_file_is_no_folder_and_the_hub_is_not_asked_for_it(bank, tmp_path):
+    bank.save(tmp_path / "bank.safetensors")
+    with pytest.raises(BankFileError, match=r"is a file; .*load_bank"):
+        ts.Bank.from_pretrained(tmp_path / "bank.safetensors")
+
+
 def test_without_a_control_the_card_says_so(bank):
     assert "No control was run" in card_of(bank, where=".", base_model=None, control=None)
 

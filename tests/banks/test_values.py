@@ -278,6 +278,7 @@ def test_a_table_has_a_row_for_every_vector_in_the_banks_order():
     assert [row[3] for row in sheet.rows] == ["1.00 (#2)", "0.02 (#2)", "1.00 (#0)"]
     assert [row[5] for row in sheet.rows] == ["a", "b", "c"]
     assert sheet.title == "Bank of 3 steering vectors"
+    assert bank(1).table().title == "Bank of 1 steering vector"
 
 
 def test_a_table_says_what_it_leaves_out_and_what_nobody_knows():

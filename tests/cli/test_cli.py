@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import tl_steer as ts
 from tl_steer import cli, objectives
 from tl_steer.elicitation import searching
+from tl_steer.methods.named import METHODS
 from tl_steer.monitoring.audit import AuditLog
 
 runner = CliRunner()
@@ -162,6 +163,29 @@ def test_grid_searches_what_a_plan_says_and_draws_the_pairs(tiny, tmp_path, monk
     assert bank.scores["prevalence"].tolist() == pytest.approx([row["prevalence"] for row in alone])
     with pytest.raises(ts.SteerError, match="--workers as well"):
         run("grid", plan, "--save", folder, "--gpus", "0.5")
+
+
+def test_a_grid_that_ctrl_c_ends_says_how_it_goes_on(tiny, tmp_path, monkeypatch):
+    def method(objective, start):
+        """Interrupted behind its first step, in the second cell."""
+        for iterate in ts.methods.Power()(objective, start):
+            yield iterate
+            if objective.segment.target.layer == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "load_model", ts.load_model)
+    plan, folder = tmp_path / "plan.toml", tmp_path / "grid"
+    plan.write_text(
+        f"model = 'tiny'\nsources = [0]\ntargets = [1, 2]\nradii = [2.0]\nn = 1\n"
+        f"methods = ['power']\n[prompts]\nhouse = ['{PROMPTS[0]}']\n",
+        "utf-8",
+    )
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "power", lambda: method)
+        said = run("grid", plan, "--save", folder).output
+    assert "1 of 2 cells" in said
+    assert "with --resume goes on" in said
+    assert "--resume goes on" not in run("grid", plan, "--save", folder, "--resume").output
 
 
 def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):

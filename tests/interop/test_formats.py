@@ -132,3 +132,27 @@ def test_the_command_line_writes_a_file_and_makes_a_bank_of_one(model, bank, tmp
     asked = ["import", there, back, "--from", "svec", "-p", PROMPTS[0], "--target", 2]
     assert runner.invoke(cli.app, [*map(str, asked)], catch_exceptions=False).exit_code == 0
     torch.testing.assert_close(ts.load_bank(back).vectors, 2 * bank.vectors[2:])
+
+
+@pytest.mark.parametrize("to", ["gguf", "peft"])
+def test_several_vectors_for_one_place_are_refused_with_how_to_choose(model, bank, to, tmp_path):
+    with pytest.raises(SettingError, match=r"holds 3.* bank\[0\], or --vector 1 on the command"):
+        ts.interop.export(bank[[1, 0, 2]], tmp_path / "v", to=to, model=model)
+
+
+@pytest.mark.parametrize("name", [n for n, f in ts.interop.FORMATS.items() if f.read is not None])
+def test_a_file_that_is_not_there_is_one_plain_error(name, tmp_path):
+    with pytest.raises(BankFileError, match=r"cannot be read: No such file or directory\.$"):
+        ts.interop.read(tmp_path / "none", format=name)
+
+
+def test_a_format_that_is_only_written_says_which_are_read(tmp_path):
+    with pytest.raises(SettingError, match="only be written; gguf, peft, svec, vllm-lens"):
+        ts.interop.read(tmp_path / "v.json", format="easysteer")
+
+
+def test_the_command_line_lists_formats():
+    for command, shown, hidden in (("export", "hotwire", None), ("import", "svec", "hotwire")):
+        said = CliRunner().invoke(cli.app, [command, "--help"]).output
+        assert shown in said
+        assert hidden is None or hidden not in said

@@ -86,7 +86,7 @@ def test_what_no_lora_says_is_refused_with_the_reason(model, adapters, tmp_path)
 
     one = adapters[0]
     refused(one, SettingError, "--model")
-    refused(adapters, SettingError, r"2 vectors.*bank\[4\]", model=model)
+    refused(adapters, SettingError, r"2 vectors.*bank\[0\]", model=model)
     refused(vector, SettingError, r"control vector \(to='gguf'\)", model=model)
     early = dataclasses.replace(one, positions=PROMPT)
     refused(early, SettingError, "every token", model=model)

@@ -64,7 +64,7 @@ def test_a_label_is_one_line_and_never_empty(one, tmp_path):
 
 def test_several_vectors_and_other_places_are_refused(one, tmp_path):
     bank = bank_of(one)
-    with pytest.raises(SettingError, match=r"takes one.*bank\[4\]"):
+    with pytest.raises(SettingError, match=r"takes one.*bank\[0\]"):
         payload(bank, tmp_path)
     there = Additive(1, bank.vectors[:1]), Additive(2, bank.vectors[:1])
     both = ts.Bank.from_vectors(one, MultiSite(there), prompts=PROMPTS[:1], target=3)

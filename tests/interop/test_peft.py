@@ -73,7 +73,9 @@ def test_peft_loads_and_merges_an_adapter(kind, source, layers, rank, tmp_path):
     merged = model.merge_and_unload()
     torch.testing.assert_close(merged(IDS).logits, there, rtol=1e-4, atol=1e-5)
     assert float((there - fresh(kind)(IDS).logits).abs().max()) > 1e-3
-    assert "can be merged" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "can be merged" in card
+    assert "base_model" not in card  # the tiny model's name is none of the Hub's
 
 
 POINTS = [1, "blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.1.hook_attn_out"]

@@ -18,10 +18,11 @@ from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.files.text import shorten
 from tl_steer.models.fingerprint import same_model
+from tl_steer.models.load import EMBEDDED, EMBEDDED_MODEL
 from tl_steer.perturbations.additive import Additive
 
 _MOST_VECTORS = 50
-_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", re.ASCII)
+HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+", re.ASCII)
 # All punctuation but & < >, which become entities: not every renderer knows that they are escaped.
 _MARKS = re.compile(r"([!-%'-/:;=?@\[-`{-~])")
 
@@ -37,12 +38,12 @@ def card_of(bank: Algebra, *, where: str, base_model: str | None, control: Algeb
     Raises:
         SettingError: `base_model` is no "owner/name", or `control` is no control of this bank.
     """
-    if base_model is not None and not _HUB_NAME.fullmatch(base_model):
+    if base_model is not None and not HUB_NAME.fullmatch(base_model):
         raise SettingError(f"base_model={base_model!r}: expected a Hub name, 'owner/name'.")
     if control is not None:
         _refuse_other_control(bank, control)
     own = bank.provenance.model
-    hub = base_model or (own if _HUB_NAME.fullmatch(own) else None)
+    hub = base_model or (own if HUB_NAME.fullmatch(own) else None)
     parts = [
         _front(hub),
         f"# {_what(bank)} for {quoted(hub or own)}",
@@ -51,7 +52,7 @@ def card_of(bank: Algebra, *, where: str, base_model: str | None, control: Algeb
         _section("What it holds", _held(bank)),
         _section("How it was made", _made(bank)),
         _control(bank, control),
-        _use(where, hub or own, bank.provenance.model),
+        _use(where, hub or _loadable(own), own),
         _vectors(bank),
         _LIMITS,
     ]
@@ -169,6 +170,11 @@ def _spread(values: Tensor) -> str:
     return f"{number(statistics.median(known.tolist()))}, {number(float(known.max()))}"
 
 
+def _loadable(name: str) -> str:
+    """What `load_model` is given for a model that is not on the Hub."""
+    return EMBEDDED if name == EMBEDDED_MODEL else name
+
+
 def _use(where: str, model: str, name: str) -> str:
     return (
         "## Use\n\n"
@@ -178,8 +184,9 @@ def _use(where: str, model: str, name: str) -> str:
         f"bank = ts.Bank.from_pretrained({where!a})\n"
         'print(ts.generate(model, bank[:4], ["I think that"], max_new_tokens=40))\n'
         "```\n\n"
-        f"The model has to be the one that it was made on ({quoted(name)}); another is refused. "
-        "`from_pretrained` takes a folder, or a name on the Hub."
+        f"The model has to be the one that it was made on ({quoted(name)}); another is refused, "
+        "and so are its weights quantised or trained further. `from_pretrained` takes a folder, or "
+        "a name on the Hub."
     )
 
 

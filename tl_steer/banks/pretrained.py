@@ -7,7 +7,7 @@ from tl_steer.banks.algebra import Algebra
 from tl_steer.banks.card import card_of
 from tl_steer.banks.file import BANK_FILE, contents_of, load_checkpoint
 from tl_steer.banks.hub import fetch, send
-from tl_steer.errors import SettingError
+from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files.signatures import typed
 from tl_steer.files.write import write_beside
 
@@ -97,6 +97,8 @@ class Pretrained(Algebra):
             BankFileError: there is none, the Hub cannot be reached or refuses, or it is no bank.
         """
         folder = Path(where)
+        if folder.is_file():
+            raise BankFileError(f"{where} is a file; a bank's own is read by load_bank.")
         if not folder.is_dir():
             path = fetch(str(where), BANK, revision=revision, token=token)
         elif revision is None:

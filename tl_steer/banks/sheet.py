@@ -25,9 +25,10 @@ def sheet_of(bank: Algebra, most: int) -> Sheet:
     for name, values in bank.scores.items():
         columns.append((name, [number(values[i].item()) for i in shown]))
     columns.append(("label", list(bank.labels[: len(shown)])))
-    kind = "steering vectors" if bank.kind == Additive.kind else bank.kind
+    vectors = bank.kind == Additive.kind
+    what = ("steering vector" if vectors else "perturbation") + ("s" if len(bank) != 1 else "")
     return Sheet(
-        title=f"Bank of {len(bank)} {kind}",
+        title=f"Bank of {len(bank)} {what}" + ("" if vectors else f" of kind {bank.kind}"),
         columns=tuple(name for name, _ in columns),
         rows=tuple(zip(*(cells for _, cells in columns), strict=True)),
         note=_note(bank, len(bank) - len(shown)),

@@ -25,7 +25,9 @@ from tl_steer.cli.app import (
 )
 from tl_steer.models.tokens import chats
 
-FormatOption = Annotated[str, typer.Option(help="Its format; docs/interop.md lists them.")]
+_READ = [name for name, each in ts.interop.FORMATS.items() if each.read is not None]
+FormatOption = Annotated[str, typer.Option(help=f"Its format: {', '.join(ts.interop.FORMATS)}.")]
+ReadOption = Annotated[str, typer.Option("--from", help=f"The file's format: {', '.join(_READ)}.")]
 
 
 @app.command()
@@ -52,7 +54,7 @@ def export(
 def import_(
     file: Annotated[Path, typer.Argument(help="Another tool's file.")],
     out: Annotated[Path, typer.Argument(help="The bank to write.")],
-    format: Annotated[str, typer.Option("--from", help="The file's format.")],
+    format: ReadOption,
     prompt: PromptOption,
     model: ModelOption = "smollm2",
     device: DeviceOption = "",

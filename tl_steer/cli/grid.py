@@ -56,4 +56,6 @@ def grid(
         print(json.dumps({"folder": str(save), "finished": found.finished, "rows": rows}))
         return
     out.print(draw(found.table()))
+    if not found.finished:
+        tell("Stopped before the end; the same command with --resume goes on.")
     tell(f"Banks in {save}; ts.elicitation.load_grid reads them.")

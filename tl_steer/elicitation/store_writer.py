@@ -64,7 +64,8 @@ class Writer:
         if not resumed:
             raise GridFileError(
                 f"{self.folder} holds a grid already. Go on with it by "
-                f"resume={str(self.folder)!r}, or save to another folder."
+                f"resume={str(self.folder)!r} (--resume on the command line), or save to another "
+                "folder."
             )
         self._refuse_other()
         tidy(self.folder)

@@ -110,7 +110,8 @@ def read(path: str | Path, *, format: str) -> Found:
     """
     found = named(FORMATS, format, what="format")
     if found.read is None:
-        raise SettingError(f"The format {format!r} can only be written.")
+        read_too = ", ".join(name for name, each in FORMATS.items() if each.read is not None)
+        raise SettingError(f"The format {format!r} can only be written; {read_too} are read.")
     return found.read(Path(path))
 
 
@@ -123,7 +124,8 @@ def content_of(path: Path) -> bytes:
     try:
         return read_bounded(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise BankFileError(f"{path} cannot be read: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BankFileError(f"{path} cannot be read: {reason}.") from error
 
 
 def _refuse_files(path: Path, content: Mapping[str, Any]) -> None:

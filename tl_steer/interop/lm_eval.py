@@ -46,7 +46,8 @@ def _blocks(model: HookedModel | None) -> str:
     if model is None or bare is None:
         raise SettingError(
             "lm-eval names hook points by the modules of the Hugging Face model, which differ from "
-            "model to model; give it: export(..., model=...), a TransformerBridge."
+            "model to model; give it: export(..., model=...), a TransformerBridge (--model on the "
+            "command line)."
         )
     blocks = list(model.blocks)
     for name, module in bare.named_modules():

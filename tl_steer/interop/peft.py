@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.card import HUB_NAME, quoted
 from tl_steer.errors import HookPointError, SettingError
 from tl_steer.files.jsons import to_text
 from tl_steer.files.lora import key_of
@@ -69,7 +70,7 @@ def write(bank: Bank, model: HookedModel | None) -> Mapping[str, bytes]:
     if model is None:
         raise SettingError(
             "A LoRA names modules of the transformers model: give model=, the TransformerBridge "
-            "that the bank was made on."
+            "that the bank was made on (--model on the command line)."
         )
     refuse_several(bank, tool=_TOOL)
     refuse_positions(bank, tool=_TOOL)
@@ -174,13 +175,14 @@ def _readme(bank: Bank, model: HookedModel, lora: _Lora) -> str:
         "and the base layer has no bias that could take it. Servers whose LoRA loaders read no "
         "bias (vLLM, llama.cpp) cannot use it either."
     )
+    made, name = bank.provenance, model_name(model)
+    base = f'base_model: "{name}"\n' if HUB_NAME.fullmatch(name) else ""
     return f"""---
-base_model: {model_name(model)}
-library_name: peft
+{base}library_name: peft
 ---
 
-Vector {bank.numbers[0]} of a tl_steer bank: {what}, on {", ".join(f"`{m}`" for m in lora.maps)}.
-Learned by {bank.provenance.method or "a method that was not noted"} on {bank.provenance.model}, at
+Number {bank.numbers[0]} of a tl_steer bank: {what}, on {", ".join(f"`{m}`" for m in lora.maps)}.
+Method: {quoted(made.method) or "not known"}; model: {quoted(made.model)}; hook point:
 `{bank.source}`.
 
     from peft import PeftModel

