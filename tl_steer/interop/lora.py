@@ -82,7 +82,8 @@ def read(path: Path) -> LoraFolder:
     try:
         found = read_lora(path, most=MOST_BYTES)
     except OSError as error:
-        raise BankFileError(f"{path} cannot be read: {error}.") from error
+        which, reason = error.filename or path, error.strerror or error
+        raise BankFileError(f"{which} cannot be read: {reason}.") from error
     except ValueError as error:
         raise BankFileError(f"{path} holds no plain LoRA: {error}.") from error
     if found.scale == 0:
