@@ -182,10 +182,12 @@ def test_a_grid_that_ctrl_c_ends_says_how_it_goes_on(tiny, tmp_path, monkeypatch
     )
     with monkeypatch.context() as patch:
         patch.setitem(METHODS, "power", lambda: method)
-        said = run("grid", plan, "--save", folder).output
-    assert "1 of 2 cells" in said
-    assert "with --resume goes on" in said
-    assert "--resume goes on" not in run("grid", plan, "--save", folder, "--resume").output
+        done = run("grid", plan, "--save", folder)
+    assert "1 of 2 cells" in done.output
+    assert "with --resume goes on" in done.output
+    again = run("grid", plan, "--save", folder, "--resume")
+    assert "--resume goes on" not in again.output
+    assert (done.exit_code, again.exit_code) == (1, 0)
 
 
 def test_generate_continues_prompts_under_chosen_vectors(tiny, tmp_path):

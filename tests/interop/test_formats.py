@@ -15,6 +15,7 @@ from tl_steer.errors import (
     HookPointError,
     NotFiniteError,
     SettingError,
+    WriteError,
 )
 from tl_steer.hook_points import PROMPT
 from tl_steer.perturbations import Ablation
@@ -156,3 +157,12 @@ def test_the_command_line_lists_formats():
         said = CliRunner().invoke(cli.app, [command, "--help"]).output
         assert shown in said
         assert hidden is None or hidden not in said
+
+
+def test_a_folder_with_anything_else_in_it_is_not_written_into(model, bank, tmp_path):
+    folder = ts.interop.export(bank, tmp_path / "h", to="hotwire")
+    kept = {each.name: each.read_bytes() for each in folder.iterdir()}
+    with pytest.raises(WriteError, match="holds other files already"):
+        ts.interop.export(bank[:1], folder, to="hotwire")
+    assert {each.name: each.read_bytes() for each in folder.iterdir()} == kept
+    assert ts.interop.export(bank, folder, to="hotwire") == folder

@@ -32,7 +32,10 @@ def grid(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search every combination of layers, radii, methods, seeds and prompts in a plan."""
+    """Search every combination of layers, radii, methods, seeds and prompts in a plan.
+
+    Ends with 1 where a cell failed or it was stopped; the others' banks are there.
+    """
     from tl_steer.files.tables import draw
 
     if (cpus != 1 or gpus or address) and not workers:
@@ -54,8 +57,10 @@ def grid(
     if as_json:
         rows = [{k: None if v != v else v for k, v in row.items()} for row in found.rows]
         print(json.dumps({"folder": str(save), "finished": found.finished, "rows": rows}))
-        return
-    out.print(draw(found.table()))
-    if not found.finished:
-        tell("Stopped before the end; the same command with --resume goes on.")
-    tell(f"Banks in {save}; ts.elicitation.load_grid reads them.")
+    else:
+        out.print(draw(found.table()))
+        if not found.finished:
+            tell("Stopped before the end; the same command with --resume goes on.")
+        tell(f"Banks in {save}; ts.elicitation.load_grid reads them.")
+    if not found.finished or found.failures():
+        raise typer.Exit(1)  # so that a script does not go on with what is not all there
