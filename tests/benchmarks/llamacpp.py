@@ -10,6 +10,7 @@ not help. The control is the same edit with our hooks one block earlier and one 
 docs/evidence/llama_cpp.md.
 """
 
+import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,7 @@ def page(comparison: Comparison) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(ts.load_model(), LlamaCpp(), Path(folder))
         write_section("evidence/llama_cpp.md", "llama.cpp", page(comparison))

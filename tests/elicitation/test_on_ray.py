@@ -1,5 +1,6 @@
 """Grids, sweeps and monitors on workers of a Ray cluster: what one process gives, whoever dies."""
 
+import multiprocessing
 import os
 
 import pytest
@@ -52,10 +53,11 @@ def test_a_cell_whose_worker_is_killed_is_searched_again(undisturbed, tmp_path, 
     assert contents(found.folder) == contents(undisturbed)
 
 
-def test_a_grid_whose_driver_is_killed_goes_on(undisturbed, tmp_path, marks, processes, cluster):
+def test_a_grid_whose_driver_is_killed_goes_on(undisturbed, tmp_path, marks, cluster):
     away = Ray(workers=2, address=cluster)
     args = (tmp_path / "g", marks, 4, away)
-    one = processes.Process(target=tiny_grid.keep_going, args=args)
+    # A fork of a server that was there before the cluster would not have the cluster's password.
+    one = multiprocessing.get_context("spawn").Process(target=tiny_grid.keep_going, args=args)
     one.start()
     one.join()
     assert one.exitcode == -9

@@ -322,7 +322,7 @@ def test_metrics_that_look_at_no_logits_need_none(one, monkeypatch):
     def none(_):
         raise ModelError("no logits")
 
-    file = importlib.import_module("tl_steer.sweeps.sweep")
+    file = importlib.import_module("tl_steer.sweeps.bench")
     monkeypatch.setattr(file, "readout", none)
     swept = ts.sweep(one, bank, PROMPTS, metrics=at_target, **K)
     for name in at_target:
