@@ -90,7 +90,7 @@ def test_a_new_repository_is_public_where_that_is_asked(bank, hub):
     ("name", "told"),
     [
         ("me/none", "none of that name"),
-        ("../../etc/passwd", "expected 'owner/name'"),
+        ("../../no/such", "expected 'owner/name'"),
         ("/no/such/folder", "expected 'owner/name'"),
         ("a\0b", "expected 'owner/name'"),
     ],

@@ -34,4 +34,4 @@ def test_the_recipes_for_transformers_run(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), said)
     assert len(blocks) == 6
-    assert said["found"].scale == pytest.approx(2.0)
+    assert said["found"].held.scale == pytest.approx(2.0)
