@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 import torch
-from conftest import PROMPTS
+from conftest import HAS_BRIDGE, PROMPTS
 from plain_families import CONFIGS, bridged, fresh, module_at, plain
 
 import tl_steer as ts
@@ -28,6 +28,9 @@ from tl_steer.perturbations import (
     MultiSite,
     NormPreserving,
 )
+
+# What is installed is compared with the bridge around the same model.
+pytestmark = pytest.mark.skipif(not HAS_BRIDGE, reason="this TransformerLens has no bridge")
 
 IDS = torch.tensor([[5, 9, 30, 7, 61], [8, 3, 70, 1, 44]])
 POINTS = ("hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out", "attn.hook_z")
