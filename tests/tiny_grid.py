@@ -1,6 +1,5 @@
 """Grids on tiny models that have a name, for tests that kill the processes they run in."""
 
-import itertools
 import os
 import signal
 from functools import partial
@@ -10,6 +9,7 @@ import doomed
 import tiny_run
 import tiny_sweep
 import torch
+from tiny_run import dying_at
 
 from tl_steer.elicitation import GridPlan, grid
 
@@ -58,12 +58,5 @@ def search(path, marks, *, deaths=0, engine=None, **changes):
 
 def keep_going(path, marks, die_at=None, engine=None):
     """Start, or go on from what the process before has left; SIGKILL oneself at rename `die_at`."""
-    rename, renames = os.replace, itertools.count(1)
-
-    def replace(draft, final):
-        if next(renames) == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(draft, final)
-
-    os.replace = replace
+    dying_at(die_at)
     search(path, marks, engine=engine)

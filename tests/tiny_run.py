@@ -40,9 +40,8 @@ def run(**knobs):
     )
 
 
-def keep_going(path, die_at=None):
-    """Start, or go on from what the process before has left; SIGKILL oneself at rename `die_at`."""
-    torch.set_num_threads(1)
+def dying_at(die_at):
+    """From now on this process kills itself in the place of its rename of that number."""
     rename, renames = os.replace, itertools.count(1)
 
     def replace(draft, final):
@@ -51,4 +50,10 @@ def keep_going(path, die_at=None):
         rename(draft, final)
 
     os.replace = replace
+
+
+def keep_going(path, die_at=None):
+    """Start, or go on from what the process before has left; SIGKILL oneself at rename `die_at`."""
+    torch.set_num_threads(1)
+    dying_at(die_at)
     run(checkpoint=path, every=0, resume=path if path.exists() else None)

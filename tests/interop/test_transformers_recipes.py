@@ -1,20 +1,20 @@
 """docs/interop/transformers.md runs, block by block, on a tiny model."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import PROMPTS, tokenizer
 from plain_families import bridged, fresh
+from test_docs import ROOT, blocks, execute
 
 import tl_steer as ts
 from tl_steer.perturbations import Additive
 
-PAGE = Path(__file__).resolve().parents[2] / "docs/interop/transformers.md"
+PAGE = "docs/interop/transformers.md"
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="the documentation is not beside these tests")
+@pytest.mark.skipif(
+    not (ROOT / PAGE).is_file(), reason="the documentation is not beside these tests"
+)
 def test_the_recipes_for_transformers_run(tmp_path, monkeypatch):
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
@@ -28,10 +28,6 @@ def test_the_recipes_for_transformers_run(tmp_path, monkeypatch):
         "hf_model": fresh("llama"),
         "tokenizer": tokenizer(),
     }
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), said)
-    assert len(blocks) == 6
+    assert len(blocks(PAGE)) == 6
+    said = execute(PAGE, given=said)
     assert said["found"].held.scale == pytest.approx(2.0)

@@ -129,10 +129,10 @@ def content_of(path: Path) -> bytes:
 
 
 def _refuse_files(path: Path, content: Mapping[str, Any]) -> None:
-    if path.exists() and not path.is_dir():
-        raise WriteError(f"{path} is a file; this format writes a folder ({', '.join(content)}).")
     if not path.exists():
         return
+    if not path.is_dir():
+        raise WriteError(f"{path} is a file; this format writes a folder ({', '.join(content)}).")
     others = {each.name for each in path.iterdir() if not each.name.startswith(".")} - set(content)
     if others:  # a server would load an earlier bank's vectors as this one's
         raise WriteError(
