@@ -18,11 +18,11 @@ demo: $(READY)
 # torchao is only here: transformers imports it wherever it is installed, and it is not quiet.
 test: export PYTHONPATH := $(VENV)/int8
 test: $(READY)
-	$(BIN)/python -m pytest $(MANY) --ignore=tests/views/test_browser.py
+	$(BIN)/python -m pytest $(MANY) --ignore=tests/views/browser
 
 # Views and reports in a real browser; skipped where there is no Chromium.
 browser: $(READY)
-	$(BIN)/python -m pytest $(if $(BROWSERS),-n $(BROWSERS),$(MANY)) tests/views/test_browser.py
+	$(BIN)/python -m pytest $(if $(BROWSERS),-n $(BROWSERS),$(MANY)) tests/views/browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

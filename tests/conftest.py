@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 import torch
 import transformer_lens
+from browsing import browser as browser, opened as opened
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -9,7 +9,6 @@ from tl_steer.views.attention import attention_change as attention_change
 from tl_steer.views.bank import (
     bank_map as bank_map,
     selection_scores as selection_scores,
-    sweep_view as sweep_view,
 )
 from tl_steer.views.logits import (
     logit_attribution as logit_attribution,
@@ -24,4 +23,5 @@ from tl_steer.views.stream import (
     steered_tokens as steered_tokens,
 )
 from tl_steer.views.texts import dose_response as dose_response, generations as generations
+from tl_steer.views.sweep import sweep_view as sweep_view
 from tl_steer.views.view import View as View

@@ -8,7 +8,7 @@ from typing import Any
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.monitoring.audit import read_log
-from tl_steer.views.bank import Row, Rows, as_number, rows_of, table_rows
+from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
 
 # The newest; a log of a year would make a page that nobody opens.

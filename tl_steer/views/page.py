@@ -21,7 +21,20 @@ from torch import Tensor
 
 from tl_steer.files.tables import plain
 
-_SCRIPTS = ("core.js", "attention.js", "logits.js", "stream.js", "texts.js", "bank.js", "scan.js")
+_SCRIPTS = (
+    "core.js",
+    "charts.js",
+    "circuitsvis.js",
+    "attention.js",
+    "logits.js",
+    "stream.js",
+    "texts.js",
+    "bank.js",
+    "sweep.js",
+    "scan.js",
+    "alerts.js",
+)
+_STYLES = ("style.css", "circuitsvis.css", "report.css")
 
 
 def document(
@@ -50,7 +63,7 @@ def document(
     theirs = [circuitsvis_script()] if circuitsvis else []
     # Each in an element of its own: one that is no JavaScript leaves the rest of the page alone.
     own = [_entered(drawing) for drawing in dict.fromkeys(drawings)]
-    style = asset("style.css")
+    style = "".join(map(asset, _STYLES))
     policy = (
         f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
@@ -133,6 +146,16 @@ def _rounded(value: Any, digits: int) -> Any:
 def thousandths(values: Tensor) -> Any:
     """Nested lists of integers: shares in a fifth of the room."""
     return (values.double() * 1000).round().nan_to_num(0.0).to(torch.int32).tolist()
+
+
+def shares(values: Tensor) -> dict[str, Any]:
+    """Numbers from 0 to 1 as bytes, to 1/255: a quarter of the room of text, and quickly made.
+
+    `T.shares` in the page makes nested lists of them again. NaN becomes 0.
+    """
+    whole = (values.double().clamp(0, 1) * 255).round().nan_to_num(0.0).to(torch.uint8)
+    text = base64.b64encode(whole.contiguous().cpu().numpy().tobytes()).decode("ascii")
+    return {"u8": text, "shape": list(values.shape)}
 
 
 @functools.cache

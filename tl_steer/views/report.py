@@ -21,7 +21,9 @@ from tl_steer.sweeps.result import SweepResult
 from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.attention import attention_change
-from tl_steer.views.bank import Row, Rows, bank_map, selection_scores, sweep_view, table_rows
+from tl_steer.views.bank import bank_map, selection_scores
+from tl_steer.views.rows import Row, Rows, table_rows
+from tl_steer.views.sweep import sweep_view
 from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
 from tl_steer.views.page import document, embedded
 from tl_steer.views.stream import residual_response, steered_tokens

@@ -8,7 +8,7 @@ from tl_steer.elicitation.scan import Pair, Scan
 from tl_steer.elicitation.store import Store
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
-from tl_steer.views.bank import Row, Rows, as_number, table_rows
+from tl_steer.views.rows import Row, Rows, as_number, table_rows
 from tl_steer.views.view import View
 
 # What a grid's pairs are shown by first, and settings in which the cells of one pair differ.
