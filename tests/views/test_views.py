@@ -16,8 +16,8 @@ from tl_steer.banks.generations import Generations
 from tl_steer.errors import SettingError
 from tl_steer.radii.band import Dose, DoseResponse
 from tl_steer.views.bank import clustered
-from tl_steer.views.rows import table_rows
 from tl_steer.views.page import document, embedded, rounded
+from tl_steer.views.rows import table_rows
 from tl_steer.views.texts import marked
 
 PROMPT = PROMPTS[0]

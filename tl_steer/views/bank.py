@@ -1,6 +1,5 @@
 """Views of a whole bank: which vectors are alike, and which were chosen."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank, largest
 from tl_steer.banks.selection import Selection
-from tl_steer.errors import SettingError
-from tl_steer.files.tables import number
 from tl_steer.perturbations.sphere import cosines
-from tl_steer.sweeps.result import SweepResult
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 

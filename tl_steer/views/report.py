@@ -22,11 +22,11 @@ from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.attention import attention_change
 from tl_steer.views.bank import bank_map, selection_scores
-from tl_steer.views.rows import Row, Rows, table_rows
-from tl_steer.views.sweep import sweep_view
 from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
 from tl_steer.views.page import document, embedded
+from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.stream import residual_response, steered_tokens
+from tl_steer.views.sweep import sweep_view
 from tl_steer.views.texts import cut, dose_response, marked
 from tl_steer.views.view import View
 
