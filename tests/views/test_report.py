@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from conftest import PROMPTS, bank_of
+from packed import read
 from tiny_monitor import ALPHA, HORIZON, answer, monitor_of, prompts
 
 import tl_steer as ts
@@ -33,8 +34,8 @@ def test_a_view_of_a_sweep_shows_its_evidence(one):
             interval = getattr(evidence, name)
             expected = [interval.value, interval.low, interval.high]
             assert quantities[name][v] == pytest.approx(expected, nan_ok=True), name
-    page = ts.report(bank, sweep=found).pages[1]
-    assert ["verdict", found.evidence()[1].verdict] in page["sweep"]
+    page = read(ts.report(bank, sweep=found), "v1.sweep_row")
+    assert ["verdict", found.evidence()[1].verdict] in page["data"]
     with pytest.raises(SettingError, match="sweep is of another bank"):
         ts.report(bank[:2], sweep=found)
 
@@ -60,10 +61,11 @@ def test_alerts_look_alike_from_the_session_and_from_its_log(watched):
 
 def test_a_vectors_page_has_the_alerts_that_name_it(watched):
     alerts, path, monitor = watched
-    pages = ts.report(monitor.bank, alerts=path).pages
-    for vector, page in pages.items():
+    page = ts.report(monitor.bank, alerts=path)
+    for vector in monitor.bank.numbers:
         named = [alert.request for alert in alerts if alert.vector == vector]
-        shown = [one["request"] for one in page["alerts"]["alerts"]] if page["alerts"] else []
+        panel = read(page, f"v{vector}.alerts")
+        shown = [one["request"] for one in panel["data"]["alerts"]] if panel else []
         assert shown == named
 
 
@@ -72,7 +74,7 @@ def test_alerts_of_another_bank_are_left_out_and_that_is_said(watched):
     other = dataclasses.replace(monitor.bank, vectors=2 * monitor.bank.vectors)
     page = ts.report(other, alerts=path)
     assert any("2 alerts that another bank raised" in note for note in page.notes)
-    assert all(p["alerts"] is None for p in page.pages.values())
+    assert not [name for name in page.blocks if name.endswith("alerts")]
     assert "alerts" not in [s["name"] for s in page.overview["sections"]]
     renamed = monitor.bank.label(0, "dangerous: x")
     assert ts.report(renamed, alerts=path).notes == ()

@@ -5,18 +5,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
 from tl_steer.files.tables import number
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
-from tl_steer.views.texts import cut, marked
+from tl_steer.views.panels import Seen
+from tl_steer.views.texts import cut
+
+_SNIPPET = 220  # characters of text in a row
 
 
-def rows(
-    bank: Bank, inspections: Sequence[Inspection], generations: Generations | None
-) -> list[dict[str, Any]]:
+def prompts(inspections: Sequence[Inspection], generations: Generations | None) -> list[str]:
+    """Every prompt that something is known of, those with texts first."""
+    texts = list(generations.prompts) if generations is not None else []
+    return list(dict.fromkeys([*texts, *(seen.prompt for seen in inspections)]))
+
+
+def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> list[dict[str, Any]]:
     found = []
     for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
@@ -25,17 +33,24 @@ def rows(
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
             "nearest": bank.numbers[near] if near >= 0 else -1,
-            "cosine": rounded(
-                torch.tensor(similar, dtype=torch.float32, device="cpu").nan_to_num(0.0), 2
-            ),
+            "cosine": rounded(_number(similar), 2) if near >= 0 else None,
             "scores": [rounded(values[i]) for values in bank.scores.values()],
+            "seen": {
+                str(one.prompt): _glance(one.found, bank.numbers[i])
+                for one in seen
+                if bank.numbers[i] in one.found.vectors
+            },
         }
-        if generations is not None:
-            text, base = generations.texts[i][0], generations.unsteered[0]
-            row |= {"text": cut(text)[:220], "changed": text != base}
-        seen = next((seen for seen in inspections if bank.numbers[i] in seen.vectors), None)
-        found.append(row if seen is None else row | _glance(seen, bank.numbers[i]))
+        found.append(row if generations is None else row | _texts(generations, i))
     return found
+
+
+def _texts(found: Generations, row: int) -> dict[str, Any]:
+    """Which prompts' texts change, and the first text that does."""
+    texts = found.texts[row]
+    changed = [int(text != base) for text, base in zip(texts, found.unsteered, strict=True)]
+    first = changed.index(1) if any(changed) else 0
+    return {"changed": changed, "first": first, "text": texts[first][:_SNIPPET] if texts else ""}
 
 
 def _glance(seen: Inspection, vector: int) -> dict[str, Any]:
@@ -43,26 +58,36 @@ def _glance(seen: Inspection, vector: int) -> dict[str, Any]:
     v = seen.index(vector)
     layer, head, change = seen.strongest_head(v)
     width = -(-len(seen.tokens) // 48)
-    kl = [float(part.max()) for part in seen.kl[v].split(width)]
+    kl = torch.stack([part.max() for part in seen.kl[v].split(width)])
     return {
         "kl": rounded(seen.kl[v, -1]),
-        "kls": rounded(torch.tensor(kl, dtype=torch.float32, device="cpu"), 3),
+        "kls": rounded(kl, 3),
         "growth": rounded(seen.response[v, :, -1], 3),
         "head": f"{layer}.{head}" if layer >= 0 else "",
-        "head_change": rounded(torch.tensor(change, dtype=torch.float32, device="cpu"), 3),
+        "head_change": rounded(_number(change), 3),
         "gained": seen.word(int(seen.gained[v, -1, 0])),
         "lost": seen.word(int(seen.lost[v, -1, 0])),
     }
 
 
-def controls(control: Generations | None) -> list[dict[str, Any]]:
-    if control is None:
-        return []
-    base = control.unsteered[0]
-    return [
-        {"pieces": marked(cut(base), cut(row[0])), "changed": row[0] != base}
-        for row in control.texts[:16]
-    ]
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
+def texts(
+    bank: Bank, generations: Generations | None, control: Generations | None
+) -> dict[str, Any]:
+    """All texts, to be read and searched: of every vector and of random ones."""
+    if generations is None:
+        return {"unsteered": [], "vectors": {}, "controls": []}
+    return {
+        "unsteered": [cut(text) for text in generations.unsteered],
+        "vectors": {
+            str(number): [cut(text) for text in row]
+            for number, row in zip(bank.numbers, generations.texts, strict=True)
+        },
+        "controls": [[cut(text) for text in row] for row in (control.texts if control else ())],
+    }
 
 
 def facts(
@@ -101,9 +126,3 @@ def provenance(bank: Bank) -> list[list[str]]:
         *[[f"{name} version", value] for name, value in own.versions.items()],
         *[["note", note] for note in own.notes],
     ]
-
-
-def prompt(inspections: Sequence[Inspection], generations: Generations | None) -> str:
-    if generations is not None:
-        return cut(generations.prompts[0])
-    return cut(inspections[0].prompt) if inspections else ""

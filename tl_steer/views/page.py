@@ -10,7 +10,6 @@ import functools
 import hashlib
 import html
 import json
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,11 +19,13 @@ import torch
 from torch import Tensor
 
 from tl_steer.files.tables import plain
+from tl_steer.views.blocks import finite, shown
 
 _SCRIPTS = (
     "core.js",
     "charts.js",
     "circuitsvis.js",
+    "diff.js",
     "attention.js",
     "logits.js",
     "stream.js",
@@ -33,6 +34,9 @@ _SCRIPTS = (
     "sweep.js",
     "scan.js",
     "alerts.js",
+    "list.js",
+    "vector.js",
+    "report.js",
 )
 _STYLES = ("style.css", "circuitsvis.css", "report.css")
 
@@ -43,9 +47,8 @@ def document(
     *,
     start: str,
     circuitsvis: bool,
-    extra: Sequence[str] = (),
     drawings: Sequence[str] = (),
-    later: Mapping[str, Any] | None = None,
+    later: Mapping[str, str] | None = None,
 ) -> str:
     """A page that draws `data`.
 
@@ -54,12 +57,11 @@ def document(
         data: JSON values by the id of the block that will hold them.
         start: the script line that draws them. Ours, never built from data.
         circuitsvis: whether CircuitsVis (1.3 MB) is needed.
-        extra: further scripts of ours, by file name.
         drawings: the sources of JavaScript functions of one's own, one for each `drawn_by` kind.
-        later: more data, behind what is drawn first; CircuitsVis comes behind it too, so that a
-            large page shows something before it has been read.
+        later: packed blocks (`blocks.Words`), behind what is drawn first; CircuitsVis comes behind
+            them too, so that a large page shows something before it has been read.
     """
-    ours = "\n".join([*map(asset, (*_SCRIPTS, *extra)), start])
+    ours = "\n".join([*map(asset, _SCRIPTS), start])
     theirs = [circuitsvis_script()] if circuitsvis else []
     # Each in an element of its own: one that is no JavaScript leaves the rest of the page alone.
     own = [_entered(drawing) for drawing in dict.fromkeys(drawings)]
@@ -68,9 +70,9 @@ def document(
         f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    body = [*_blocks(data), *_blocks(later or {}), *map(_script, (*own, *theirs, ours))]
+    body = [*_blocks(data), *map(_script, (*own, *theirs, ours))]
     if later is not None:
-        body = [*_blocks(data), *map(_script, (*own, ours)), *_blocks(later)]
+        body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(later)]
         body += map(_script, theirs)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -109,6 +111,13 @@ def _blocks(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _packed(blocks: Mapping[str, str]) -> list[str]:
+    return [
+        f'<script type="text/plain" id="{html.escape(name)}">{text}</script>'
+        for name, text in blocks.items()
+    ]
+
+
 def embedded(value: Any) -> str:
     """JSON that is safe inside a script element: ASCII, no `<`, `>` or `&`, no NaN."""
     text = json.dumps(_clean(value), allow_nan=False, ensure_ascii=True, separators=(",", ":"))
@@ -120,15 +129,13 @@ def embedded(value: Any) -> str:
 def _clean(value: Any) -> Any:
     """What cannot be shown or is no JSON becomes text or nothing."""
     if isinstance(value, str):
-        return value if value.isprintable() else plain(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+        return shown(value)
+    if isinstance(value, float):
+        return finite(value)
     if isinstance(value, Mapping):
-        return {plain(str(key)): _clean(item) for key, item in value.items()}
+        return {shown(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        # Patterns are most of a page, and whole numbers need no care.
-        plainly = all(type(item) is int for item in value)
-        return value if plainly else [_clean(item) for item in value]
+        return [_clean(item) for item in value]
     return value
 
 

@@ -3,7 +3,7 @@
 results -> one HTML page: a table of vectors, a page for each, drawn when it is opened
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,17 @@ from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
-from tl_steer.views.attention import attention_change
 from tl_steer.views.bank import bank_map, selection_scores
-from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
-from tl_steer.views.page import document, embedded
+from tl_steer.views.blocks import Words
+from tl_steer.views.page import document
+from tl_steer.views.panels import Seen, packed, panels
 from tl_steer.views.rows import Row, Rows, table_rows
-from tl_steer.views.stream import residual_response, steered_tokens
 from tl_steer.views.sweep import sweep_view
-from tl_steer.views.texts import cut, dose_response, marked
+from tl_steer.views.texts import cut, dose_response
 from tl_steer.views.view import View
 
-# Bytes of data that a report may hold, and how many heads a vector's page tries to show within it.
-_MOST, _HEADS = 22_000_000, (8, 4, 2, 1, 0)
+# Characters of blocks that a report may hold, so that with all else it stays under 15 MB.
+_MOST = 13_500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +40,14 @@ class Report:
     Attributes:
         title: its heading.
         overview: what the first page shows, as JSON has it.
-        pages: what each vector's page shows, by the vector's number in the bank.
+        blocks: all else, packed (`views/blocks.py`), by name.
         notes: what was left out.
         views: those of one's own, or of ours, that were given beside the results.
     """
 
     title: str
     overview: dict[str, Any]
-    pages: dict[int, dict[str, Any]]
+    blocks: Mapping[str, str]
     notes: tuple[str, ...] = ()
     views: tuple[View, ...] = ()
 
@@ -57,11 +56,10 @@ class Report:
             self.title,
             {"overview": self.overview},
             start="TlSteer.report();",
-            circuitsvis=any(page["inspections"] for page in self.pages.values())
+            circuitsvis=any(row["seen"] for row in self.overview["rows"])
             or any(view.circuitsvis for view in self.views),
-            extra=("report.js",),
             drawings=[view.drawing for view in self.views if view.drawing],
-            later={f"vector-{vector}": page for vector, page in self.pages.items()},
+            later=self.blocks,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -70,10 +68,11 @@ class Report:
         return Path(path)
 
     def __repr__(self) -> str:
-        inspected = sum(bool(page["inspections"]) for page in self.pages.values())
+        rows = self.overview["rows"]
+        inspected = sum(bool(row["seen"]) for row in rows)
         lines = [
             f"Report: {plain(self.title)}",
-            f"  {len(self.pages)} vectors, {inspected} of them inspected; .save(path) writes it",
+            f"  {len(rows)} vectors, {inspected} of them inspected; .save(path) writes it",
             *(f"  {note}" for note in self.notes),
         ]
         return "\n".join(lines)
@@ -110,8 +109,8 @@ def report(
     Raises:
         SettingError: results that are not about this bank.
 
-    A report of 64 inspected vectors stays under 25 MB: where they would not, fewer heads'
-    attention patterns are shown, and the report says so.
+    A report of 256 vectors inspected on a prompt of 38 tokens stays under 15 MB. Where one would
+    not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
     _refuse(bank, inspections, generations, control)
     if isinstance(sweep, SweepResult) and sweep.asked["bank"] != bank.digest():
@@ -119,25 +118,28 @@ def report(
     swept = None if sweep is None else table_rows(sweep)
     alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
-    for heads in _HEADS:
-        pages = _pages(bank, inspections, generations, control, swept, alerted, heads)
-        if sum(len(embedded(page)) for page in pages.values()) <= _MOST:
-            break
-    if heads < _HEADS[0] and inspections:
-        notes.append(f"attention patterns of {heads} heads a vector, so that the file stays small")
-    overview = {
+    prompts = overview_of.prompts(inspections, generations)
+    seen = [Seen(found, prompts.index(found.prompt)) for found in inspections]
+    words = Words()
+    blocks, left_out = panels(seen, words, most=_MOST)
+    blocks |= _of_tables(bank, swept, alerted, words)
+    sections = [*_sections(bank, doses, selection, swept, alerted), *_further(views)]
+    blocks |= {f"section-{name}": packed(view, words) for name, view in sections}
+    blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
+    notes = [*notes, *left_out]
+    overview: dict[str, Any] = {
         "title": title,
         "provenance": overview_of.provenance(bank),
         "facts": overview_of.facts(bank, generations, control),
-        "rows": overview_of.rows(bank, inspections, generations),
+        "rows": overview_of.rows(bank, seen, generations),
         "scores": list(bank.scores),
-        "controls": overview_of.controls(control),
-        "unsteered": cut(generations.unsteered[0]) if generations else "",
-        "prompt": overview_of.prompt(inspections, generations),
-        "sections": [*_sections(bank, doses, selection, swept, alerted), *_further(views)],
+        "prompts": [cut(text) for text in prompts],
+        "sections": [{"name": name, "title": view.title} for name, view in sections],
         "notes": notes,
     }
-    return Report(title, overview, pages, tuple(notes), tuple(views))
+    # The table of words comes first: no other block can be read without it.
+    blocks = {"words": words.table(), **blocks}
+    return Report(title, overview, blocks, tuple(notes), tuple(views))
 
 
 def _refuse(
@@ -172,30 +174,20 @@ def _is_of(seen: Inspection, bank: Bank) -> bool:
     )
 
 
-def _pages(
-    bank: Bank,
-    inspections: Sequence[Inspection],
-    generations: Generations | None,
-    control: Generations | None,
-    sweep: list[Row] | None,
-    alerts: list[Row],
-    heads: int,
-) -> dict[int, dict[str, Any]]:
-    swept = {str(row.get("vector")): row for row in sweep or ()}
-    return {
-        vector: {
-            "texts": _texts(generations, row),
-            "controls": _texts_of(control),
-            "inspections": [
-                {"prompt": cut(seen.prompt), "views": _views(seen, vector, heads)}
-                for seen in inspections
-                if vector in seen.vectors
-            ],
-            "sweep": [[name, _cell(value)] for name, value in swept.get(str(vector), {}).items()],
-            "alerts": _alerts_of(alerts, vector),
-        }
-        for row, vector in enumerate(bank.numbers)
-    }
+def _of_tables(
+    bank: Bank, sweep: list[Row] | None, alerts: list[Row], words: Words
+) -> dict[str, str]:
+    """What tables say of each vector, as panels."""
+    blocks = {}
+    for row in sweep or ():
+        facts = [[name, _cell(value)] for name, value in row.items()]
+        shown = {"kind": "sweep_row", "title": "Sweep", "data": facts}
+        blocks[f"v{row.get('vector')}.sweep_row"] = words.packed(shown)
+    for vector in bank.numbers:
+        # A table of tokens names no vector as a whole.
+        if named := [row for row in alerts if "trace" in row and row["vector"] == vector]:
+            blocks[f"v{vector}.alerts"] = packed(alerts_view(named), words)
+    return blocks
 
 
 def _raised_by(bank: Bank, alerts: str | Path | Rows | None) -> tuple[list[Row], list[str]]:
@@ -212,47 +204,6 @@ def _raised_by(bank: Bank, alerts: str | Path | Rows | None) -> tuple[list[Row],
     return kept, notes
 
 
-def _alerts_of(alerts: list[Row], vector: int) -> dict[str, Any] | None:
-    """Alerts that name a vector; a table of tokens names none as a whole."""
-    named = [row for row in alerts if "trace" in row and row["vector"] == vector]
-    return dict(alerts_view(named).data) if named else None
-
-
-def _views(seen: Inspection, vector: int, heads: int) -> list[dict[str, Any]]:
-    views: list[View] = [
-        logit_change(seen, vector),
-        attention_change(seen, vector, heads=heads),
-        residual_response(seen, vector),
-        logit_attribution(seen, vector),
-        token_log_probs(seen, vector),
-        steered_tokens(seen, vector),
-    ]
-    return [{"kind": v.kind, "title": v.title, "data": v.data} for v in views]
-
-
-def _texts(found: Generations | None, row: int) -> list[dict[str, Any]]:
-    if found is None:
-        return []
-    return [
-        {
-            "prompt": cut(prompt),
-            "unsteered": cut(base),
-            "pieces": marked(cut(base), cut(text)),
-        }
-        for prompt, base, text in zip(found.prompts, found.unsteered, found.texts[row], strict=True)
-    ]
-
-
-def _texts_of(control: Generations | None) -> list[list[Any]]:
-    """Of every prompt, up to four random vectors' texts."""
-    if control is None:
-        return []
-    return [
-        [marked(cut(base), cut(row[p])) for row in control.texts[:4]]
-        for p, base in enumerate(control.unsteered)
-    ]
-
-
 def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
@@ -263,7 +214,7 @@ def _sections(
     selection: Selection | None,
     sweep: list[Row] | None,
     alerts: list[Row],
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, View]]:
     """What is about the whole bank."""
     views: list[tuple[str, View]] = []
     if len(bank) > 1:
@@ -276,15 +227,9 @@ def _sections(
         views.append(("sweep", sweep_view(sweep)))
     if alerts:
         views.append(("alerts", alerts_view(alerts)))
-    return [
-        {"name": name, "kind": view.kind, "title": view.title, "data": view.data}
-        for name, view in views
-    ]
+    return views
 
 
-def _further(views: Sequence[View]) -> list[dict[str, Any]]:
+def _further(views: Sequence[View]) -> list[tuple[str, View]]:
     """What was given beside the results, by number: a title is no address."""
-    return [
-        {"name": f"view-{i}", "kind": view.kind, "title": view.title, "data": view.data}
-        for i, view in enumerate(views, start=1)
-    ]
+    return [(f"view-{i}", view) for i, view in enumerate(views, start=1)]

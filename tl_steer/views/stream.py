@@ -13,12 +13,12 @@ from tl_steer.views.view import View
 _COLUMNS = 96  # of tokens in a map
 
 
-def residual_response(seen: Inspection, vector: int) -> View:
+def residual_response(seen: Inspection, vector: int, *, words: int = 6) -> View:
     """How the response grows through the layers, token by token, and what the logit lens reads.
 
     The map shows the norm of the steered minus the unsteered residual stream, over the norm of the
     unsteered one or alone. The lens lists the tokens whose logit rises most if the stream is read
-    out there and then; before the last third of a model that is often noise.
+    out there and then, `words` each way; before the last third of a model that is often noise.
     """
     v = seen.index(vector)
     bins = _bins(len(seen.tokens))
@@ -28,8 +28,8 @@ def residual_response(seen: Inspection, vector: int) -> View:
         "response": rounded(_binned(seen.response[v], bins), 3),
         "share": rounded(_binned(seen.response[v] / seen.clean.clamp_min(1e-9), bins), 3),
         "read_at": seen.read_at[v].tolist(),
-        "promoted": _words(seen, seen.promoted[v], seen.promoted_by[v]),
-        "suppressed": _words(seen, seen.suppressed[v], seen.suppressed_by[v]),
+        "promoted": _words(seen, "promoted", v, words),
+        "suppressed": _words(seen, "suppressed", v, words),
         "source_layer": seen.source_layer,
     }
     last = seen.response[v, :, -1]
@@ -38,8 +38,8 @@ def residual_response(seen: Inspection, vector: int) -> View:
         f"{float(last[-1]):.3g} at the end"
     ]
     if seen.promoted.shape[-1]:
-        words = ", ".join(repr(seen.word(int(t))) for t in seen.promoted[v, -1, -1, :4])
-        lines.append(f"the lens reads {words} at the end")
+        read = ", ".join(repr(seen.word(int(t))) for t in seen.promoted[v, -1, -1, :4])
+        lines.append(f"the lens reads {read} at the end")
     height = 260 + 24 * seen.response.shape[1]
     return View("residual_response", f"Response to vector {vector}", data, tuple(lines), height)
 
@@ -54,7 +54,8 @@ def _binned(values: Tensor, bins: list[list[int]]) -> Tensor:
     return torch.stack([values[:, a : b + 1].amax(dim=1) for a, b in bins], dim=1)
 
 
-def _words(seen: Inspection, ids: Tensor, by: Tensor) -> list[Any]:
+def _words(seen: Inspection, which: str, v: int, most: int) -> list[Any]:
+    ids, by = (getattr(seen, name)[v, ..., :most] for name in (which, f"{which}_by"))
     return [
         [
             [[seen.word(token), amount] for token, amount in zip(tokens, amounts, strict=True)]

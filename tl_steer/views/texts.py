@@ -1,7 +1,5 @@
 """Steered text beside unsteered text, and how text changes with the radius."""
 
-import difflib
-import re
 from typing import Any
 
 from tl_steer.banks.generations import Generations
@@ -34,13 +32,7 @@ def generations_data(found: Generations) -> dict[str, Any]:
         "unsteered": [cut(text) for text in found.unsteered[:_PROMPTS]],
         "labels": list(found.labels[:_VECTORS]),
         "numbers": list(found.numbers[:_VECTORS]),
-        "texts": [
-            [
-                marked(cut(base), cut(text))
-                for base, text in zip(found.unsteered[:_PROMPTS], row, strict=False)
-            ]
-            for row in found.texts[:_VECTORS]
-        ],
+        "texts": [[cut(text) for text in row[:_PROMPTS]] for row in found.texts[:_VECTORS]],
         "vectors": len(found),
         "settings": {name: str(value) for name, value in found.settings.items()},
     }
@@ -48,16 +40,6 @@ def generations_data(found: Generations) -> dict[str, Any]:
 
 def cut(text: str) -> str:
     return text if len(text) <= _LENGTH else text[:_LENGTH] + " …"
-
-
-def marked(base: str, text: str) -> list[list[Any]]:
-    """A text in pieces: [piece, whether the unsteered text lacks it]."""
-    before, after = (re.findall(r"\s+|[^\s]+", part) for part in (base, text))
-    pieces: list[list[Any]] = []
-    for tag, _, _, a, b in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
-        if b > a:
-            pieces.append(["".join(after[a:b]), int(tag != "equal")])
-    return pieces
 
 
 def dose_response(found: DoseResponse, *, title: str = "Dose and response") -> View:

@@ -110,17 +110,40 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     return level(packed.shape, 0);
   };
 
+  /* Data of the page (views/blocks.py): `block` is there at once; `read` inflates a packed one, which
+     may lie behind this script, and is null where there is none. */
   T.block = (id) => JSON.parse(document.getElementById(id).textContent);
+  const parsed = () => document.readyState !== "loading" ? null
+    : new Promise((done) => addEventListener("DOMContentLoaded", done, { once: true }));
+  const inflated = (text) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+  };
+  let words = null;
+  T.read = async (id) => {
+    await parsed();
+    const block = document.getElementById(id);
+    if (!block) return null;
+    words = words || inflated(document.getElementById("words").textContent).then(JSON.parse);
+    const table = await words, text = await inflated(block.textContent);
+    return JSON.parse(text, (_, v) => (typeof v === "string" && v[0] === "~" ? table[parseInt(v.slice(1), 36)] : v));
+  };
+  T.has = (id) => document.getElementById(id) !== null;
+
   T.show = (root, view) => {
     T.add(root, el("h2", {}, view.title));
-    const body = root.appendChild(el("div", { class: "view view-" + view.kind }));
+    return T.drawn(root, view.kind, view.data);
+  };
+  T.drawn = (root, kind, data) => {
+    const body = root.appendChild(el("div", { class: "view view-" + kind }));
     const told = (text) => T.add(body, el("p", { class: "note" }, text));
-    const draw = Object.hasOwn(T.draw, view.kind) ? T.draw[view.kind] : null;
+    const draw = Object.hasOwn(T.draw, kind) ? T.draw[kind] : null;
     if (typeof draw !== "function") return told("Nothing draws this view: its script is not a JavaScript function. The browser's console says why.");
     try {
-      const made = draw(body, view.data, T);
+      const made = draw(body, data, T);
       if (made instanceof Node && !made.contains(body)) T.add(body, made);
     } catch (error) { console.error(error); told(`The script that draws this view stopped: ${error}`); }
+    return body;
   };
 
   /* images and elements that came as text (views/markup.py) */

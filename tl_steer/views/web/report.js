@@ -1,150 +1,93 @@
-/* The report: a table, a page for every vector, and an address for each (#v12, #v12/attention). */
+/* The report: a table, a page for every vector, and an address for each (#v12, #v12/attention?p=1). */
 (() => {
   const T = TlSteer, el = T.el;
-  const TABS = { logit_change: ["tokens", "Next tokens"], attention_change: ["attention", "Attention"], residual_response: ["response", "Response"], logit_attribution: ["attribution", "What carries it"], token_log_probs: ["likelihood", "Likelihood"], steered_tokens: ["steered", "Where added"] };
-  let data, place, order = [], sort = { by: "vector", down: false }, wanted = "", chosen = 0;
+  const TITLES = { map: "Map", dose: "Dose", selection: "Selection", sweep: "Sweep", alerts: "Alerts", monitor: "Monitor", scan: "Scan" };
+  const KEYS = [["/", "search the vectors"], ["j k", "next and previous row"], ["Enter", "open a vector"], ["← →", "next and previous vector"], ["Esc", "back to all vectors"], ["?", "this list"]];
+  let data, place, list = "";
 
-  const columns = () => {
-    const any = (name) => data.rows.some((row) => row[name] !== undefined);
-    const list = [
-      { key: "vector", name: "#", num: true, cell: (r) => el("a", { href: "#v" + r.vector }, r.vector), kind: "id" },
-      { key: "objective", name: "objective", num: true, cell: (r) => T.num(r.objective), wide: true },
-      { key: "response", name: "|response|", num: true, cell: (r) => T.num(r.response), wide: true },
-      { key: "cosine", name: "nearest", num: true, cell: (r) => (r.nearest < 0 ? "" : `${T.num(r.cosine)} #${r.nearest}`), wide: true },
-      ...data.scores.map((name, i) => ({ key: "score " + name, name, num: true, cell: (r) => T.num(r.scores[i]), value: (r) => T.value(r.scores[i]), wide: true })),
-    ];
-    if (any("kl")) list.push(
-      { key: "kl", name: "KL", num: true, cell: (r) => (r.kl === undefined ? "" : T.num(r.kl)) },
-      { key: "kls", name: "over tokens", cell: (r) => r.kls && T.spark(r.kls, { bars: true, label: "KL over tokens" }), value: (r) => (r.kls ? T.most(r.kls) : -1), wide: true },
-      { key: "growth", name: "through layers", cell: (r) => r.growth && T.spark(r.growth, { label: "Response through the layers" }), value: (r) => (r.growth ? T.value(r.growth[r.growth.length - 1]) : -1), wide: true },
-      { key: "head_change", name: "head", cell: (r) => (r.head ? `${r.head} (${T.num(r.head_change)})` : ""), wide: true });
-    if (any("text") || data.rows.some((row) => row.label)) list.push({ key: "text", name: "text", kind: "text", cell: (r) => el("span", {}, r.label && el("b", {}, r.label + " "), r.text || "") });
-    return list;
+  T.open = (number) => { T.leaveList(number); location.hash = "v" + number; };
+  T.backToList = () => el("a", { href: "#" + list }, "← all vectors");
+
+  const provenance = (root) => T.add(root, el("h2", {}, "How it was made"), T.figure("Provenance", el("table", {}, el("tbody", {}, data.provenance.map(([name, value]) =>
+    el("tr", {}, el("th", { scope: "row", style: { width: "190px" } }, name), el("td", { class: "said" }, value))))), () => [["name", "value"], ...data.provenance]));
+
+  const tab = (path) => T.mainTabs.find((t) => t.name === path && (!t.when || t.when()));
+  const section = (root, name) => {
+    const body = root.appendChild(el("div"));
+    T.read("section-" + name).then((view) => { if (view && body.isConnected) T.show(body, view); });
   };
 
-  const valued = (column, row) => (column.value ? column.value(row) : column.key === "text" ? row.text || "" : T.value(row[column.key]));
-  const ordered = () => {
-    const column = columns().find((c) => c.key === sort.by), words = wanted.toLowerCase().split(/\s+/).filter(Boolean);
-    const rows = data.rows.filter((r) => { const said = `#${r.vector} ${r.label} ${r.text || ""} ${r.head || ""} ${r.gained || ""} ${r.lost || ""}`.toLowerCase(); return words.every((w) => said.includes(w)); });
-    const flip = sort.down ? -1 : 1;
-    return rows.map((row) => [valued(column, row), row]).sort(([a], [b]) => {
-      const lost = (x) => typeof x !== "string" && !(x === Infinity || x === -Infinity || Number.isFinite(x));
-      if (lost(a) || lost(b)) return lost(a) - lost(b);
-      return (a < b ? -1 : a > b ? 1 : 0) * flip;
-    }).map(([, row]) => row);
-  };
-
-  const table = (root) => {
-    const body = el("tbody"), count = el("span", { class: "small", role: "status" });
-    const heads = columns().map((c) => {
-      const th = el("th", { scope: "col", class: c.num ? "num" : null }, el("button", { type: "button", onclick: () => { sort = sort.by === c.key ? { by: c.key, down: !sort.down } : { by: c.key, down: c.key !== "vector" && c.key !== "text" }; fill(); } }, c.name));
-      th.column = c.key;
-      return th;
-    });
-    const fill = () => {
-      heads.forEach((th) => { if (th.column === sort.by) th.setAttribute("aria-sort", sort.down ? "descending" : "ascending"); else th.removeAttribute("aria-sort"); });
-      const rows = ordered();
-      order = rows.map((r) => r.vector);
-      T.put(body, ...rows.map((row) => el("tr", { class: row.changed === false ? "same" : null, "data-vector": row.vector, onclick: (event) => { if (!event.target.closest("a")) location.hash = "v" + row.vector; } },
-        columns().map((c) => el("td", { class: [c.num ? "num" : "", c.kind || "", c.wide ? "wide-only" : ""].join(" ").trim() || null }, c.cell(row))))));
-      count.textContent = rows.length === data.rows.length ? `${rows.length} vectors` : `${rows.length} of ${data.rows.length} vectors`;
-    };
-    const filter = el("input", { type: "search", class: "filter", placeholder: "Filter by text, label, token or #number", "aria-label": "Filter vectors", value: wanted, oninput: (event) => { wanted = event.target.value; fill(); } });
-    T.add(root, 
-      data.prompt && el("p", { class: "note" }, "Prompt: ", el("span", { class: "said" }, data.prompt)),
-      data.unsteered && el("p", {}, el("span", { class: "note" }, "Unsteered: "), el("span", { class: "said" }, data.unsteered)),
-      el("div", { class: "row" }, filter, count, el("span", { class: "small hide-small" }, el("kbd", {}, "/"), " filter  ", el("kbd", {}, "j"), " ", el("kbd", {}, "k"), " move  ", el("kbd", {}, "Enter"), " open")),
-      el("table", { class: "bank" }, el("thead", {}, el("tr", {}, heads)), body));
-    fill();
-    if (data.controls.length) T.add(root, 
-      el("h2", { style: { marginTop: "28px" } }, "Random vectors of the same radius"),
-      el("p", { class: "note" }, `The control: ${data.controls.filter((c) => c.changed).length} of ${data.controls.length} change the text too. What they do, any vector does.`),
-      data.controls.map((c) => el("div", { class: "random" }, T.pieces(c.pieces))));
-    data.notes.forEach((note) => T.add(root, el("p", { class: "note" }, note)));
-  };
-
-  const facts = (list) => el("div", { class: "facts" }, list.map(([name, value]) => el("div", {}, el("span", {}, name), el("b", {}, value))));
-
-  const vector = (root, number, tab) => {
-    const row = data.rows.find((r) => r.vector === number), block = document.getElementById("vector-" + number);
-    if (!row || !block) { T.add(root, el("p", {}, block || !row ? `There is no vector ${number}.` : "Reading…")); return; }
-    const page = JSON.parse(block.textContent), at = order.indexOf(number);
-    const step = (by) => order[(at + by + order.length) % order.length];
-    T.add(root, el("div", { class: "row no-print" }, el("a", { href: "#" }, "← all vectors"), order.length > 1 && el("a", { href: "#v" + step(-1), rel: "prev" }, `‹ ${step(-1)}`), order.length > 1 && el("a", { href: "#v" + step(1), rel: "next" }, `${step(1)} ›`)),
-      el("h1", {}, `Vector ${number}`, row.label ? ` ${T.quoted(row.label)}` : ""),
-      facts([["objective", T.num(row.objective)], ["|response|", T.num(row.response)], row.nearest >= 0 && ["nearest in effect", `#${row.nearest}, |cos| ${T.num(row.cosine)}`], row.kl !== undefined && ["KL behind the prompt", T.num(row.kl) + " nats"], row.head && ["head most changed", `${row.head} (${T.num(row.head_change)})`], ...data.scores.map((name, i) => [name, T.num(row.scores[i])])].filter(Boolean)));
-    const seen = page.inspections[Math.min(chosen, page.inspections.length - 1)];
-    const tabs = [];
-    if (page.texts.length) tabs.push(["text", "Text", (body) => texts(body, page)]);
-    for (const view of seen ? seen.views : []) tabs.push([...TABS[view.kind], (body) => T.draw[view.kind](body, view.data)]);
-    if (page.sweep.length) tabs.push(["sweep", "Sweep", (body) => T.add(body, facts(page.sweep))]);
-    if (page.alerts) tabs.push(["alerts", "Alerts", (body) => T.draw.alerts(body, page.alerts)]);
-    if (!tabs.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
-    const current = tabs.find(([name]) => name === tab) || tabs[0];
-    if (page.inspections.length > 1) {
-      const box = el("select", { "aria-label": "Prompt inspected" }, page.inspections.map((s, i) => el("option", { value: i, selected: i === chosen }, s.prompt.slice(0, 90))));
-      box.addEventListener("change", () => { chosen = Number(box.value); route(); });
-      T.add(root, el("div", { class: "row" }, el("span", { class: "note" }, "inspected on"), box));
-    }
-    T.add(root, el("nav", { class: "tabs", "aria-label": "Views" }, tabs.map(([name, title]) => el("a", { href: `#v${number}/${name}`, "aria-current": name === current[0] ? "page" : null }, title))));
-    const body = root.appendChild(el("section", { "aria-label": current[1] }));
-    current[2](body);
-    if (!seen) T.add(root, el("p", { class: "note" }, "This vector was not inspected, so there are no views of the model's inside: tl-steer report --vector adds them."));
-  };
-
-  const texts = (root, page) => page.texts.forEach((t, p) => T.add(root, 
-    el("p", { class: "note" }, "Prompt: ", el("span", { class: "said" }, t.prompt)),
-    el("div", { class: "compare" }, el("div", { class: "card" }, el("h3", {}, "Unsteered"), el("span", { class: "said" }, t.unsteered)), el("div", { class: "card steered" }, el("h3", {}, "Steered"), T.pieces(t.pieces))),
-    (page.controls[p] || []).length > 0 && el("div", {}, el("h3", {}, "Random vectors of the same radius"), page.controls[p].map((pieces) => el("div", { class: "random" }, T.pieces(pieces))))));
-
-  const route = () => {
-    const hash = decodeURIComponent(location.hash.slice(1)), match = /^v(\d+)(?:\/(\w+))?$/.exec(hash);
-    const section = data.sections.find((s) => s.name === hash);
+  const route = (moved) => {
+    const path = T.at.path(), match = /^v(\d+)(?:\/(\w+))?$/.exec(path), known = data.sections.some((s) => s.name === path);
     T.put(place);
-    document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#") === "#" + (match ? "" : hash)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
+    document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#").split("?")[0] === "#" + (match ? "" : path)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
     document.getElementById("root").classList.toggle("inner", !!match);
-    if (match) vector(place, Number(match[1]), match[2]);
-    else if (section) { T.show(place, section); }
-    else if (hash === "provenance") T.add(place, el("h2", {}, "How it was made"), el("table", {}, el("tbody", {}, data.provenance.map(([name, value]) => el("tr", {}, el("th", { scope: "row", style: { width: "190px" } }, name), el("td", { class: "said" }, value))))));
-    else table(place);
+    title.replaceWith(title = el(match ? "p" : "h1", { class: "title" }, data.title));
+    if (match && T.compare && T.at.get("vs")) T.compare(place, data, Number(match[1]), T.at.get("vs"));
+    else if (match) T.vector(place, data, Number(match[1]), match[2]);
+    else if (known) section(place, path);
+    else if (path === "provenance") provenance(place);
+    else if (tab(path)) tab(path).draw(place);
+    else T.list(place, data);
     document.title = match ? `Vector ${match[1]} · ${data.title}` : data.title;
+    const head = match && place.querySelector("h1");
+    if (moved && head) head.focus({ preventScroll: true });
   };
-  T.open = (number) => { location.hash = "v" + number; };
+  let title = null;
 
+  const move = (by) => {
+    const order = T.order(), row = document.activeElement && document.activeElement.closest("tr[data-vector]");
+    const at = row ? order.indexOf(Number(row.dataset.vector)) : -1;
+    if (order.length) T.focusRow(order[Math.max(0, Math.min(order.length - 1, at + by))]);
+  };
+  const help = () => {
+    const box = el("dialog", { "aria-label": "Keys" }, el("h2", {}, "Keys"), el("table", { class: "plain" }, KEYS.map(([key, does]) => el("tr", {}, el("td", {}, el("kbd", {}, key)), el("td", {}, does)))), el("form", { method: "dialog" }, el("button", {}, "Close")));
+    document.body.append(box);
+    box.addEventListener("close", () => box.remove());
+    box.showModal();
+  };
   const keys = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) { if (event.key === "Escape") event.target.blur(); return; }
-    const rows = [...document.querySelectorAll("table.bank td.id a")], match = /^#v(\d+)(\/\w+)?$/.exec(location.hash);
-    if (event.key === "/") { const box = document.querySelector(".filter"); if (box) { event.preventDefault(); box.focus(); } }
-    else if (event.key === "Escape") location.hash = "";
-    else if (rows.length && (event.key === "j" || event.key === "k")) {
-      const at = rows.indexOf(document.activeElement), to = event.key === "j" ? Math.min(at + 1, rows.length - 1) : Math.max(at - 1, 0);
-      rows[to].focus();
-    } else if (match && (event.key === "ArrowRight" || event.key === "ArrowLeft")) {
-      const at = order.indexOf(Number(match[1])), to = order[(at + (event.key === "ArrowRight" ? 1 : -1) + order.length) % order.length];
-      if (to !== undefined) location.hash = `v${to}${match[2] || ""}`;
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || typing || document.querySelector("dialog[open]")) { if (typing && event.key === "Escape") event.target.blur(); return; }
+    const number = T.opened(), order = T.order();
+    if (event.key === "?") help();
+    else if (event.key === "/") { const box = document.querySelector(".filter"); if (box) { event.preventDefault(); box.focus(); } }
+    else if (event.key === "Escape" && T.at.path()) location.hash = list;
+    else if (number === null && (event.key === "j" || event.key === "k")) move(event.key === "j" ? 1 : -1);
+    else if (number !== null && (event.key === "ArrowRight" || event.key === "ArrowLeft")) {
+      const to = order[(order.indexOf(number) + (event.key === "ArrowRight" ? 1 : -1) + order.length) % order.length];
+      const tabbed = /^v\d+(\/\w+)?/.exec(T.at.path());
+      if (to !== undefined) location.hash = `v${to}${(tabbed && tabbed[1]) || ""}${T.at.get("p") ? "?p=" + T.at.get("p") : ""}`;
     }
   };
+
+  const theme = () => el("button", { type: "button", class: "no-print", "aria-label": "Light or dark", onclick: () => {
+    const set = document.documentElement.dataset;
+    const dark = set.theme ? set.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    set.theme = dark ? "light" : "dark";
+    T.repaintAll();
+  } }, "◐");
 
   T.report = () => {
     data = T.block("overview");
-    order = data.rows.map((r) => r.vector);
-    const root = document.getElementById("root");
-    const theme = el("button", { type: "button", class: "no-print", "aria-label": "Light or dark", onclick: () => {
-      const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-      document.documentElement.dataset.theme = dark ? "light" : "dark";
-      T.repaintAll();
-    } }, "◐");
-    const link = (name, title) => el("a", { href: "#" + name }, title);
+    T.order(data.rows);
+    const link = (name, text) => el("a", { href: "#" + name }, text), root = document.getElementById("root");
     place = el("div");
-    T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), el("h1", {}, data.title)), theme),
-      facts(data.facts),
-      el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, { map: "Map", dose: "Dose", selection: "Selection", sweep: "Sweep", alerts: "Alerts" }[s.name] || T.short(s.title))), link("provenance", "Provenance")),
+    title = el("h1", { class: "title" }, data.title);
+    T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), title), el("div", { class: "row" }, T.notes && T.notes.save, theme())),
+      T.facts(data.facts),
+      el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, TITLES[s.name] || T.short(s.title))), T.mainTabs.filter((t) => !t.when || t.when()).map((t) => link(t.name, t.title)), link("provenance", "Provenance")),
       place);
-    addEventListener("hashchange", () => { route(); scrollTo(0, 0); });
+    addEventListener("hashchange", (event) => {
+      const before = new URL(event.oldURL).hash.slice(1), opened = T.opened();
+      if (!/^v\d/.test(before)) { if (opened !== null) T.leaveList(opened); list = before.startsWith("?") || before === "" ? before : list; }
+      if (T.at.path()) scrollTo(0, 0);
+      route(true);
+    });
     addEventListener("keydown", keys);
-    route();
-    // Pages of vectors lie behind this script: a link to one waits until they have been read.
-    addEventListener("DOMContentLoaded", () => { if (location.hash) route(); });
+    route(false);
+    // Pages of vectors lie behind this script: which tabs there are is known when they have been read.
+    if (T.at.path()) addEventListener("DOMContentLoaded", () => route(false));
     performance.mark("tl-steer-ready");
   };
 })();

@@ -1,8 +1,6 @@
 /* Steered text beside unsteered text; how it changes with the radius. */
 (() => {
   const T = TlSteer, el = T.el;
-  T.pieces = (pieces) => el("span", { class: "said" }, pieces.map(([text, changed]) => (changed && text.trim() ? el("mark", {}, text) : text)));
-
   T.draw.generations = (root, data) => {
     let prompt = 0;
     const bar = el("div", { class: "row" }), body = el("div");
@@ -15,7 +13,7 @@
     const show = () => T.put(body, 
       el("div", { class: "card" }, el("h3", {}, "Prompt"), el("p", { class: "said" }, data.prompts[prompt]), el("h3", {}, "Unsteered"), el("div", { class: "said" }, data.unsteered[prompt])),
       el("table", {}, el("thead", {}, el("tr", {}, el("th", { class: "num" }, "#"), el("th", {}, "Steered"))),
-        el("tbody", {}, data.texts.map((row, v) => el("tr", {}, el("td", { class: "num" }, data.numbers[v]), el("td", {}, data.labels[v] && el("div", { class: "note" }, data.labels[v]), T.pieces(row[prompt])))))),
+        el("tbody", {}, data.texts.map((row, v) => el("tr", {}, el("td", { class: "num" }, data.numbers[v]), el("td", {}, data.labels[v] && el("div", { class: "note" }, data.labels[v]), T.said(data.unsteered[prompt], row[prompt])))))),
       data.texts.length < data.vectors && el("p", { class: "note" }, `${data.vectors - data.texts.length} more vectors are not shown.`));
     show();
   };

@@ -1,0 +1,78 @@
+"""What each vector's page shows: a panel for every view of it, and less of them where all would be
+too much for one file.
+
+A panel is a block of its own, named `v{vector}.{kind}.{prompt}`, read when it is opened.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tl_steer.inspection.result import Inspection
+from tl_steer.views.attention import attention_change
+from tl_steer.views.blocks import Words
+from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
+from tl_steer.views.stream import residual_response, steered_tokens
+from tl_steer.views.view import View
+
+Draw = Callable[[Inspection, int], View]
+
+VIEWS: dict[str, Draw] = {
+    "logit_change": logit_change,
+    "attention_change": partial(attention_change, heads=8),
+    "residual_response": residual_response,
+    "logit_attribution": logit_attribution,
+    "token_log_probs": token_log_probs,
+    "steered_tokens": steered_tokens,
+}
+# What is left out of a report that would be too large, the least read first. Attention never goes
+# to nothing: it is what was asked for.
+TRIMS: tuple[tuple[str, Draw, str], ...] = (
+    ("residual_response", partial(residual_response, words=2), "two words a layer in the lens"),
+    ("residual_response", partial(residual_response, words=0), "no words in the lens"),
+    ("attention_change", partial(attention_change, heads=4), "patterns of 4 heads a vector"),
+    ("attention_change", partial(attention_change, heads=2), "patterns of 2 heads a vector"),
+    ("attention_change", partial(attention_change, heads=1), "patterns of 1 head a vector"),
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An inspection, and the number of its prompt in the report."""
+
+    found: Inspection
+    prompt: int
+
+
+def name_of(vector: int, kind: str, prompt: int) -> str:
+    return f"v{vector}.{kind}.{prompt}"
+
+
+def panels(seen: Sequence[Seen], words: Words, *, most: int) -> tuple[dict[str, str], list[str]]:
+    """Blocks of all panels in at most so many characters, if trimming brings them there, and what
+    was left out of them."""
+    blocks = {
+        name: block for kind in VIEWS for name, block in _drawn(seen, kind, VIEWS[kind], words)
+    }
+    left_out: dict[str, str] = {}
+    for kind, draw, said in TRIMS:
+        if sum(map(len, blocks.values())) <= most:
+            break
+        blocks |= dict(_drawn(seen, kind, draw, words))
+        left_out[kind] = said
+    return blocks, [f"{said}, so that the file stays small" for said in left_out.values()]
+
+
+def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> Iterator[tuple[str, str]]:
+    for one in seen:
+        for vector in one.found.vectors:
+            yield name_of(vector, kind, one.prompt), packed(draw(one.found, vector), words)
+
+
+def packed(view: View, words: Words) -> str:
+    return words.packed(contents(view))
+
+
+def contents(view: View) -> dict[str, Any]:
+    return {"kind": view.kind, "title": view.title, "data": view.data}
