@@ -219,11 +219,12 @@ def test_report_runs_the_model_on_prompts_or_shows_what_is_saved(tiny, tmp_path,
     asked = ("report", path, "--out", page, "--json")
     done = run(*asked, "-p", PROMPTS[0], "--raw", "-v", 1, "--tokens", 3)
     assert json.loads(done.output)["bytes"] == page.stat().st_size
-    assert '"vector-2"' in page.read_text()
+    assert 'id="v1.logit_change.0"' in page.read_text()
+    assert 'id="v2.logit_change.0"' not in page.read_text(), "one was asked for"
     saved = ts.inspect(tiny, ts.load_bank(path), PROMPTS[0]).save(tmp_path / "seen.safetensors")
     monkeypatch.setattr(ts, "load_model", lambda *_: pytest.fail("no model is needed"))
     assert run(*asked, "--inspection", saved).exit_code == 0
-    assert "attention_change" in page.read_text()
+    assert 'id="v2.attention_change.0"' in page.read_text()
     assert str(page) in run("report", path, "--out", page).output.replace("\n", "")
 
 
@@ -236,7 +237,7 @@ def test_a_report_takes_a_sweeps_folder_and_an_audit_log(tiny, tmp_path, monkeyp
     monkeypatch.setattr(ts, "load_model", None)
     done = run("report", path, "--sweep", folder, "--log", tmp_path / "a.sqlite", "--out", page)
     assert done.exit_code == 0, done.output
-    assert "prevalence" in page.read_text(encoding="utf-8")
+    assert 'id="section-sweep"' in page.read_text(encoding="utf-8")
     assert "no alerts of this bank" in page.read_text(encoding="utf-8")
 
 

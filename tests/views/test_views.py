@@ -433,7 +433,7 @@ def test_large_reports_show_fewer_heads_and_say_so(one, monkeypatch):
     small = full_report(one)
     assert small.notes
     for vector in small.overview["rows"]:
-        kept = read(small, f"v{vector['vector']}.attention_change.1")["data"]["kept"]
+        kept = read(small, f"v{vector['vector']}.attention_change.2")["data"]["kept"]
         assert len(kept) == 1, "attention never goes to nothing"
     assert [note.split(",")[0] for note in small.notes] == [
         "no words in the lens",
