@@ -36,9 +36,10 @@ _SCRIPTS = (
     "alerts.js",
     "list.js",
     "vector.js",
+    "compare.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css")
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "compare.css")
 
 
 def document(

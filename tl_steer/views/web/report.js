@@ -19,16 +19,18 @@
 
   const route = (moved) => {
     const path = T.at.path(), match = /^v(\d+)(?:\/(\w+))?$/.exec(path), known = data.sections.some((s) => s.name === path);
-    T.put(place);
+    // A place of its own for each: what is still being read for the one before ends nowhere.
+    const box = el("div");
+    T.put(place, box);
     document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#").split("?")[0] === "#" + (match ? "" : path)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
     document.getElementById("root").classList.toggle("inner", !!match);
     title.replaceWith(title = el(match ? "p" : "h1", { class: "title" }, data.title));
-    if (match && T.compare && T.at.get("vs")) T.compare(place, data, Number(match[1]), T.at.get("vs"));
-    else if (match) T.vector(place, data, Number(match[1]), match[2]);
-    else if (known) section(place, path);
-    else if (path === "provenance") provenance(place);
-    else if (tab(path)) tab(path).draw(place);
-    else T.list(place, data);
+    if (match && T.compare && T.at.get("vs")) T.compare(box, data, Number(match[1]), T.at.get("vs"));
+    else if (match) T.vector(box, data, Number(match[1]), match[2]);
+    else if (known) section(box, path);
+    else if (path === "provenance") provenance(box);
+    else if (tab(path)) tab(path).draw(box);
+    else T.list(box, data);
     document.title = match ? `Vector ${match[1]} · ${data.title}` : data.title;
     const head = match && place.querySelector("h1");
     if (moved && head) head.focus({ preventScroll: true });
