@@ -69,7 +69,8 @@ def draw(sheet: Sheet) -> "Table":
 def to_text(sheet: Sheet, *, width: int = 120) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    # In a notebook rich would display the table itself, whatever file it was given.
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     console.print(draw(sheet))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text).rstrip()
