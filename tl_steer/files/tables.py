@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 20
+# What spreadsheets take for the beginning of a formula, in both widths.
+_FORMULA = tuple("=+-@＝＋－＠")
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,4 @@ def _cell(value: Any) -> Any:
     if not isinstance(text, str):
         return text
     text = plain(text)
-    return "'" + text if text.lstrip()[:1] in tuple("=+-@") else text
+    return "'" + text if text.startswith("\t") or text.lstrip()[:1] in _FORMULA else text

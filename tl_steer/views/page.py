@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_steer.files.tables import plain
+from tl_steer.files.text import capped, plain
 from tl_steer.views.blocks import finite, shown
 
 _SCRIPTS = (
@@ -79,7 +79,8 @@ def document(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{html.escape(plain(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(plain(capped(title, 160)))}</title>\n"
+        f"<style>{style}</style>\n</head>\n<body>\n"
         '<main id="root"></main>\n<noscript>This page is drawn by its own script: switch '
         "JavaScript on. Nothing is loaded from anywhere.</noscript>\n"
         + "\n".join(body)

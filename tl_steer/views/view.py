@@ -59,7 +59,7 @@ class View:
         return Path(path)
 
     def __repr__(self) -> str:
-        return "\n".join([plain(self.title), *(f"  {plain(line)}" for line in self.lines)])
+        return "\n".join([one_line(self.title), *(f"  {plain(line)}" for line in self.lines)])
 
     def _repr_html_(self) -> str:
         """In a frame of its own, with scripts but no access to the notebook around it: a model's
