@@ -24,6 +24,7 @@ from tl_steer.views.blocks import finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "export.js",
     "circuitsvis.js",
     "diff.js",
     "attention.js",
@@ -38,7 +39,7 @@ _SCRIPTS = (
     "vector.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css")
+_STYLES = ("style.css", "export.css", "circuitsvis.css", "report.css")
 
 
 def document(

@@ -97,9 +97,6 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     },
   };
 
-  /* A picture or a table with a name; `rows` gives it as rows of texts and numbers, the first of names. */
-  T.figure = (name, node, rows = null) => el("figure", { class: "figure" }, node);
-
   /* Tabs of a vector's page, by the kind of view that draws them, and of the whole report. Files of
      ours name theirs: T.vectorTabs.push({ kind, name, title }); T.mainTabs.push({ name, title, when, draw }). */
   T.vectorTabs = [];
