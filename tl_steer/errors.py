@@ -3,19 +3,56 @@
 Every message says what came, what was expected and what to do. Catch `SteerError` for all of them.
 """
 
+import re
+import unicodedata
+
+# Selectors and fillers count as printable, and are seen no more than those that do not.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)
+_ZWNJ, _ZWJ = "\u200c", "\u200d"
+
 
 def plain(text: str) -> str:
-    """Printable text: control, bidirectional, invisible and surrogate characters become their
-    escapes; line breaks stay.
+    """Text that is only read: control, bidirectional, invisible and surrogate characters become
+    their escapes. Line breaks, tabs and spaces of every width stay, and so do the joiners and
+    selectors of emoji, and the joiners of scripts that are written with them.
 
     Here, since errors quote what a file or a model said, and are printed by whoever catches them.
     """
-    if text.isprintable():
+    if text.isprintable() and not _UNSEEN.search(text):
         return text
+    text = text.replace("\r\n", "\n")
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii")
-        for c in text
+        c if _read(text, i) else c.encode("unicode_escape").decode("ascii")
+        for i, c in enumerate(text)
     )
+
+
+def _read(text: str, i: int) -> bool:
+    """Whether a character is seen as what it is, where it stands."""
+    c, before, after = text[i], text[i - 1 : i] if i else "", text[i + 1 : i + 2]
+    if c in "\n\t" or unicodedata.category(c) == "Zs":
+        return True
+    if c in (_ZWNJ, _ZWJ):
+        emoji = c == _ZWJ and _emoji(before) and _emoji(after)
+        return emoji or (_joined(before) and _joined(after))
+    if _UNSEEN.match(c):
+        # One behind a sign chooses how that is drawn; a row of them can carry a hidden text.
+        chosen = before in tuple("0123456789#*") or (_emoji(before) and before != "\ufe0f")
+        return c in "\ufe0e\ufe0f" and chosen
+    return c.isprintable()
+
+
+def _joined(c: str) -> bool:
+    """A letter or mark of the Arabic, Indic and other scripts that have joiners in words."""
+    return "\u0600" <= c <= "\u18af" and unicodedata.category(c)[0] in "LM"
+
+
+def _emoji(c: str) -> bool:
+    """A part of an emoji: a sign, its selector, or the colour of its skin."""
+    tone = "\U0001f3fb" <= c <= "\U0001f3ff"
+    return c > "\x7f" and (unicodedata.category(c) in ("So", "Sm") or c == "\ufe0f" or tone)
 
 
 class SteerError(Exception):

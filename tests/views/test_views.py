@@ -326,7 +326,7 @@ def test_a_view_in_a_notebook_is_a_closed_frame_without_access_to_it(one):
     bundle = ts.views.steered_tokens(inspection(one), 0)._repr_mimebundle_()
     html = bundle["text/html"]
     assert html.startswith("<iframe ")
-    assert 'sandbox="allow-scripts"' in html
+    assert 'sandbox="allow-scripts allow-downloads"' in html
     assert html.count("<iframe") == html.count("</iframe>") == 1
     assert bundle["text/plain"].startswith("Tokens steered by vector 0\n  added at")
     assert ts.views.steered_tokens(inspection(one), 0)._repr_html_() != html

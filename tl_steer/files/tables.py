@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROWS = 20
+# What spreadsheets take for the beginning of a formula, in both widths.
+_FORMULA = tuple("=+-@＝＋－＠")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def draw(sheet: Sheet) -> "Table":
 def to_text(sheet: Sheet, *, width: int = 120) -> str:
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    # In a notebook rich would display the table itself, whatever file it was given.
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
     console.print(draw(sheet))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text).rstrip()
@@ -112,4 +115,4 @@ def _cell(value: Any) -> Any:
     if not isinstance(text, str):
         return text
     text = plain(text)
-    return "'" + text if text.lstrip()[:1] in tuple("=+-@") else text
+    return "'" + text if text.startswith("\t") or text.lstrip()[:1] in _FORMULA else text

@@ -18,14 +18,22 @@ def said(error: BaseException, *, most: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """Printable text without line breaks, for cells, titles and progress lines."""
-    return plain(text.replace("\r\n", "\n")).replace("\n", "⏎")
+    """Text without line breaks and tabs, for cells, titles and progress lines."""
+    return plain(text).replace("\n", "⏎").replace("\t", "⇥")
 
 
 def shorten(text: str, width: int) -> str:
     """One line of at most `width` characters."""
     line = one_line(text)
     return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def capped(text: str, most: int = 64) -> str:
+    """At most `most` characters of a token, a label or a title, and how many there were.
+
+    For pages, where a hostile file would put megabytes into every cell.
+    """
+    return text if len(text) <= most else f"{text[:most]}…({len(text):,})"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import Sheet, Tabled, number, shorten
+from tl_steer.files.text import capped
 from tl_steer.inspection.layout import (
     AXES as AXES,
     INSPECTION_FILE,
@@ -118,8 +119,8 @@ class Inspection(Tabled):
         return self.vectors.index(vector)
 
     def word(self, token: int) -> str:
-        """The text of a token id."""
-        return self.words.get(token, f"<token {token}>")
+        """The text of a token id, of at most 64 characters."""
+        return capped(self.words.get(token, f"<token {token}>"))
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file; `load_inspection` reads it.

@@ -7,6 +7,7 @@ from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.monitoring.audit import read_log
 from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
@@ -56,14 +57,16 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
 
 
 def _of_alert(row: Row) -> dict[str, Any]:
-    texts = {token["position"]: token.get("text") or str(token["id"]) for token in row["tokens"]}
+    texts = {
+        token["position"]: capped(token.get("text") or str(token["id"])) for token in row["tokens"]
+    }
     n = len(row["trace"])
     vector = "" if row["vector"] is None else str(row["vector"])
     named = f", vector {vector}" if vector else ""
-    label = f" ({row['label']})" if row["label"] else ""
+    label = f" ({capped(row['label'])})" if row["label"] else ""
     return {
         "title": f"{row['kind']}{named}{label}, p = {number(row['p_value'])}",
-        "request": row["request"],
+        "request": capped(row["request"]),
         "vector": vector,
         "tokens": [texts.get(i, "") for i in range(n)],
         "places": ["prompt" if i == 0 else f"+{i}" for i in range(n)],
@@ -82,12 +85,12 @@ def _of_table(rows: list[Row]) -> dict[str, Any]:
         "title": "",
         "request": "",
         "vector": "",
-        "tokens": [str(row.get("token", "")) for row in rows],
+        "tokens": [capped(str(row.get("token", ""))) for row in rows],
         "places": [""] * len(rows),
         "scores": [as_number(row["score"]) for row in rows],
         "thresholds": [as_number(row.get("threshold")) for row in rows],
         "fired": [_fired(row) for row in rows],
-        "vectors": ["" if vector is None else str(vector) for vector in vectors],
+        "vectors": ["" if vector is None else capped(str(vector)) for vector in vectors],
     }
 
 

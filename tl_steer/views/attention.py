@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded, thousandths
 from tl_steer.views.view import View
@@ -40,7 +41,7 @@ def attention_change(seen: Inspection, vector: int, *, heads: int = 12) -> View:
         for k, (layer, head) in enumerate(seen.kept[v, :heads].tolist())
     ]
     data = {
-        "tokens": [seen.tokens[i] for i in shown.tolist()],
+        "tokens": [capped(seen.tokens[i]) for i in shown.tolist()],
         "places": shown.tolist(),
         "total": n,
         "change": rounded(seen.attention_change[v], 3),

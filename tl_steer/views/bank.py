@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank, largest
 from tl_steer.banks.selection import Selection
+from tl_steer.files.text import capped
 from tl_steer.perturbations.sphere import cosines
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
@@ -44,7 +45,7 @@ def map_data(bank: Bank) -> dict[str, Any]:
         "order": [bank.numbers[i] for i in rows[order].tolist()],
         "directions": rounded(directions[order][:, order], 2),
         "responses": rounded(responses[order][:, order], 2) if measured else None,
-        "labels": [bank.labels[i] for i in rows[order].tolist()],
+        "labels": [capped(bank.labels[i]) for i in rows[order].tolist()],
         "total": len(bank),
     }
 
@@ -67,7 +68,7 @@ def selection_scores(found: Selection, *, title: str = "Selected vectors") -> Vi
     random vectors and the unsteered model. Points far under the diagonal were luck."""
     data: dict[str, Any] = {
         "winners": [
-            [called, float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
+            [called, float(found.validation[i]), float(found.held_out[i]), capped(found.labels[i])]
             for i, called in enumerate(found.numbers)
         ],
         "random": [

@@ -3,6 +3,7 @@
 from typing import Any
 
 from tl_steer.files.tables import shorten
+from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
@@ -29,7 +30,7 @@ def logit_change(seen: Inspection, vector: int) -> View:
         ]
 
     data = {
-        "tokens": list(seen.tokens),
+        "tokens": [capped(text) for text in seen.tokens],
         "kl": rounded(seen.kl[v], 3),
         "gained": [rows("gained", i) if i in listed else None for i in range(n)],
         "lost": [rows("lost", i) if i in listed else None for i in range(n)],
@@ -61,7 +62,7 @@ def token_log_probs(seen: Inspection, vector: int) -> View:
         }
 
     data = {
-        "tokens": list(seen.tokens[start:]),
+        "tokens": [capped(text) for text in seen.tokens[start:]],
         "left_out": start,
         "unsteered": run(0),
         "steered": run(v + 1),

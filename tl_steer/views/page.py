@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_steer.files.tables import plain
+from tl_steer.files.text import capped, plain
 from tl_steer.views.blocks import finite, shown
 
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "export.js",
     "circuitsvis.js",
     "diff.js",
     "attention.js",
@@ -39,7 +40,13 @@ _SCRIPTS = (
     "compare.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css", "compare.css")
+_STYLES = (
+    "style.css",
+    "export.css",
+    "circuitsvis.css",
+    "report.css",
+    "compare.css",
+)
 
 
 def document(
@@ -80,7 +87,8 @@ def document(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{html.escape(plain(title))}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(plain(capped(title, 160)))}</title>\n"
+        f"<style>{style}</style>\n</head>\n<body>\n"
         '<main id="root"></main>\n<noscript>This page is drawn by its own script: switch '
         "JavaScript on. Nothing is loaded from anywhere.</noscript>\n"
         + "\n".join(body)

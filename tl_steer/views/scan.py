@@ -8,6 +8,7 @@ from tl_steer.elicitation.scan import Pair, Scan
 from tl_steer.elicitation.store import Store
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.views.rows import Row, Rows, as_number, table_rows
 from tl_steer.views.view import View
 
@@ -46,8 +47,8 @@ def scan_view(found: Scan | Store | Rows, *, title: str = "Sensitivity of all pa
     ]
     chosen = [str(each["name"]) for each in settings]
     data = {
-        "sources": down,
-        "targets": across,
+        "sources": [capped(name) for name in down],
+        "targets": [capped(name) for name in across],
         "quantities": names,
         "settings": settings,
         "cells": [
@@ -55,7 +56,7 @@ def scan_view(found: Scan | Store | Rows, *, title: str = "Sensitivity of all pa
                 "at": [down.index(str(row["source"])), across.index(str(row["target"]))],
                 "of": [str(row.get(name)) for name in chosen],
                 "values": [as_number(row.get(name)) for name in names],
-                "error": str(row.get("error") or ""),
+                "error": capped(str(row.get("error") or ""), 400),
             }
             for row in rows
         ],

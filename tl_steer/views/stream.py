@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.files.tables import shorten
+from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
@@ -23,7 +24,7 @@ def residual_response(seen: Inspection, vector: int, *, words: int = 6) -> View:
     v = seen.index(vector)
     bins = _bins(len(seen.tokens))
     data = {
-        "tokens": list(seen.tokens),
+        "tokens": [capped(text) for text in seen.tokens],
         "bins": bins,
         "response": rounded(_binned(seen.response[v], bins), 3),
         "share": rounded(_binned(seen.response[v] / seen.clean.clamp_min(1e-9), bins), 3),
@@ -71,7 +72,7 @@ def steered_tokens(seen: Inspection, vector: int) -> View:
     v = seen.index(vector)
     share = seen.added[v] / seen.entering.clamp_min(1e-9)
     data = {
-        "tokens": list(seen.tokens),
+        "tokens": [capped(text) for text in seen.tokens],
         "steered": seen.steered.tolist(),
         "added": rounded(seen.added[v], 3),
         "share": rounded(share, 3),

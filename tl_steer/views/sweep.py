@@ -2,6 +2,7 @@
 
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views.rows import Rows, as_number, table_rows
 from tl_steer.views.view import View
@@ -39,8 +40,8 @@ def sweep_view(table: SweepResult | Rows, *, title: str = "Sweep") -> View:
         for name in names
     ]
     data = {
-        "vectors": [str(row.get("vector", i)) for i, row in enumerate(rows)],
-        "labels": [str(row.get("label", "")) for row in rows],
+        "vectors": [capped(str(row.get("vector", i))) for i, row in enumerate(rows)],
+        "labels": [capped(str(row.get("label", ""))) for row in rows],
         "quantities": quantities,
     }
     lines = tuple(

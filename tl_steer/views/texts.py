@@ -4,6 +4,7 @@ from typing import Any
 
 from tl_steer.banks.generations import Generations
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.radii.band import Dose, DoseResponse, quantile
 from tl_steer.views.view import View
 
@@ -30,7 +31,7 @@ def generations_data(found: Generations) -> dict[str, Any]:
     return {
         "prompts": [cut(text) for text in found.prompts[:_PROMPTS]],
         "unsteered": [cut(text) for text in found.unsteered[:_PROMPTS]],
-        "labels": list(found.labels[:_VECTORS]),
+        "labels": [capped(label) for label in found.labels[:_VECTORS]],
         "numbers": list(found.numbers[:_VECTORS]),
         "texts": [[cut(text) for text in row[:_PROMPTS]] for row in found.texts[:_VECTORS]],
         "vectors": len(found),

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_steer.files.tables import plain
+from tl_steer.errors import SettingError
+from tl_steer.files.text import one_line, plain
 from tl_steer.files.write import write_beside
+from tl_steer.views.drawn import drawn
 from tl_steer.views.page import document
 
 _count = itertools.count(1)
@@ -53,13 +55,29 @@ class View:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page: one file that opens offline."""
+        """Write it as what the path ends with: `.html`, a page in one file that opens offline;
+        `.svg` or `.png`, a picture of all that it shows at first; `.csv`, its numbers.
+
+        Pictures and numbers are what the page itself saves, so they need an installed Chromium
+        (`pip install "tl_steer[browser]"`). A CSV of several tables has the name of each above it.
+
+        Raises:
+            SettingError: another ending; no playwright or no Chromium; a view without a table.
+            WriteError: the file cannot be written.
+        """
+        kind = Path(path).suffix.lower()
+        if kind not in (".html", ".svg", ".png", ".csv"):
+            raise SettingError(
+                f"A view cannot be saved as {Path(path).name!r}; end it with .html, .svg, .png or "
+                ".csv."
+            )
         # A lone surrogate has no UTF-8; all text was made printable before it got here.
-        write_beside(Path(path), self.html().encode("utf-8"))
+        page = self.html()
+        write_beside(Path(path), page.encode("utf-8") if kind == ".html" else drawn(page, kind))
         return Path(path)
 
     def __repr__(self) -> str:
-        return "\n".join([plain(self.title), *(f"  {plain(line)}" for line in self.lines)])
+        return "\n".join([one_line(self.title), *(f"  {plain(line)}" for line in self.lines)])
 
     def _repr_html_(self) -> str:
         """In a frame of its own, with scripts but no access to the notebook around it: a model's
@@ -67,7 +85,7 @@ class View:
         name = f"tl-steer-view-{next(_count)}-{abs(hash(self)) % 10**9}"
         return (
             f'<iframe id="{name}" title="{html.escape(plain(self.title))}" '
-            f'sandbox="allow-scripts" srcdoc="{html.escape(self.html())}" '
+            f'sandbox="allow-scripts allow-downloads" srcdoc="{html.escape(self.html())}" '
             f'style="width:100%;height:{self.height}px;border:0;resize:vertical;overflow:auto">'
             f"</iframe><script>{_FIT.format(id=name)}</script>"
         )

@@ -83,7 +83,7 @@ def test_attention_shows_another_head_when_it_is_picked(one, opened):
 def test_picking_a_token_shows_what_it_gains(one, opened):
     seen = inspection(one)
     page = opened(ts.views.logit_change(seen, 0).html())
-    page.locator("button.token").nth(2).click()
+    page.locator(".token").nth(2).click()
     assert "(token 2): " in page.locator(".card").inner_text()
     assert seen.word(int(seen.gained[0, 2, 0])) in page.locator(".card").inner_text()
     page.keyboard.press("ArrowRight")

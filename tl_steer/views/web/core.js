@@ -6,17 +6,20 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
   const T = TlSteer;
   const SVG = "http://www.w3.org/2000/svg";
 
+  /* Marks stacked on one letter would be drawn over the lines around it. Scripts that stack their own
+     get more of them than the marks that go with any letter. */
+  const calm = (text) => text.replace(/(\p{Script=Inherited}{3})\p{Script=Inherited}+/gu, "$1…").replace(/(\p{M}{8})\p{M}+/gu, "$1…");
   const fill = (node, attributes, children) => {
     for (const [name, value] of Object.entries(attributes || {})) {
       if (value === null || value === undefined || value === false) continue;
-      if (name === "text") node.textContent = value;
+      if (name === "text") node.textContent = calm(String(value));
       else if (name === "style") Object.assign(node.style, value);
       else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else node.setAttribute(name, value === true ? "" : value);
     }
     for (const child of children.flat(Infinity)) {
       if (child !== null && child !== undefined && child !== false)
-        node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+        node.append(child instanceof Node ? child : document.createTextNode(calm(String(child))));
     }
     return node;
   };
@@ -43,10 +46,13 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
   T.percent = (p) => {
     const x = 100 * T.value(p);
     if (Number.isNaN(x)) return "–";
-    return x > 0 && x < 0.05 ? "<0.1 %" : x >= 99.95 && x < 100 ? ">99.9 %" : x.toFixed(x >= 10 ? 0 : 1) + " %";
+    return x > 0 && x < 0.05 ? "<0.1\u00a0%" : x >= 99.95 && x < 100 ? ">99.9\u00a0%" : x.toFixed(x >= 10 ? 0 : 1) + "\u00a0%";
   };
   T.most = (values) => values.reduce((m, v) => { const x = Math.abs(T.value(v)); return Number.isFinite(x) && x > m ? x : m; }, 0);
-  T.token = (text) => (text === "" ? "∅" : text.replace(/\n/g, "⏎"));
+  /* Whatever is not a text to be read is bounded, as in Python (files/text.py); the room above is for what that adds. */
+  T.capped = (text, most = 64) => (text.length <= most + 16 ? text
+    : `${Array.from(text.slice(0, 2 * most)).slice(0, most).join("")}…(${Array.from(text).length.toLocaleString("en")})`);
+  T.token = (text) => (text === "" ? "∅" : T.capped(text).replace(/\n/g, "⏎").replace(/\t/g, "⇥"));
   T.word = (text) => el("span", { class: "word" }, T.token(text));
   T.short = (text) => (text.length > 28 ? text.slice(0, 27) + "…" : text);
   T.quoted = (text) => "“" + T.token(text) + "”";
@@ -58,7 +64,7 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
       tip = tip || document.body.appendChild(el("div", { class: "tip", role: "tooltip" }));
       const says = typeof text === "function" ? text(event) : text;
       if (!says) return hide();
-      tip.textContent = says;
+      tip.textContent = calm(T.capped(says, 2000));
       tip.hidden = false;
       const box = event.clientX !== undefined && event.type !== "focus" ? { left: event.clientX, bottom: event.clientY + 12, top: event.clientY - 8 } : node.getBoundingClientRect();
       tip.style.left = Math.max(4, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
@@ -90,9 +96,6 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
       catch { remembered = now; }
     },
   };
-
-  /* A picture or a table with a name; `rows` gives it as rows of texts and numbers, the first of names. */
-  T.figure = (name, node, rows = null) => el("figure", { class: "figure" }, node);
 
   /* Tabs of a vector's page, by the kind of view that draws them, and of the whole report. Files of
      ours name theirs: T.vectorTabs.push({ kind, name, title }); T.mainTabs.push({ name, title, when, draw }). */
@@ -131,7 +134,7 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
   T.has = (id) => document.getElementById(id) !== null;
 
   T.show = (root, view) => {
-    T.add(root, el("h2", {}, view.title));
+    T.add(root, el("h2", {}, T.capped(view.title, 160)));
     return T.drawn(root, view.kind, view.data);
   };
   T.drawn = (root, kind, data) => {
