@@ -24,6 +24,7 @@ from tl_steer.files.tables import plain
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "notes.js",
     "circuitsvis.js",
     "attention.js",
     "logits.js",
@@ -34,7 +35,7 @@ _SCRIPTS = (
     "scan.js",
     "alerts.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css")
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "notes.css")
 
 
 def document(
