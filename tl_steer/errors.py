@@ -101,6 +101,10 @@ class InspectionFileError(SteerError):
     """An inspection file that is damaged, truncated or not an inspection at all."""
 
 
+class ReportFileError(SteerError):
+    """A page that is no report, or whose notes are damaged."""
+
+
 class SweepFileError(SteerError):
     """A sweep's folder that is damaged, of another sweep, or cannot be written."""
 

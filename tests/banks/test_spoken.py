@@ -94,6 +94,7 @@ def test_a_selection_shows_winners_random_vectors_and_the_bare_model():
         ("  Benign : yes: no", "benign"),
         ("not dangerous", ""),
         ("dangerously: so", ""),
+        ("unclear: says so on one prompt", "unclear"),
         ("", ""),
         (": benign", ""),
     ],
@@ -113,7 +114,7 @@ def test_marks_are_labels_and_find_their_vectors(one):
     assert ts.mark(some, 1, "benign").labels[1] == "benign"
     with pytest.raises(SettingError, match="'fine': expected one of benign, dangerous"):
         ts.mark(bank, 0, "fine")
-    with pytest.raises(SettingError, match=r"marked 'benign or dangerous'.*ts\.mark"):
+    with pytest.raises(SettingError, match=r"marked 'benign or dangerous or unclear'.*ts\.mark"):
         ts.banks.marked(bank, VERDICTS)
 
 

@@ -47,6 +47,7 @@ class Algebra(Neighbours):
             responses=torch.cat([self.responses, other.responses]),
             objective=torch.cat([self.objective, other.objective]),
             labels=self.labels + other.labels,
+            comments=self.comments + other.comments,
             numbers=(),
             scores={
                 name: torch.cat([self.scores[name], other.scores[name]])
@@ -103,6 +104,7 @@ class Algebra(Neighbours):
             radius_share=radius * self.radius_share / self.radius if self.radius else math.nan,
             labels=tuple(" + ".join(filter(None, pair)) for pair in zip(*labels, strict=True)),
             numbers=(),
+            comments=(),
         )
 
     @refuses

@@ -49,6 +49,8 @@ class Bank(Pretrained):
             adapters the radius is R in W' = W + R B A^T, and there is no share (NaN).
         positions: the tokens that the vectors are added at.
         labels: a note on each vector, the user's own.
+        comments: more about each, at any length; what was written into a report's page comes here
+            (`tl_steer.views.notes`).
         kind: how a row is to be read: the name that a kind of perturbation was registered by.
         form: what else that kind needs to know (layers and rank of an adapter).
         scores: further numbers per vector, by name (singular values, say).
@@ -238,7 +240,8 @@ class Bank(Pretrained):
         return load_checkpoint(cls, path, verify=verify)[0]
 
     def table(self, *, most: int = MOST_ROWS) -> Sheet:
-        """One row per vector: objective, size of the response, nearest other response, label.
+        """One row per vector: objective, size of the response, nearest other response, label, and
+        the start of the comment where there are any.
 
         The nearest of a row shown is looked for among all vectors; where there are more than 16384
         of them that column is left out, and `nearest(most=...)` finds it.
@@ -246,8 +249,8 @@ class Bank(Pretrained):
         return sheet_of(self, most)
 
     def to_pandas(self) -> Any:
-        """One row per vector, as a data frame: number, label, objective, size of the response and
-        scores.
+        """One row per vector, as a data frame: number, label, comment (where there are any),
+        objective, size of the response and scores.
 
         Raises:
             SettingError: pandas is not installed.

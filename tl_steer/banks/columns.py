@@ -42,22 +42,23 @@ class Columns(Tabled):
     form: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Float[Tensor, " vec"]] = field(default_factory=dict)
     numbers: tuple[int, ...] = ()
+    comments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            object.__setattr__(self, "labels", ("",) * len(self.vectors))
+        for words in ("labels", "comments"):
+            if not getattr(self, words):
+                object.__setattr__(self, words, ("",) * len(self.vectors))
         object.__setattr__(self, "numbers", numbered(self.numbers, len(self.vectors)))
         object.__setattr__(self, "form", plain_json(self.form))
         columns = (self.vectors, self.responses, self.objective, *self.scores.values())
         width = kind_of(self.kind).packed_width(self.source, self.form)
-        if {len(self.labels), *map(len, columns)} != {len(self.vectors)} or (
-            self.vectors.shape[1] != width
-        ):
+        lengths = {len(self.labels), len(self.comments), *map(len, columns)}
+        if lengths != {len(self.vectors)} or self.vectors.shape[1] != width:
             raise SettingError(
                 f"A bank needs one response, objective, score and label per vector, and rows of "
                 f"{width} ({self.kind} at {self.source}); got vectors {tuple(self.vectors.shape)}, "
-                f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)} "
-                f"and {len(self.labels)} labels."
+                f"responses {tuple(self.responses.shape)}, objective {tuple(self.objective.shape)},"
+                f" {len(self.labels)} labels and {len(self.comments)} comments."
             )
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ class Columns(Tabled):
             objective=taken(self.objective, found),
             labels=chosen(self.labels, found),
             numbers=chosen_numbers(self.numbers, found),
+            comments=chosen(self.comments, found),
             scores={name: taken(values, found) for name, values in self.scores.items()},
         )
 

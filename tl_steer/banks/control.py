@@ -43,6 +43,7 @@ def random_bank(like: Bank, *, n: int | None = None, seed: int = 0) -> Bank:
         responses=torch.full((n, like.target.width), math.nan, dtype=torch.float32, device="cpu"),
         objective=torch.full((n,), math.nan, dtype=torch.float32, device="cpu"),
         labels=("random",) * n,
+        comments=(),
         numbers=(),
         scores={},
         provenance=dataclasses.replace(like.provenance, method="random", settings={}, seed=seed),

@@ -53,6 +53,7 @@ def contents_of(bank: Columns) -> tuple[dict[str, Any], dict[str, Tensor]]:
     module = module_of(kind_of(bank.kind))
     named = {"module": module} if module else {}
     counted = {} if plain else {"numbers": list(bank.numbers)}
+    said = {"comments": list(bank.comments)} if any(bank.comments) else {}
     return {
         "format": BANK_FILE.version,
         "kind": bank.kind,
@@ -64,6 +65,7 @@ def contents_of(bank: Columns) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "positions": bank.positions.to_json(),
         "labels": list(bank.labels) if len(bank) <= _SMALL or any(bank.labels) else [],
         **counted,
+        **said,
         **named,
         "provenance": dataclasses.asdict(bank.provenance)
         | {"measured": bank.provenance.measured.to_json()},
@@ -131,6 +133,7 @@ def bank_from_json(
             positions=Positions.from_json(meta["positions"]),
             labels=texts(meta["labels"]),
             numbers=_numbers(meta),
+            comments=texts(meta.get("comments", ())),
             kind=kind,
             form=dict(meta["form"]),
             scores={n.removeprefix(SCORE): t for n, t in tensors.items() if n.startswith(SCORE)},
@@ -210,6 +213,7 @@ def refuse_nonsense(bank: Columns, *, finite: bool = True) -> None:
         for site in (bank.source, bank.target):
             site.refuse_kinds()
         texts(bank.labels)
+        texts(bank.comments)
         bank.positions.refuse_kinds()
         bank.provenance.refuse_kinds()
     except ValueError as error:

@@ -199,6 +199,7 @@ def columns_of(
         "labels": names,
         "provenance": made,
         "numbers": () if bank is None else bank.numbers,
+        "comments": () if bank is None else bank.comments,
     }
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from tl_steer.banks.algebra import Algebra
 from tl_steer.files.optional import imported
-from tl_steer.files.tables import Sheet, number
+from tl_steer.files.tables import Sheet, number, shorten
 from tl_steer.perturbations.additive import Additive
 
 # Vectors; with more, a table would take longer to print than anybody waits for one.
 _COMPARED = 1 << 14
+_SHOWN = 80  # characters of a comment
 
 
 def sheet_of(bank: Algebra, most: int) -> Sheet:
@@ -25,6 +26,8 @@ def sheet_of(bank: Algebra, most: int) -> Sheet:
     for name, values in bank.scores.items():
         columns.append((name, [number(values[i].item()) for i in shown]))
     columns.append(("label", list(bank.labels[: len(shown)])))
+    if any(bank.comments):
+        columns.append(("comment", [shorten(bank.comments[i], _SHOWN) for i in shown]))
     vectors = bank.kind == Additive.kind
     what = ("steering vector" if vectors else "perturbation") + ("s" if len(bank) != 1 else "")
     return Sheet(
@@ -65,6 +68,7 @@ def frame_of(bank: Algebra) -> Any:
     columns = {
         "vector": list(bank.numbers),
         "label": list(bank.labels),
+        **({"comment": list(bank.comments)} if any(bank.comments) else {}),
         "objective": bank.objective.tolist(),
         "response": bank.responses.norm(dim=1).tolist(),
     }

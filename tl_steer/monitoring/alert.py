@@ -50,7 +50,7 @@ class Alert:
         vector: the number of the vector whose replays say most of what the answer said; where none
             says `SAYS` of it, of the one whose activations fit best. Of an unknown anomaly, nothing
             is claimed of it.
-        label: the auditor's; `verdict` is "benign", "dangerous" or "".
+        label: the auditor's; `verdict` is "benign", "dangerous", "unclear" or "".
         rank: the vector's place among all of them on this request, by what it was named by: 1.
         named: how many vectors, from the best on, step-down control lets one name at alpha.
         p_value: of the request. `vector_p` is the vector's, by its activations and after

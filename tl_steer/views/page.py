@@ -24,6 +24,7 @@ from tl_steer.views.blocks import finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "notes.js",
     "export.js",
     "circuitsvis.js",
     "diff.js",
@@ -45,6 +46,7 @@ _STYLES = (
     "export.css",
     "circuitsvis.css",
     "report.css",
+    "notes.css",
     "compare.css",
 )
 
