@@ -4,7 +4,7 @@ too much for one file.
 A panel is a block of its own, named `v{vector}.{kind}.{prompt}`, read when it is opened.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +12,15 @@ from typing import Any
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.attention import attention_change
 from tl_steer.views.blocks import Words
+from tl_steer.views.control import kl_band
 from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
 from tl_steer.views.stream import residual_response, steered_tokens
 from tl_steer.views.view import View
 
-Draw = Callable[[Inspection, int], View]
+# Random vectors that can be compared with, and the views that takes.
+_CONTROLS, _COMPARED = 2, ("logit_change", "attention_change", "residual_response")
+
+Draw = Callable[..., View]
 
 VIEWS: dict[str, Draw] = {
     "logit_change": logit_change,
@@ -39,35 +43,58 @@ TRIMS: tuple[tuple[str, Draw, str], ...] = (
 
 @dataclass(frozen=True)
 class Seen:
-    """An inspection, and the number of its prompt in the report."""
+    """An inspection, that of random vectors on the same prompt, and the prompt's number."""
 
     found: Inspection
     prompt: int
+    control: Inspection | None = None
+
+    def band(self) -> list[float]:
+        """How far random vectors move the next token behind the prompt."""
+        assert self.control is not None
+        return [float(f"{end:.3g}") for end in kl_band(self.control)]
 
 
-def name_of(vector: int, kind: str, prompt: int) -> str:
-    return f"v{vector}.{kind}.{prompt}"
+def paired(
+    found: Sequence[Inspection], controls: Sequence[Inspection], prompts: Sequence[str]
+) -> list[Seen]:
+    of = {control.prompt: control for control in controls}
+    return [Seen(one, prompts.index(one.prompt), of.get(one.prompt)) for one in found]
 
 
 def panels(seen: Sequence[Seen], words: Words, *, most: int) -> tuple[dict[str, str], list[str]]:
     """Blocks of all panels in at most so many characters, if trimming brings them there, and what
     was left out of them."""
-    blocks = {
-        name: block for kind in VIEWS for name, block in _drawn(seen, kind, VIEWS[kind], words)
-    }
+    blocks: dict[str, str] = {}
+    for kind, draw in VIEWS.items():
+        blocks |= _drawn(seen, kind, draw, words)
     left_out: dict[str, str] = {}
     for kind, draw, said in TRIMS:
         if sum(map(len, blocks.values())) <= most:
             break
-        blocks |= dict(_drawn(seen, kind, draw, words))
+        blocks |= _drawn(seen, kind, draw, words)
         left_out[kind] = said
     return blocks, [f"{said}, so that the file stays small" for said in left_out.values()]
 
 
-def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> Iterator[tuple[str, str]]:
+def control_panels(seen: Sequence[Seen], words: Words) -> dict[str, str]:
+    """Of the first random vectors, what two can be compared by: `r{row}.{kind}.{prompt}`."""
+    return {
+        f"r{row}.{kind}.{one.prompt}": packed(VIEWS[kind](one.control, vector), words)
+        for one in seen
+        if one.control is not None
+        for row, vector in enumerate(one.control.vectors[:_CONTROLS])
+        for kind in _COMPARED
+    }
+
+
+def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> dict[str, str]:
+    blocks = {}
     for one in seen:
         for vector in one.found.vectors:
-            yield name_of(vector, kind, one.prompt), packed(draw(one.found, vector), words)
+            view = draw(one.found, vector, control=one.control)
+            blocks[f"v{vector}.{kind}.{one.prompt}"] = packed(view, words)
+    return blocks
 
 
 def packed(view: View, words: Words) -> str:

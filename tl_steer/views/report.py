@@ -22,8 +22,10 @@ from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.bank import bank_map, selection_scores
 from tl_steer.views.blocks import Words
+from tl_steer.views.fits import refuse, refuse_control
+from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
-from tl_steer.views.panels import Seen, packed, panels
+from tl_steer.views.panels import control_panels, packed, paired, panels
 from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.sweep import sweep_view
 from tl_steer.views.texts import cut, dose_response
@@ -40,6 +42,7 @@ class Report:
     Attributes:
         title: its heading.
         overview: what the first page shows, as JSON has it.
+        marks: what the bank says of its vectors already, which notes are written beside.
         blocks: all else, packed (`views/blocks.py`), by name.
         notes: what was left out.
         views: those of one's own, or of ours, that were given beside the results.
@@ -47,6 +50,7 @@ class Report:
 
     title: str
     overview: dict[str, Any]
+    marks: dict[str, Any]
     blocks: Mapping[str, str]
     notes: tuple[str, ...] = ()
     views: tuple[View, ...] = ()
@@ -54,7 +58,7 @@ class Report:
     def html(self) -> str:
         return document(
             self.title,
-            {"overview": self.overview},
+            {"overview": self.overview, "notes": self.marks},
             start="TlSteer.report();",
             circuitsvis=any(row["seen"] for row in self.overview["rows"])
             or any(view.circuitsvis for view in self.views),
@@ -83,6 +87,7 @@ def report(
     bank: Bank,
     *,
     inspections: Sequence[Inspection] = (),
+    control_inspections: Sequence[Inspection] = (),
     generations: Generations | None = None,
     control: Generations | None = None,
     doses: DoseResponse | None = None,
@@ -96,6 +101,8 @@ def report(
 
     Args:
         inspections: of the bank's vectors, on one prompt each; any number, of any of the vectors.
+        control_inspections: of random vectors on the same prompts (`inspect` with a `random_bank`):
+            the band that numbers are read against, and two of them to compare with.
         generations: texts under all vectors of the bank, in the bank's order.
         control: texts under random vectors on the same prompts (`generate` with a `random_bank`).
             Without them nobody can tell what a change of text means.
@@ -112,66 +119,59 @@ def report(
     A report of 256 vectors inspected on a prompt of 38 tokens stays under 15 MB. Where one would
     not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
-    _refuse(bank, inspections, generations, control)
-    if isinstance(sweep, SweepResult) and sweep.asked["bank"] != bank.digest():
-        raise SettingError("The sweep is of another bank: pass one that this bank made.")
+    unchecked = _refuse(
+        bank, [*inspections, generations, doses, selection, sweep], [*control_inspections, control]
+    )
+    _refuse_other_prompts(inspections, control_inspections, generations, control)
     swept = None if sweep is None else table_rows(sweep)
     alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
     prompts = overview_of.prompts(inspections, generations)
-    seen = [Seen(found, prompts.index(found.prompt)) for found in inspections]
+    seen = paired(inspections, control_inspections, prompts)
     words = Words()
     blocks, left_out = panels(seen, words, most=_MOST)
     blocks |= _of_tables(bank, swept, alerted, words)
     sections = [*_sections(bank, doses, selection, swept, alerted), *_further(views)]
     blocks |= {f"section-{name}": packed(view, words) for name, view in sections}
     blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
-    notes = [*notes, *left_out]
+    blocks |= control_panels(seen, words)
+    notes = [*notes, *unchecked, *left_out]
     overview: dict[str, Any] = {
         "title": title,
         "provenance": overview_of.provenance(bank),
         "facts": overview_of.facts(bank, generations, control),
         "rows": overview_of.rows(bank, seen, generations),
         "scores": list(bank.scores),
+        "bands": {str(one.prompt): one.band() for one in seen if one.control},
         "prompts": [cut(text) for text in prompts],
         "sections": [{"name": name, "title": view.title} for name, view in sections],
         "notes": notes,
     }
     # The table of words comes first: no other block can be read without it.
     blocks = {"words": words.table(), **blocks}
-    return Report(title, overview, blocks, tuple(notes), tuple(views))
+    return Report(title, overview, notes_block(bank), blocks, tuple(notes), tuple(views))
 
 
-def _refuse(
-    bank: Bank,
+def _refuse(bank: Bank, own: Sequence[Any], controls: Sequence[Any]) -> list[str]:
+    """Refuse results of something else; notes on what nobody can tell."""
+    return [*refuse(bank, *own), *refuse_control(bank, *controls)]
+
+
+def _refuse_other_prompts(
     inspections: Sequence[Inspection],
+    control_inspections: Sequence[Inspection],
     generations: Generations | None,
     control: Generations | None,
 ) -> None:
-    for seen in inspections:
-        if not _is_of(seen, bank):
-            raise SettingError(
-                f"This inspection is of vectors {seen.vectors} at {seen.source} of another bank or "
-                f"model ({seen.model}); this one has {len(bank)} at {bank.source} and was made on "
-                f"{bank.provenance.model}. Inspect this bank: inspect(model, bank, prompt)."
-            )
-    if generations is not None and generations.numbers != bank.numbers:
-        raise SettingError(
-            f"The generations are of {len(generations)} vectors and the bank has {len(bank)}, or "
-            "they are others: pass those of the whole bank, in its order."
-        )
     if control is not None and (generations is None or control.prompts != generations.prompts):
         raise SettingError("The control's texts must continue the same prompts as the generations.")
-
-
-def _is_of(seen: Inspection, bank: Bank) -> bool:
-    if seen.bank:
-        return seen.bank == bank.digest()
-    # Version 0.1.0 did not say of which bank; then what it did say must agree.
-    names = (bank.source.name, bank.target.name, bank.provenance.model)
-    return (seen.source, seen.target, seen.model) == names and set(seen.vectors) <= set(
-        bank.numbers
-    )
+    known = {seen.prompt for seen in inspections}
+    for seen in control_inspections:
+        if seen.prompt not in known:
+            raise SettingError(
+                f"A control inspection is of {seen.prompt[:80]!r}, on which no vector of the bank "
+                "was inspected: inspect both on the same prompts."
+            )
 
 
 def _of_tables(
