@@ -11,7 +11,7 @@ from linear import LinearHost
 from state import snapshot
 
 import tl_steer as ts
-from tl_steer.errors import InspectionFileError, PromptError, SettingError
+from tl_steer.errors import InspectionFileError, PromptError, SettingError, ShapeError
 from tl_steer.inspection.layout import AXES, INSPECTION_FILE, TEXTS
 
 PROMPT = PROMPTS[0]
@@ -50,6 +50,34 @@ def test_attention_change_is_that_of_the_caches_patterns(model):
             assert seen.kept[v, k].tolist() == [layer, head]
             close(seen.patterns[v, k, 0], both[0][layer, head], 1e-3)
             close(seen.patterns[v, k, 1], both[1][layer, head], 1e-3)
+
+
+def test_last_rows_are_where_the_last_token_looks_in_every_head(model):
+    bank = bank_of(model)
+    seen = ts.inspect(model, bank, PROMPT, vectors=[2, 0], heads=1, batch_rows=1)
+    for v, row in enumerate((2, 0)):
+        for run, (_, cache) in enumerate(caches(model, bank[row])):
+            for layer in range(LAYERS):
+                pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0]
+                close(seen.last_rows[v, layer, :, run], pattern[:, -1], 1e-3)
+    assert not torch.equal(seen.last_rows[:, :, :, 0], seen.last_rows[:, :, :, 1])
+
+
+def test_all_heads_are_kept_in_full_if_they_are_asked_for(llama):
+    bank = bank_of(llama)
+    seen = ts.inspect(llama, bank, PROMPT, vectors=[1], heads="all")
+    _, (_, steered) = caches(llama, bank[1])
+    assert seen.kept[0].unique(dim=0).shape == (LAYERS * 3, 2)
+    for k, (layer, head) in enumerate(seen.kept[0].tolist()):
+        close(seen.patterns[0, k, 1], steered[f"blocks.{layer}.attn.hook_pattern"][0, head], 1e-3)
+
+
+def test_all_heads_are_refused_where_they_would_fill_memory(one, monkeypatch):
+    monkeypatch.setattr(ts.inspection.asked, "_MEMORY", 1000)
+    with pytest.raises(SettingError, match="expected at most 1"):
+        ts.inspect(one, bank_of(one), PROMPT, heads="all")
+    with pytest.raises(ShapeError, match="heads"):
+        ts.inspect(one, bank_of(one), PROMPT, heads="every")
 
 
 def test_next_token_numbers_are_those_of_the_logits(model):
@@ -231,7 +259,7 @@ def test_bad_arguments_are_refused(one):
     bank = bank_of(one)
     with pytest.raises(SettingError, match="rows from 0 to 3"):
         ts.inspect(one, bank, PROMPT, vectors=[4])
-    with pytest.raises(SettingError, match="at least 0, 1 and 1"):
+    with pytest.raises(SettingError, match=r"at least 0 \(or 'all'\), 1 and 1"):
         ts.inspect(one, bank, PROMPT, top=0)
     with pytest.raises(PromptError, match="got 3"):
         ts.inspect(one, bank, ts.tokenize(one, PROMPTS))
@@ -256,6 +284,18 @@ def test_a_saved_inspection_is_the_same_when_loaded(one, tmp_path):
         else:
             assert a == b, field.name
     assert "Inspection of 2 vectors" in repr(again)
+
+
+def test_files_without_last_rows_and_fingerprint_are_still_read(one, tmp_path):
+    """As version 0.1.0 wrote them."""
+    seen, path = saved(one, tmp_path)
+    assert seen.fingerprint == ts.models.fingerprint(one)
+    assert seen.origin.bank == bank_of(one).digest()
+    old = dataclasses.replace(seen, last_rows=None, fingerprint=None, bank="")
+    again = ts.inspection.load_inspection(old.save(path))
+    assert again.last_rows is None
+    assert again.fingerprint is None
+    assert torch.equal(again.kl, seen.kl)
 
 
 def tamper(path, change):
@@ -286,6 +326,12 @@ HOSTILE = {
     "a shape turned round": lambda h: h["kl"]["shape"].reverse(),
     "another dtype": lambda h: h["kl"].update(dtype="I32"),
     "a missing tensor": lambda h: h.pop("kl"),
+    "last rows of other heads": lambda h: h["last_rows"]["shape"].reverse(),
+    "last rows that are numbers": lambda h: h["last_rows"].update(dtype="I16"),
+    "a fingerprint that is none": lambda h: meta(h, fingerprint=[1]),
+    "a fingerprint of texts": lambda h: meta(
+        h, fingerprint={"signature": ["x"], "d_model": 1, "n_layers": 1, "d_vocab": 1, "dtype": ""}
+    ),
 }
 
 

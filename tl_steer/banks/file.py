@@ -164,11 +164,10 @@ def provenance_from_json(meta: Any) -> Provenance:
         ValueError, KeyError, TypeError: it is something else.
     """
     given = dict(fields(meta, {each.name for each in dataclasses.fields(Provenance)}))
-    mark = dict(fields(given["fingerprint"], {f.name for f in dataclasses.fields(Fingerprint)}))
     made = Provenance(
         **given
         | {
-            "fingerprint": Fingerprint(**mark | {"signature": tuple(mark["signature"])}),
+            "fingerprint": Fingerprint.from_json(given["fingerprint"]),
             "measured": Positions.from_json(given["measured"]),
             "notes": texts(given["notes"]),
         }

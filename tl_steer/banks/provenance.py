@@ -7,7 +7,7 @@ from typing import Any
 
 from tl_steer.errors import ForeignModelError
 from tl_steer.files.describe import describe, name_of, settings_of
-from tl_steer.files.jsons import plain_json, real, text, texts, whole
+from tl_steer.files.jsons import plain_json, text, texts, whole
 from tl_steer.hook_points.positions import EVERYWHERE, Positions
 from tl_steer.models.fingerprint import Fingerprint, fingerprint, same_model
 from tl_steer.models.model import HookedModel, model_name
@@ -46,10 +46,7 @@ class Provenance:
         if self.seed is not None:
             whole(self.seed, least=-(1 << 64))
         self.measured.refuse_kinds()
-        mark = self.fingerprint
-        text(mark.dtype), [real(x) for x in mark.signature]
-        for size in (mark.d_model, mark.n_layers, mark.d_vocab):
-            whole(size)
+        self.fingerprint.refuse_kinds()
 
 
 def provenance(

@@ -9,12 +9,14 @@ from tl_steer.files.signatures import typed
 from tl_steer.inspection.layout import (
     AXES,
     INSPECTION_FILE,
+    LATER,
     TEXTS,
     refuse_header,
     refuse_kinds,
     refuse_sizes,
 )
 from tl_steer.inspection.result import Inspection
+from tl_steer.models.fingerprint import Fingerprint
 
 
 @typed
@@ -30,6 +32,8 @@ def load_inspection(path: str | Path) -> Inspection:
         refuse_kinds(tensors)
         given: dict[str, Any] = {name: meta[name] for name in TEXTS if name in meta}
         given |= {name: tuple(given[name]) for name in ("tokens", "vectors", "labels")}
+        if meta.get("fingerprint") is not None:
+            given["fingerprint"] = Fingerprint.from_json(meta["fingerprint"])
         words = {int(token): text for token, text in meta["words"].items()}
         return Inspection(words=words, **(given | tensors))
     except (KeyError, TypeError, ValueError) as error:
@@ -37,7 +41,7 @@ def load_inspection(path: str | Path) -> Inspection:
 
 
 def _names(path: Path, names: list[str]) -> None:
-    if set(names) != set(AXES):
+    if not set(AXES) - set(LATER) <= set(names) <= set(AXES):
         raise InspectionFileError(f"{path} holds no inspection, or part of one.")
 
 

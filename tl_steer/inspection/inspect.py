@@ -4,30 +4,37 @@ vectors x prompt -> attention, next-token distributions, residual stream, logit 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
-from tl_steer.banks.provenance import check_fits
-from tl_steer.errors import ModelError, PromptError, SettingError
+from tl_steer.banks.origin import Origin, origin_of
+from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
+from tl_steer.inspection.asked import (
+    Part,
+    labels_of,
+    one_prompt,
+    patterns_kept,
+    readout_of,
+    rows_of,
+    rows_per_pass,
+)
 from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
 from tl_steer.inspection.result import Inspection, joined
-from tl_steer.models.model import HookedModel, device_of, dtype_of, model_name
+from tl_steer.models.model import HookedModel, device_of, dtype_of
 from tl_steer.models.recording import Recording, record
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.token_names import token_names
-from tl_steer.models.tokens import TokenBatch, tokenize
+from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import at_least_float32
-from tl_steer.objectives.output_kl import Readout, readout
-from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
+from tl_steer.objectives.output_kl import Readout
+from tl_steer.perturbations.perturbation import Scale
 
-_MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, roughly
 _READ = 4  # tokens at which the logit lens is read
 _LENS = 6  # tokens it names, each way
 _OFFERED = 4  # tokens gained, and tokens lost, that effects are attributed to
@@ -41,7 +48,7 @@ def inspect(
     *,
     vectors: Sequence[int] | None = None,
     toward: Sequence[int] = (),
-    heads: int = 12,
+    heads: int | Literal["all"] = 12,
     top: int = 8,
     batch_rows: int = 16,
     scale: Scale = 1,
@@ -55,8 +62,9 @@ def inspect(
             numbers in it.
         toward: token ids that effects are attributed to, besides the tokens gained and lost most
             behind the prompt.
-        heads: how many heads' attention patterns are kept, those that change most. How much each
-            head changes is kept for all.
+        heads: how many heads' attention patterns are kept, those that change most, or "all" for a
+            few vectors on a short prompt. How much each head changes, and where the last token
+            looks, is kept of all.
         top: how many tokens gained, lost and likely are kept for each position.
         batch_rows: vectors per pass; fewer where memory would not do. Results do not depend on it.
         scale: how strongly the vectors act: a number, or one for each of those shown, whose labels
@@ -66,34 +74,38 @@ def inspect(
     Raises:
         ForeignModelError: the bank was made for another model.
         PromptError: more than one prompt, or an unusable one.
-        SettingError: a vector that is not in the bank, or bad numbers.
+        SettingError: a vector that is not in the bank, bad numbers, or heads="all" where the
+            patterns would take more than a gigabyte.
 
     One prompt shows what a vector does there, not what it does. Models without `ln_final` and
     `unembed`, and those that do something else to their logits, get no logit lens and no
     attribution; models without attention no attention.
     """
-    rows = _rows(bank, vectors, heads, top, batch_rows)
-    check_fits(model, bank.provenance)
-    tokens = _one(model, prompt)
+    rows = rows_of(bank, vectors)
+    _refuse_numbers(heads, top, batch_rows)
+    origin = origin_of(model, bank)
+    tokens = one_prompt(model, prompt)
+    most = patterns_kept(model, heads, len(rows), int(tokens.lengths[0]))
     vocabulary = int(model.cfg.d_vocab)
     if not all(0 <= token < vocabulary for token in toward):
         raise SettingError(f"toward={tuple(toward)}: expected ids below {vocabulary}.")
-    step = max(1, min(batch_rows, _rows_per_pass(model, int(tokens.lengths[0]))))
+    step = max(1, min(batch_rows, rows_per_pass(model, int(tokens.lengths[0]))))
     refuse_inference_weights(model)
     edits = bank[rows].perturbation().used(scale, positions)
-    labels = _labels(bank, rows, scale)
+    labels = labels_of(bank, rows, scale)
     with frozen(model):
-        read = _readout(model)
+        read = readout_of(model)
         chunks = [slice(i, i + step) for i in range(0, len(rows), step)]
         return joined(
             [
                 _inspect(
                     model,
                     bank,
+                    origin,
                     tokens,
-                    _Part(rows[some], labels[some], edits.select(some)),
+                    Part(rows[some], labels[some], edits.select(some)),
                     list(toward),
-                    heads,
+                    most,
                     min(top, vocabulary),
                     read,
                 )
@@ -102,33 +114,12 @@ def inspect(
         )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The vectors of one pass."""
-
-    rows: list[int]
-    labels: tuple[str, ...]
-    edits: Perturbation
-
-    def behind_unsteered(self) -> Perturbation:
-        on = torch.arange(len(self.rows) + 1, device="cpu") > 0
-        return self.edits.select([0, *range(len(self.rows))]).scaled(on.to(torch.float32))
-
-
-def _labels(bank: Bank, rows: list[int], scale: Scale) -> tuple[str, ...]:
-    """The bank's, and how much stronger or weaker each vector acts."""
-    factors = factors_of(scale, len(rows)).tolist()
-    return tuple(
-        bank.labels[row] if by == 1 else f"{bank.labels[row]} × {by:g}".strip()
-        for row, by in zip(rows, factors, strict=True)
-    )
-
-
 def _inspect(
     model: HookedModel,
     bank: Bank,
+    origin: Origin,
     tokens: TokenBatch,
-    part: _Part,
+    part: Part,
     toward: list[int],
     heads: int,
     top: int,
@@ -148,8 +139,9 @@ def _inspect(
     tokenizer = getattr(model, "tokenizer", None)
     return Inspection(
         prompt=tokens.texts[0],
-        model=model_name(model),
-        bank=bank.digest(),
+        model=origin.model,
+        bank=origin.bank,
+        fingerprint=origin.fingerprint,
         source=bank.source.name,
         source_layer=bank.source.layer,
         target=bank.target.name,
@@ -162,6 +154,7 @@ def _inspect(
         attention_change=seen.heads.change,
         kept=kept,
         patterns=patterns,
+        last_rows=seen.heads.last_rows(),
         **found,
     )
 
@@ -281,44 +274,10 @@ def _attribution(
     return {"toward": tokens, "moved": moved, "direct": direct, "heads": heads}
 
 
-def _readout(model: HookedModel) -> Readout | None:
-    try:
-        return readout(model)
-    except ModelError:
-        return None
-
-
-def _one(model: HookedModel, prompt: Any) -> TokenBatch:
-    several = isinstance(prompt, (list, tuple)) and any(isinstance(p, str) for p in prompt)
-    if several or isinstance(prompt, (set, frozenset)):
-        raise PromptError(
-            f"An inspection is of one prompt; got a {type(prompt).__name__} of {len(prompt)}. Call "
-            "inspect for each."
-        )
-    tokens = prompt if isinstance(prompt, TokenBatch) else tokenize(model, [prompt])
-    if len(tokens) != 1:
-        raise PromptError(f"An inspection is of one prompt; got {len(tokens)}.")
-    return tokens
-
-
-def _rows(
-    bank: Bank, vectors: Sequence[int] | None, heads: int, top: int, batch_rows: int
-) -> list[int]:
-    rows = list(range(len(bank))) if vectors is None else list(vectors)
-    wrong = [row for row in rows if not 0 <= row < len(bank)]
-    if wrong or not rows or len(set(rows)) != len(rows):
+def _refuse_numbers(heads: int | str, top: int, batch_rows: int) -> None:
+    least = 0 if heads == "all" else heads
+    if isinstance(least, str) or least < 0 or top < 1 or batch_rows < 1:
         raise SettingError(
-            f"vectors={rows}: expected different rows from 0 to {len(bank) - 1}, and at least one."
+            f"heads={heads!r}, top={top}, batch_rows={batch_rows}: expected at least 0 (or 'all'), "
+            "1 and 1."
         )
-    if heads < 0 or top < 1 or batch_rows < 1:
-        raise SettingError(
-            f"heads={heads}, top={top}, batch_rows={batch_rows}: expected at least 0, 1 and 1."
-        )
-    return rows
-
-
-def _rows_per_pass(model: HookedModel, pos: int) -> int:
-    """So that streams and log-probabilities (three copies) stay within a gigabyte."""
-    cfg = model.cfg
-    row = 4 * pos * (int(cfg.n_layers + 1) * int(cfg.d_model) + 4 * int(cfg.d_vocab))
-    return int(_MEMORY // row) - 1

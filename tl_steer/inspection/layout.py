@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_steer.errors import InspectionFileError
 from tl_steer.files.jsons import text, texts, whole
 from tl_steer.files.tensors import TensorFile
+from tl_steer.models.fingerprint import Fingerprint
 
 PARTS = ("attention", "mlp", "rest")
 INSPECTION_FILE = TensorFile("inspection", "tl_steer_inspection", InspectionFileError)
@@ -35,6 +36,7 @@ AXES: Mapping[str, str] = {
     "ids": "pos int",
     "steered": "pos bool",
     "attention_change": "vec layer head",
+    "last_rows": "vec layer head two pos",
     "kept": "vec kept two int",
     "patterns": "vec kept two pos pos",
     "kl": "vec pos",
@@ -61,6 +63,9 @@ AXES: Mapping[str, str] = {
     "heads": "vec layer head token",
 }
 
+# What files of version 0.1.0 lack.
+LATER = ("last_rows",)
+
 
 def refuse_header(meta: Mapping[str, Any]) -> None:
     """Refuse texts and numbers that no inspection has.
@@ -71,6 +76,8 @@ def refuse_header(meta: Mapping[str, Any]) -> None:
     for name in ("prompt", "model", "source", "target"):
         text(meta[name])
     text(meta.get("bank", ""))
+    if meta.get("fingerprint") is not None:
+        Fingerprint.from_json(meta["fingerprint"])
     whole(meta["source_layer"])
     texts(meta["tokens"]), texts(meta["labels"])
     vectors, words = meta["vectors"], meta["words"]
@@ -94,6 +101,8 @@ def refuse_sizes(meta: Mapping[str, Any], sizes: Mapping[str, list[int]]) -> Non
     if len(meta["labels"]) != known["vec"] or known["pos"] == 0:
         raise ValueError("it has no tokens, or not a label for every vector")
     for name, axes in AXES.items():
+        if name in LATER and name not in sizes:
+            continue
         wanted = [axis for axis in axes.split() if axis not in ("int", "bool")]
         fits = len(wanted) == len(sizes[name]) and all(
             size <= _MOST and known.setdefault(axis, size) == size
@@ -112,6 +121,8 @@ def refuse_kinds(tensors: Mapping[str, Tensor]) -> None:
         ValueError: saying which.
     """
     for name, axes in AXES.items():
+        if name in LATER and name not in tensors:
+            continue
         own = tensors[name].dtype
         kind = "int" if axes.endswith(" int") else "bool" if axes.endswith(" bool") else "float"
         known = {"int": (torch.int64,), "bool": (torch.bool,), "float": _FLOATS}[kind]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_steer.banks.origin import Origin
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import Sheet, Tabled, number, shorten
 from tl_steer.inspection.layout import (
@@ -26,6 +27,7 @@ from tl_steer.inspection.layout import (
     refuse_kinds,
     refuse_sizes,
 )
+from tl_steer.models.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,13 +38,16 @@ class Inspection(Tabled):
         prompt, model, source, target: what was run, and where.
         tokens: the prompt's tokens as text; `words` has the text of every other token id named.
         vectors: their numbers in the bank; `labels` are its notes on them.
-        bank: the bank's digest; empty in files of version 0.1.0.
+        bank, fingerprint: the bank's digest and the model's fingerprint (`origin` has both); empty
+            and None in files of version 0.1.0.
         steered: which tokens the vectors were added at.
         attention_change: total variation between steered and unsteered attention of a head,
             $\\frac12\\sum_{src}|p - p_0|$, mean over destination tokens; 0 to 1, NaN in layers
             without attention.
         kept, patterns: layer and head of the heads that change most, and their unsteered and
             steered attention (half precision).
+        last_rows: where the prompt's last token looks, in every head: its unsteered and steered row
+            (half precision; NaN in layers without attention). None in files of version 0.1.0.
         kl: KL(steered || unsteered) of the next token, in nats.
         gained, gained_p: tokens whose probability rises most, with (unsteered, steered)
             probability; `lost`, `lost_p` those whose falls most.
@@ -99,9 +104,16 @@ class Inspection(Tabled):
     direct: Float[Tensor, "vec stream part token"]
     heads: Float[Tensor, "vec layer head token"]
     bank: str = ""
+    fingerprint: Fingerprint | None = None
+    last_rows: Float[Tensor, "vec layer head 2 pos"] | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def origin(self) -> Origin:
+        """The bank and the model that this is of."""
+        return Origin(self.bank, self.model, self.fingerprint)
 
     def index(self, vector: int) -> int:
         """Where a vector of the bank is in here.
@@ -130,7 +142,10 @@ class Inspection(Tabled):
         """
         meta = {name: getattr(self, name) for name in TEXTS}
         meta |= {"words": {str(token): text for token, text in self.words.items()}}
-        tensors = {name: getattr(self, name) for name in AXES}
+        if self.fingerprint is not None:
+            meta |= {"fingerprint": dataclasses.asdict(self.fingerprint)}
+        every = {name: getattr(self, name) for name in AXES}
+        tensors = {name: values for name, values in every.items() if values is not None}
         try:
             refuse_header(meta)
             refuse_sizes(meta, {name: list(values.shape) for name, values in tensors.items()})
@@ -175,8 +190,10 @@ def joined(parts: list[Inspection]) -> Inspection:
     if len(parts) == 1:
         return first
 
-    def together(name: str, axes: str) -> Tensor:
+    def together(name: str, axes: str) -> Tensor | None:
         values = [getattr(part, name) for part in parts]
+        if any(value is None for value in values):
+            return None
         if axes.startswith("vec"):
             return torch.cat(values)
         if axes.startswith("run"):

@@ -1,11 +1,14 @@
 """What identifies a model: its residual stream on a few fixed tokens."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tl_steer.files.jsons import fields, real, text, whole
 from tl_steer.models.bare import bare_pass
 from tl_steer.models.model import HookedModel, dtype_of
 
@@ -25,6 +28,26 @@ class Fingerprint:
     def __str__(self) -> str:
         first, last = self.signature[0], self.signature[-1]
         return f"{self.dtype}, fingerprint {first:.4f} … {last:.4f}"
+
+    def refuse_kinds(self) -> None:
+        """Raise ValueError where a field holds another kind of value, as one from a file may."""
+        text(self.dtype), [real(x) for x in self.signature]
+        for size in (self.d_model, self.n_layers, self.d_vocab):
+            whole(size)
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Fingerprint":
+        """As `dataclasses.asdict` gives it.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        given = dict(fields(value, {each.name for each in dataclasses.fields(cls)}))
+        if not isinstance(given["signature"], (list, tuple)):
+            raise ValueError("a fingerprint's signature is a list of numbers")
+        made = cls(**given | {"signature": tuple(given["signature"])})
+        made.refuse_kinds()
+        return made
 
 
 def same_model(a: Fingerprint, b: Fingerprint) -> bool:

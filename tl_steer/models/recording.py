@@ -1,7 +1,7 @@
 """One forward pass over several edits of one prompt, with what is wanted read off on the way.
 
 Row 0 is the unsteered model. Attention is reduced as it appears: kept whole, 32 layers of 32 heads
-on 512 tokens would fill a gigabyte a row.
+on 512 tokens would fill a gigabyte a row. The last token's row is kept of every head.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,19 @@ from tl_steer.perturbations.perturbation import HookFunction, Hooks, Perturbatio
 
 @dataclass
 class Heads:
-    """The heads whose attention changes most, for each vector. `change` starts as NaN, and stays so
-    in layers that have no attention."""
+    """The heads whose attention changes most, for each vector, and where the last token of every
+    head looks. `change` and `last` start as NaN, and stay so in layers that have no attention."""
 
     change: Float[Tensor, "vec layer head"]
+    last: Float[Tensor, "run layer head pos"]
     most: int
     best: list[list[tuple[float, int, int, Tensor]]] = field(default_factory=list)
 
     def look(self, layer: int, pattern: Float[Tensor, "run head dest src"]) -> None:
         """Total variation from the unsteered row, and the patterns of the heads worth keeping."""
         pattern = pattern.float()
+        if pattern.shape[-1] == self.last.shape[-1]:
+            self.last[:, layer, : pattern.shape[1]] = pattern[:, :, -1].half().cpu()
         change = 0.5 * (pattern[1:] - pattern[:1]).abs().sum(dim=-1).mean(dim=-1)
         self.change[:, layer, : change.shape[1]] = change.cpu()
         self.best = self.best or [[] for _ in change]
@@ -39,6 +42,11 @@ class Heads:
                 best.append((float(change[v, head]), layer, head, both))
             best.sort(key=lambda found: (-found[0], found[1], found[2]))
             del best[self.most :]
+
+    def last_rows(self) -> Float[Tensor, "vec layer head 2 src"]:
+        """The last token's attention of every head, unsteered and steered."""
+        before = self.last[:1].expand_as(self.last[1:])
+        return torch.stack([before, self.last[1:]], dim=3)
 
     def kept(self) -> tuple[Int[Tensor, "vec kept 2"], Float[Tensor, "vec kept 2 dest src"]]:
         if not self.best or self.most == 0:
@@ -74,10 +82,10 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
     n, layers = len(edits), int(model.cfg.n_layers)
     streams = ["blocks.0.hook_resid_pre"] + [f"blocks.{i}.hook_resid_post" for i in range(layers)]
     seen: dict[str, Tensor] = {}
+    shape = (n, layers, int(model.cfg.n_heads))
     attention = Heads(
-        torch.full(
-            (n - 1, layers, int(model.cfg.n_heads)), torch.nan, dtype=torch.float32, device="cpu"
-        ),
+        torch.full((n - 1, *shape[1:]), torch.nan, dtype=torch.float32, device="cpu"),
+        torch.full((*shape, tokens.ids.shape[1]), torch.nan, dtype=torch.half, device="cpu"),
         heads,
     )
 

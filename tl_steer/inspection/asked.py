@@ -1,0 +1,107 @@
+"""What is asked of an inspection or a continuation, and refused before any work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tl_steer.banks.bank import Bank
+from tl_steer.errors import ModelError, PromptError, SettingError
+from tl_steer.models.model import HookedModel
+from tl_steer.models.tokens import TokenBatch, tokenize
+from tl_steer.objectives.output_kl import Readout, readout
+from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
+
+_MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, or of patterns, roughly
+
+
+@dataclass(frozen=True)
+class Part:
+    """The vectors of one pass."""
+
+    rows: list[int]
+    labels: tuple[str, ...]
+    edits: Perturbation
+
+    def behind_unsteered(self) -> Perturbation:
+        """Row 0 is no edit at all."""
+        on = torch.arange(len(self.rows) + 1, device="cpu") > 0
+        return self.edits.select([0, *range(len(self.rows))]).scaled(on.to(torch.float32))
+
+
+def labels_of(bank: Bank, rows: list[int], scale: Scale) -> tuple[str, ...]:
+    """The bank's, and how much stronger or weaker each vector acts."""
+    factors = factors_of(scale, len(rows)).tolist()
+    return tuple(
+        bank.labels[row] if by == 1 else f"{bank.labels[row]} × {by:g}".strip()
+        for row, by in zip(rows, factors, strict=True)
+    )
+
+
+def rows_of(bank: Bank, vectors: Sequence[int] | None) -> list[int]:
+    """Rows of the bank, all of them unless some are asked for.
+
+    Raises:
+        SettingError: one that is not there, or twice, or none.
+    """
+    rows = list(range(len(bank))) if vectors is None else list(vectors)
+    wrong = [row for row in rows if not 0 <= row < len(bank)]
+    if wrong or not rows or len(set(rows)) != len(rows):
+        raise SettingError(
+            f"vectors={rows}: expected different rows from 0 to {len(bank) - 1}, and at least one."
+        )
+    return rows
+
+
+def one_prompt(model: HookedModel, prompt: Any) -> TokenBatch:
+    """The tokens of one prompt.
+
+    Raises:
+        PromptError: several, or an unusable one.
+    """
+    several = isinstance(prompt, (list, tuple)) and any(isinstance(p, str) for p in prompt)
+    if several or isinstance(prompt, (set, frozenset)):
+        raise PromptError(
+            f"An inspection is of one prompt; got a {type(prompt).__name__} of {len(prompt)}. Call "
+            "inspect for each."
+        )
+    tokens = prompt if isinstance(prompt, TokenBatch) else tokenize(model, [prompt])
+    if len(tokens) != 1:
+        raise PromptError(f"An inspection is of one prompt; got {len(tokens)}.")
+    return tokens
+
+
+def readout_of(model: HookedModel) -> Readout | None:
+    """From the last residual stream to logits, where that can be read."""
+    try:
+        return readout(model)
+    except ModelError:
+        return None
+
+
+def rows_per_pass(model: HookedModel, pos: int) -> int:
+    """So that streams and log-probabilities (three copies) stay within a gigabyte."""
+    cfg = model.cfg
+    row = 4 * pos * (int(cfg.n_layers + 1) * int(cfg.d_model) + 4 * int(cfg.d_vocab))
+    return int(_MEMORY // row) - 1
+
+
+def patterns_kept(model: HookedModel, heads: int | str, n: int, pos: int) -> int:
+    """How many heads' patterns are kept of each of n vectors.
+
+    Raises:
+        SettingError: all of them, where those would not fit into a gigabyte.
+    """
+    if not isinstance(heads, str):
+        return heads
+    every = int(model.cfg.n_layers) * int(model.cfg.n_heads)
+    took = n * every * 2 * pos * pos * 2  # unsteered and steered, in half precision
+    if took > _MEMORY:
+        raise SettingError(
+            f"heads='all' keeps {every} heads' attention of {n} vectors on {pos} tokens, which "
+            f"takes {took / _MEMORY:.1f} GiB; expected at most 1. Inspect fewer vectors, or give a "
+            "number of heads: those that change most are kept then, and where the last token looks "
+            "is kept of all."
+        )
+    return every
