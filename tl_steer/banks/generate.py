@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
-from tl_steer.banks.provenance import check_fits
+from tl_steer.banks.origin import origin_of
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import Positions
@@ -57,7 +57,7 @@ def generate(
             `max_new_tokens` do not fit into the model's context.
     """
     _refuse_settings(max_new_tokens, temperature, top_k, top_p, batch_rows)
-    check_fits(model, bank.provenance)
+    origin = origin_of(model, bank)
     refuse_no_text(model, cached=use_past_kv_cache)
     tokens = tokenize(model, prompts)
     refuse_beyond_context(model, tokens, max_new_tokens)
@@ -81,6 +81,7 @@ def generate(
         numbers=bank.numbers,
         settings={"max_new_tokens": max_new_tokens, "seed": seed, **sampling}
         | used_settings(scale, positions),
+        origin=origin,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tl_steer.banks.origin import UNTOLD, Origin
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, shorten, to_html
 
@@ -12,7 +13,8 @@ class Generations(Record):
     """Continuations of every prompt under every vector, beside the unsteered ones.
 
     `texts[vec][prompt]` and `unsteered[prompt]` are what came after the prompt, special tokens left
-    out. `settings` holds how they were sampled, `numbers` what each vector is called in its bank.
+    out. `settings` holds how they were sampled, `numbers` what each vector is called in its bank,
+    and `origin` which bank that is.
     """
 
     prompts: tuple[str, ...]
@@ -21,6 +23,7 @@ class Generations(Record):
     labels: tuple[str, ...]
     settings: dict[str, Any]
     numbers: tuple[int, ...] = ()
+    origin: Origin = UNTOLD
 
     def __post_init__(self) -> None:
         if not self.numbers:

@@ -12,7 +12,7 @@ import torch
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank, unsteered_bank
 from tl_steer.banks.generate import generate
-from tl_steer.banks.provenance import check_fits
+from tl_steer.banks.origin import origin_of
 from tl_steer.banks.rank import SCORES
 from tl_steer.banks.scores import Score
 from tl_steer.banks.selection import Round, Selection
@@ -75,7 +75,7 @@ def halve(
         )
     if isinstance(metric, str):
         named(SCORES, metric, what="score")
-    check_fits(model, bank.provenance)
+    origin = origin_of(model, bank)
     known, new = tokenize(model, validation), tokenize(model, held_out)
     _refuse_overlap(known, new)
     refuse_no_text(model)
@@ -111,6 +111,7 @@ def halve(
             "held_out": len(new),
             **({"metric": metric} if isinstance(metric, str) else {}),
         },
+        origin=origin,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.provenance import check_fits
 from tl_steer.files.jsons import fields, text
-from tl_steer.models.fingerprint import Fingerprint, fingerprint
+from tl_steer.models.fingerprint import Fingerprint
 from tl_steer.models.model import HookedModel, model_name
 
 
@@ -17,7 +17,7 @@ class Origin:
     """The bank and the model that a result was made with.
 
     Attributes:
-        bank: `Bank.digest()`; empty where a result does not say, as those of versions before 1.0.
+        bank: `Bank.digest()`; empty where a result does not say, as those of version 0.1.0.
         model: the model's name.
         fingerprint: the model's, when it ran; None where a result does not say.
     """
@@ -25,12 +25,6 @@ class Origin:
     bank: str = ""
     model: str = ""
     fingerprint: Fingerprint | None = None
-
-    def refuse_kinds(self) -> None:
-        """Raise ValueError where a field holds another kind of value, as one from a file may."""
-        text(self.bank), text(self.model)
-        if self.fingerprint is not None:
-            self.fingerprint.refuse_kinds()
 
     @classmethod
     def from_json(cls, value: Any) -> "Origin":
@@ -41,11 +35,11 @@ class Origin:
         """
         given = dict(fields(value, {each.name for each in dataclasses.fields(cls)}))
         mark = given["fingerprint"]
-        if mark is not None and not isinstance(mark, Fingerprint):
-            given["fingerprint"] = Fingerprint.from_json(mark)
-        made = cls(**given)
-        made.refuse_kinds()
-        return made
+        known = None if mark is None else Fingerprint.from_json(mark)
+        return cls(text(given["bank"]), text(given["model"]), known)
+
+
+UNTOLD = Origin()
 
 
 def origin_of(model: HookedModel, bank: Bank) -> Origin:
@@ -54,5 +48,5 @@ def origin_of(model: HookedModel, bank: Bank) -> Origin:
     Raises:
         ForeignModelError: the bank was made for another model.
     """
-    check_fits(model, bank.provenance)
-    return Origin(bank.digest(), model_name(model), fingerprint(model))
+    mark = check_fits(model, bank.provenance)
+    return Origin(bank.digest(), model_name(model), mark)

@@ -66,15 +66,15 @@ def provenance(
     )
 
 
-def check_fits(model: HookedModel, made: Provenance) -> None:
-    """Refuse a bank that was made for another model.
+def check_fits(model: HookedModel, made: Provenance) -> Fingerprint:
+    """Refuse a bank that was made for another model; gives the model's own fingerprint.
 
     Raises:
         ForeignModelError: with the reason and the way round it.
     """
     here, there = fingerprint(model), made.fingerprint
     if same_model(here, there):
-        return
+        return here
     for name in ("d_model", "n_layers", "d_vocab"):
         if getattr(here, name) != getattr(there, name):
             reason = f"it has {name} {getattr(there, name)}, this one {getattr(here, name)}"

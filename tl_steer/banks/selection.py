@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from tl_steer.banks.origin import UNTOLD, Origin
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, number
 
@@ -31,6 +32,7 @@ class Selection(Record):
         labels: of the winners.
         settings: how it was done.
         numbers: what the winners are called in the bank.
+        origin: the bank and the model.
     """
 
     winners: tuple[int, ...]
@@ -44,6 +46,7 @@ class Selection(Record):
     labels: tuple[str, ...]
     settings: dict[str, Any]
     numbers: tuple[int, ...] = ()
+    origin: Origin = UNTOLD
 
     def __post_init__(self) -> None:
         if not self.numbers:

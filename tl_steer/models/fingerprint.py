@@ -45,9 +45,11 @@ class Fingerprint:
         given = dict(fields(value, {each.name for each in dataclasses.fields(cls)}))
         if not isinstance(given["signature"], (list, tuple)):
             raise ValueError("a fingerprint's signature is a list of numbers")
-        made = cls(**given | {"signature": tuple(given["signature"])})
-        made.refuse_kinds()
-        return made
+        return cls(
+            signature=tuple(map(real, given["signature"])),
+            dtype=text(given["dtype"]),
+            **{name: whole(given[name]) for name in ("d_model", "n_layers", "d_vocab")},
+        )
 
 
 def same_model(a: Fingerprint, b: Fingerprint) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from tl_steer.banks.origin import UNTOLD, Origin
 from tl_steer.errors import SettingError
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, number, shorten
@@ -76,6 +77,7 @@ class DoseResponse(Record):
         fluent, salad: the scale of surprise, see `tl_steer.radii.band`.
         unsteered: the unsteered continuation of every prompt.
         settings: how it was measured.
+        origin: the bank and the model.
     """
 
     doses: tuple[Dose, ...]
@@ -86,6 +88,7 @@ class DoseResponse(Record):
     prompts: tuple[str, ...]
     unsteered: tuple[str, ...]
     settings: dict[str, Any]
+    origin: Origin = UNTOLD
 
     @property
     def radii(self) -> tuple[float, ...]:

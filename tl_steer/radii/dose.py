@@ -5,7 +5,7 @@ radii x signs x vectors x prompts -> next-token KL, continuation -> its surprise
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
-from tl_steer.banks.provenance import check_fits
+from tl_steer.banks.origin import origin_of
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.models.caches import refuse_no_text
@@ -66,7 +66,7 @@ def dose_response(
     of what a vector means. Costs one prefill more per row than `generate`.
     """
     _refuse(bank, shares, signs, max_new_tokens, batch_rows, n_random)
-    check_fits(model, bank.provenance)
+    origin = origin_of(model, bank)
     tokens = tokenize(model, prompts)
     n = len(bank) if n_random is None else n_random
     with frozen(model):
@@ -79,7 +79,8 @@ def dose_response(
             edits = bank.holding(torch.cat([bank.vectors, random]))
             groups.append(Group(range(len(bank), len(edits)), (1,), control=True))
         sweep = Sweep(model, tokens, norm, max_new_tokens, seed, batch_rows)
-        return sweep([share * norm for share in sorted(set(shares))], edits, groups)
+        found = sweep([share * norm for share in sorted(set(shares))], edits, groups)
+    return replace(found, origin=origin)
 
 
 @dataclass(frozen=True)
