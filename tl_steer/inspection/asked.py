@@ -63,12 +63,12 @@ def one_prompt(model: HookedModel, prompt: Any) -> TokenBatch:
     several = isinstance(prompt, (list, tuple)) and any(isinstance(p, str) for p in prompt)
     if several or isinstance(prompt, (set, frozenset)):
         raise PromptError(
-            f"An inspection is of one prompt; got a {type(prompt).__name__} of {len(prompt)}. Call "
-            "inspect for each."
+            f"Expected one prompt; got a {type(prompt).__name__} of {len(prompt)}: make one call "
+            "for each."
         )
     tokens = prompt if isinstance(prompt, TokenBatch) else tokenize(model, [prompt])
     if len(tokens) != 1:
-        raise PromptError(f"An inspection is of one prompt; got {len(tokens)}.")
+        raise PromptError(f"Expected one prompt; got {len(tokens)}: make one call for each.")
     return tokens
 
 

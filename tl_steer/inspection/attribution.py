@@ -63,24 +63,31 @@ def differentiable(
         return torch.autograd.grad(logits.sum(), at, allow_unused=True)[0] is not None
 
 
-def parts(seen: Recording) -> Float[Tensor, "vec stream part d_model"]:
-    """What attention, MLP and the rest changed by, at the last token; see `Inspection.direct`."""
-    stream = seen.stream[:, :, -1]
+def parts(seen: Recording, at: int = -1) -> Float[Tensor, "vec stream part d_model"]:
+    """What attention, MLP and the rest changed by; see `Inspection.direct`.
+
+    Args:
+        at: the token, counted from the end.
+    """
+    stream = seen.stream[:, :, at]
     change = stream[1:] - stream[:1]
     out = torch.zeros(
         change.shape[0], change.shape[1], 3, change.shape[2], dtype=torch.float32, device="cpu"
     )
     for part, outputs in enumerate((seen.attention, seen.mlp)):
         for layer, value in outputs.items():
-            if value.shape[1] == change.shape[2]:
-                out[:, layer + 1, part] = value[1:] - value[:1]
+            if value.shape[2] == change.shape[2]:
+                out[:, layer + 1, part] = value[1:, at] - value[:1, at]
     out[:, 0, 2] = change[:, 0]
     out[:, 1:, 2] = change[:, 1:] - change[:, :-1] - out[:, 1:, 0] - out[:, 1:, 1]
     return out
 
 
 def through_heads(
-    model: HookedModel, seen: Recording, attention: Float[Tensor, "vec layer d_model"]
+    model: HookedModel,
+    seen: Recording,
+    attention: Float[Tensor, "vec layer d_model"],
+    at: int = -1,
 ) -> Float[Tensor, "vec layer head d_model"] | None:
     """Every head's part of what attention changed by; NaN for layers where the heads do not add up
     to it (a norm behind attention, or an edit of attention's output itself), or its weights cannot
@@ -96,11 +103,11 @@ def through_heads(
     )
     for layer, z in seen.z.items():
         matrix = _heads_map(model.blocks[layer])
-        if matrix is None or matrix.shape[0] * matrix.shape[1] != z.shape[1]:
+        if matrix is None or matrix.shape[0] * matrix.shape[1] != z.shape[2]:
             continue
         if len(matrix) != n_heads:  # blocks may differ
             continue
-        change = (z[1:] - z[:1]).unflatten(1, (n_heads, -1))
+        change = (z[1:, at] - z[:1, at]).unflatten(1, (n_heads, -1))
         found = torch.einsum("vhe,hed->vhd", change, matrix)
         whole = attention[:, layer]
         if float((found.sum(dim=1) - whole).norm()) <= 0.05 * float(whole.norm()) + 1e-6:

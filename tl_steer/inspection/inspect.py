@@ -27,7 +27,7 @@ from tl_steer.inspection.asked import (
 from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
 from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of
-from tl_steer.models.recording import Recording, record
+from tl_steer.models.recording import Heads, Recording, record
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch
@@ -126,12 +126,13 @@ def _inspect(
     read: Readout | None,
 ) -> Inspection:
     edits = part.behind_unsteered()
-    seen = record(model, edits.to(device_of(model)), tokens, heads=heads)
+    looked = Heads.of(model, tokens, len(part.rows), heads)
+    seen = record(model, edits.to(device_of(model)), tokens, look=looked.look)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
     found = _next_tokens(seen.logits, ids, top) | _streams(seen)
     found |= _lens(model, seen, found["kl"], read)
     found |= _attribution(model, seen, found, toward, read)
-    kept, patterns = seen.heads.kept()
+    kept, patterns = looked.kept()
     if kept.shape[1] == 0:
         patterns = patterns.new_zeros(len(part.rows), 0, 2, len(ids), len(ids))
     named = ("gained", "lost", "likely", "promoted", "suppressed", "toward")
@@ -151,10 +152,10 @@ def _inspect(
         words=dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
         ids=ids,
         steered=tokens.select(edits.positions)[0, : len(ids)].cpu(),
-        attention_change=seen.heads.change,
+        attention_change=looked.change,
         kept=kept,
         patterns=patterns,
-        last_rows=seen.heads.last_rows(),
+        last_rows=looked.last_rows(),
         **found,
     )
 

@@ -79,7 +79,17 @@ def refuse_header(meta: Mapping[str, Any]) -> None:
     if meta.get("fingerprint") is not None:
         Fingerprint.from_json(meta["fingerprint"])
     whole(meta["source_layer"])
-    texts(meta["tokens"]), texts(meta["labels"])
+    texts(meta["tokens"])
+    refuse_vectors(meta)
+
+
+def refuse_vectors(meta: Mapping[str, Any]) -> None:
+    """Refuse what is about no vectors, and words that are not by tokens' ids.
+
+    Raises:
+        ValueError, KeyError: saying which.
+    """
+    texts(meta["labels"])
     vectors, words = meta["vectors"], meta["words"]
     if not isinstance(vectors, (list, tuple)) or not isinstance(words, Mapping):
         raise ValueError("it does not say which vectors and tokens it is about")
@@ -100,16 +110,7 @@ def refuse_sizes(meta: Mapping[str, Any], sizes: Mapping[str, list[int]]) -> Non
     known |= {"run": known["vec"] + 1, "next": max(known["pos"] - 1, 0)}
     if len(meta["labels"]) != known["vec"] or known["pos"] == 0:
         raise ValueError("it has no tokens, or not a label for every vector")
-    for name, axes in AXES.items():
-        if name in LATER and name not in sizes:
-            continue
-        wanted = [axis for axis in axes.split() if axis not in ("int", "bool")]
-        fits = len(wanted) == len(sizes[name]) and all(
-            size <= _MOST and known.setdefault(axis, size) == size
-            for axis, size in zip(wanted, sizes[name], strict=True)
-        )
-        if not fits:
-            raise ValueError(f"{name} has shape {sizes[name]}; expected {wanted}")
+    refuse_axes({name: axes for name, axes in AXES.items() if name in sizes}, known, sizes)
     if known["top"] == 0 or known["read"] == 0 or known["stream"] < 2:
         raise ValueError("it names no tokens, or no layers")
 
@@ -120,9 +121,41 @@ def refuse_kinds(tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: saying which.
     """
-    for name, axes in AXES.items():
-        if name in LATER and name not in tensors:
-            continue
+    refuse_dtypes({name: axes for name, axes in AXES.items() if name in tensors}, tensors)
+    kept, change = tensors["kept"], tensors["attention_change"]
+    limit = torch.tensor(change.shape[1:], dtype=torch.int64, device="cpu")
+    if bool((kept.cpu() >= limit).any()):
+        raise ValueError("it keeps attention of heads that are not there")
+    if bool((tensors["read_at"] >= len(tensors["ids"])).any()):
+        raise ValueError("it reads the logit lens at tokens that are not there")
+
+
+def refuse_axes(
+    all_axes: Mapping[str, str], known: dict[str, int], sizes: Mapping[str, list[int]]
+) -> None:
+    """Refuse shapes that do not agree with each other, or with the axes that are known; adds to
+    those.
+
+    Raises:
+        ValueError: saying which.
+    """
+    for name, axes in all_axes.items():
+        wanted = [axis for axis in axes.split() if axis not in ("int", "bool")]
+        fits = len(wanted) == len(sizes[name]) and all(
+            size <= _MOST and known.setdefault(axis, size) == size
+            for axis, size in zip(wanted, sizes[name], strict=True)
+        )
+        if not fits:
+            raise ValueError(f"{name} has shape {sizes[name]}; expected {wanted}")
+
+
+def refuse_dtypes(all_axes: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse numbers of another kind than an axis names.
+
+    Raises:
+        ValueError: saying which.
+    """
+    for name, axes in all_axes.items():
         own = tensors[name].dtype
         kind = "int" if axes.endswith(" int") else "bool" if axes.endswith(" bool") else "float"
         known = {"int": (torch.int64,), "bool": (torch.bool,), "float": _FLOATS}[kind]
@@ -130,9 +163,3 @@ def refuse_kinds(tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} must hold {kind}, not {own}")
         if kind == "int" and bool((tensors[name] < 0).any()):
             raise ValueError(f"{name} must hold whole numbers of at least 0")
-    kept, change = tensors["kept"], tensors["attention_change"]
-    limit = torch.tensor(change.shape[1:], dtype=torch.int64, device="cpu")
-    if bool((kept.cpu() >= limit).any()):
-        raise ValueError("it keeps attention of heads that are not there")
-    if bool((tensors["read_at"] >= len(tensors["ids"])).any()):
-        raise ValueError("it reads the logit lens at tokens that are not there")

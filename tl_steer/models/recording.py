@@ -1,4 +1,4 @@
-"""One forward pass over several edits of one prompt, with what is wanted read off on the way.
+"""One forward pass over several edits of one text, with what is wanted read off on the way.
 
 Row 0 is the unsteered model. Attention is reduced as it appears: kept whole, 32 layers of 32 heads
 on 512 tokens would fill a gigabyte a row. The last token's row is kept of every head.
@@ -17,6 +17,8 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import HookFunction, Hooks, Perturbation
 
+Look = Callable[[int, Float[Tensor, "run head dest src"]], None]
+
 
 @dataclass
 class Heads:
@@ -27,6 +29,17 @@ class Heads:
     last: Float[Tensor, "run layer head pos"]
     most: int
     best: list[list[tuple[float, int, int, Tensor]]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: HookedModel, tokens: TokenBatch, n: int, most: int) -> "Heads":
+        """For n vectors; the patterns of `most` heads each are kept."""
+        layers, heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+        last = (n + 1, layers, heads, int(tokens.lengths[0]))
+        return cls(
+            torch.full((n, layers, heads), torch.nan, dtype=torch.float32, device="cpu"),
+            torch.full(last, torch.nan, dtype=torch.half, device="cpu"),
+            most,
+        )
 
     def look(self, layer: int, pattern: Float[Tensor, "run head dest src"]) -> None:
         """Total variation from the unsteered row, and the patterns of the heads worth keeping."""
@@ -62,32 +75,39 @@ class Heads:
 @dataclass(frozen=True)
 class Recording:
     """What one pass gave. `stream` is the residual stream entering block 0 and leaving each block;
-    `attention`, `mlp` and `z` are what blocks computed at the last token."""
+    `attention`, `mlp` and `z` are what blocks computed at the last tokens, as many as were asked
+    for."""
 
     stream: Float[Tensor, "run stream pos d_model"]
     logits: Float[Tensor, "run pos vocabulary"]
-    heads: Heads
     source: Float[Tensor, "run pos width"]
-    attention: dict[int, Float[Tensor, "run d_model"]]
-    mlp: dict[int, Float[Tensor, "run d_model"]]
-    z: dict[int, Float[Tensor, "run _"]]
+    attention: dict[int, Float[Tensor, "run tail d_model"]]
+    mlp: dict[int, Float[Tensor, "run tail d_model"]]
+    z: dict[int, Float[Tensor, "run tail _"]]
 
 
-def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads: int) -> Recording:
+def record(
+    model: HookedModel,
+    edits: Perturbation,
+    tokens: TokenBatch,
+    *,
+    look: Look,
+    behind: Int[Tensor, " new"] | None = None,
+) -> Recording:
     """Run one prompt under every edit; the first edit must be none at all.
+
+    Args:
+        look: gets each layer's attention patterns as they appear.
+        behind: tokens that stand behind the prompt, as if they had been generated. What blocks
+            computed is kept at the prompt's last token and at these.
 
     Raises:
         ModelError: a residual stream did not show.
     """
+    tail = 1 if behind is None else 1 + len(behind)
     n, layers = len(edits), int(model.cfg.n_layers)
     streams = ["blocks.0.hook_resid_pre"] + [f"blocks.{i}.hook_resid_post" for i in range(layers)]
     seen: dict[str, Tensor] = {}
-    shape = (n, layers, int(model.cfg.n_heads))
-    attention = Heads(
-        torch.full((n - 1, *shape[1:]), torch.nan, dtype=torch.float32, device="cpu"),
-        torch.full((*shape, tokens.ids.shape[1]), torch.nan, dtype=torch.half, device="cpu"),
-        heads,
-    )
 
     def keep(name: str, read: Callable[[Tensor], Tensor]) -> tuple[str, HookFunction]:
         def hook(activation: Tensor, hook: object = None) -> None:
@@ -95,17 +115,17 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
 
         return name, hook  # type: ignore[return-value]
 
-    def look(layer: int) -> tuple[str, HookFunction]:
+    def seeing(layer: int) -> tuple[str, HookFunction]:
         def hook(pattern: Tensor, hook: object = None) -> None:
-            attention.look(layer, pattern.detach())
+            look(layer, pattern.detach())
 
         return f"blocks.{layer}.attn.hook_pattern", hook  # type: ignore[return-value]
 
     hooks: Hooks = [keep(name, lambda x: x.float().cpu()) for name in streams]
     for i in range(layers):
-        hooks += [look(i)]
+        hooks += [seeing(i)]
         for kind in ("hook_attn_out", "hook_mlp_out", "attn.hook_z"):
-            hooks += [keep(f"blocks.{i}.{kind}", lambda x: x[:, -1].flatten(1).float().cpu())]
+            hooks += [keep(f"blocks.{i}.{kind}", lambda x: x[:, -tail:].flatten(2).float().cpu())]
     hooks = [hook for hook in hooks if hook[0] in model.hook_dict]
     source: dict[str, Tensor] = {}
 
@@ -116,17 +136,22 @@ def record(model: HookedModel, edits: Perturbation, tokens: TokenBatch, *, heads
     batch = tokens.take([0] * n)
     steering = perturbing(model, edits, rows=torch.arange(n, device="cpu"), tokens=batch)
     with torch.no_grad(), steering, installed(model, hooks):
-        logits = model(batch.ids, return_type="logits")
+        logits = model(_grown(batch.ids, behind), return_type="logits")
     missing = [name for name in streams if name not in seen]
     if missing:
         raise ModelError(f"{missing[0]} did not fire in a plain forward pass; views need it.")
     return Recording(
         torch.stack([seen[name] for name in streams], dim=1),
         logits.detach(),
-        attention,
         source["now"],
         *(
             {i: seen[f"blocks.{i}.{kind}"] for i in range(layers) if f"blocks.{i}.{kind}" in seen}
             for kind in ("hook_attn_out", "hook_mlp_out", "attn.hook_z")
         ),
     )
+
+
+def _grown(ids: Int[Tensor, "run pos"], behind: Int[Tensor, " new"] | None) -> Tensor:
+    if behind is None:
+        return ids
+    return torch.cat([ids, behind.to(ids.device).expand(len(ids), -1)], dim=1)

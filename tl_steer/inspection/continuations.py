@@ -1,0 +1,271 @@
+"""Continuations: what vectors make a model write behind one prompt, token by token.
+
+vectors x prompt -> greedy text -> both models read it -> log-ratio, alternatives, attention and
+attribution at every token
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_steer.banks.bank import Bank
+from tl_steer.banks.origin import origin_of
+from tl_steer.errors import SettingError
+from tl_steer.files.signatures import checked
+from tl_steer.hook_points.positions import Positions
+from tl_steer.inspection.asked import (
+    Part,
+    labels_of,
+    one_prompt,
+    readout_of,
+    rows_of,
+    rows_per_pass,
+)
+from tl_steer.inspection.attended import Attended
+from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
+from tl_steer.inspection.generated import STEPS, Continuations
+from tl_steer.models.caches import refuse_no_text
+from tl_steer.models.hooks import perturbing
+from tl_steer.models.model import HookedModel, device_of, dtype_of
+from tl_steer.models.recording import Recording, record
+from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
+from tl_steer.models.state import frozen, refuse_inference_weights
+from tl_steer.models.token_names import token_names
+from tl_steer.models.tokens import TokenBatch, decode, refuse_beyond_context
+from tl_steer.objectives.divergence import at_least_float32
+from tl_steer.objectives.output_kl import Readout, divergence_from
+from tl_steer.perturbations.perturbation import Perturbation, Scale
+
+_HEADS = 6  # that attribution names at each token
+
+
+@checked
+def continuations(
+    model: HookedModel,
+    bank: Bank,
+    prompt: Any,
+    *,
+    vectors: Sequence[int] | None = None,
+    max_new_tokens: int = 24,
+    heads: int = 6,
+    top: int = 6,
+    batch_rows: int = 16,
+    scale: Scale = 1,
+    positions: Positions | None = None,
+) -> Continuations:
+    """Continue a prompt greedily under vectors of a bank, and ask of every token that was written
+    what it has to do with the vector.
+
+    Both models, steered and unsteered, read the steered text and are compared at every token of it
+    (teacher forcing). Vectors that act on some tokens alone act on those.
+
+    Args:
+        prompt: one prompt, as `elicit` takes them in a list.
+        vectors: rows of the bank; all of them unless given.
+        max_new_tokens: where to stop; a text also stops behind the token that ends an answer.
+        heads: how many heads' attention is kept for each token, those that change most there.
+        top: how many of the likeliest tokens are kept for each, of either model.
+        batch_rows: vectors per pass; fewer where memory would not do. Results do not depend on it.
+        scale, positions: as for `inspect`.
+
+    Raises:
+        ForeignModelError: the bank was made for another model.
+        ModelError: the model cannot generate.
+        PromptError: more than one prompt, an unusable one, or one behind which `max_new_tokens` do
+            not fit into the model's context.
+        SettingError: a vector that is not in the bank, or bad numbers.
+
+    A greedy text is one sample of what a vector does; `generate` samples more. Attribution is as
+    `inspect` has it: direct, at the token that predicts, and not of what made a component act.
+    """
+    rows = rows_of(bank, vectors)
+    if max_new_tokens < 1 or heads < 0 or top < 1 or batch_rows < 1:
+        raise SettingError(
+            f"max_new_tokens={max_new_tokens}, heads={heads}, top={top}, batch_rows={batch_rows}: "
+            "expected at least 1, 0, 1 and 1."
+        )
+    origin = origin_of(model, bank)
+    refuse_no_text(model)
+    tokens = one_prompt(model, prompt)
+    refuse_beyond_context(model, tokens, max_new_tokens)
+    refuse_inference_weights(model)
+    edits = bank[rows].perturbation().used(scale, positions)
+    with frozen(model):
+        *new, own = _said(model, edits, tokens, max_new_tokens, batch_rows)
+        own_lp = _told(model, edits, tokens, own, batch_rows)
+        asked = _Asked(tokens, _readable(model), heads, min(top, int(model.cfg.d_vocab)))
+        steps = _stacked([_steps(model, edits.select([v]), y, asked) for v, y in enumerate(new)])
+    steps |= {"own": own, "own_lp": own_lp}
+    mentioned = torch.cat(
+        [steps[name].flatten() for name in ("new", "own", "likely", "against")]
+    ).unique()
+    tokenizer = getattr(model, "tokenizer", None)
+    return Continuations(
+        prompt=tokens.texts[0],
+        model=origin.model,
+        bank=origin.bank,
+        fingerprint=origin.fingerprint,
+        source=bank.source.name,
+        source_layer=bank.source.layer,
+        target=bank.target.name,
+        tokens=token_names(tokenizer, tokens.rows()[0].tolist()),
+        vectors=tuple(bank.numbers[row] for row in rows),
+        labels=labels_of(bank, rows, scale),
+        words=dict(
+            zip(mentioned.tolist(), token_names(tokenizer, mentioned.tolist()), strict=True)
+        ),
+        unsteered=decode(model, until_end(model, own), special=False),
+        texts=tuple(decode(model, until_end(model, y), special=False) for y in new),
+        **steps,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is wanted of every text."""
+
+    tokens: TokenBatch
+    read: Readout | None
+    heads: int
+    top: int
+
+
+def _readable(model: HookedModel) -> Readout | None:
+    """From the last stream to logits, where gradients come back."""
+    read = readout_of(model)
+    if read is None:
+        return None
+    zero = torch.zeros(int(model.cfg.d_model), dtype=torch.float32, device="cpu")
+    place: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
+    return read if differentiable(read, zero, **place) else None
+
+
+def _said(
+    model: HookedModel, edits: Perturbation, tokens: TokenBatch, n: int, batch_rows: int
+) -> list[Int[Tensor, " new"]]:
+    """The greedy continuation under every edit and, behind them, the unsteered one."""
+
+    def work(ids: Tensor, rows: list[Row]) -> list[Tensor]:
+        return [through_end(model, row).cpu() for row in continued(model, ids, n)]
+
+    with torch.no_grad():
+        found = by_row(model, edits.beside_unsteered(), tokens, work, batch_rows=batch_rows)
+    return [found[Row(v, 0)] for v in range(len(edits) + 1)]
+
+
+def _told(
+    model: HookedModel,
+    edits: Perturbation,
+    tokens: TokenBatch,
+    text: Int[Tensor, " base"],
+    batch_rows: int,
+) -> Float[Tensor, "run base"]:
+    """Log-probability of a text behind the prompt: unsteered, and under every edit."""
+    both = edits.beside_unsteered().to(device_of(model))
+    length = int(tokens.lengths[0]) + len(text)
+    step = max(1, min(batch_rows, rows_per_pass(model, length)))
+    out = []
+    for rows in torch.arange(len(both), device="cpu").split(step):
+        batch = tokens.take([0] * len(rows))
+        behind = text[:-1].to(batch.ids.device).expand(len(rows), -1)
+        with perturbing(model, both, rows=rows, tokens=batch), torch.no_grad():
+            ids = torch.cat([batch.ids, behind], dim=1)
+            logits: Tensor = model(ids, return_type="logits")
+        own = at_least_float32(logits[:, -len(text) :]).log_softmax(dim=-1).cpu()
+        out.append(own.gather(2, text.expand(len(rows), -1)[..., None])[..., 0].float())
+    return torch.cat(out).roll(1, dims=0)  # the unsteered row was the last
+
+
+def _steps(
+    model: HookedModel, edit: Perturbation, new: Int[Tensor, " step"], asked: _Asked
+) -> dict[str, Tensor]:
+    """Everything about one text; the axes are those of `STEPS` without the first."""
+    tail, src = len(new), int(asked.tokens.lengths[0]) + len(new) - 1
+    looked = Attended(tail, src, asked.heads)
+    both = Part([0], ("",), edit).behind_unsteered().to(device_of(model))
+    seen = record(model, both, asked.tokens, look=looked.look, behind=new[:-1])
+    found = _compared(seen.logits[:, -tail:], new, asked.top)
+    found |= _attributed(model, seen, found, new, asked.read)
+    kept, change, rows = looked.kept()
+    attention = {"kept": kept, "change": change, "rows": rows, "mean_rows": looked.mean()}
+    length = torch.tensor(tail, dtype=torch.long, device="cpu")
+    return {"new": new, "lengths": length, **found, **attention}
+
+
+def _compared(
+    logits: Float[Tensor, "2 step vocabulary"], new: Int[Tensor, " step"], top: int
+) -> dict[str, Tensor]:
+    """Both models' distributions where the tokens of one text were taken from."""
+    own = at_least_float32(logits).log_softmax(dim=-1).cpu()
+    told = own.gather(2, new.expand(2, -1)[..., None])
+    likely = own.topk(top).indices
+    each = torch.stack([one.gather(1, likely.transpose(0, 1).flatten(1)) for one in own], dim=-1)
+    favourites = own[0].topk(2).indices
+    second = favourites[:, 0] == new
+    against = torch.where(second, favourites[:, 1], favourites[:, 0])
+    gap = told[..., 0] - own.gather(2, against.expand(2, -1)[..., None])[..., 0]
+    return {
+        "lp": told[..., 0].float(),
+        "rank": (own > told).sum(dim=-1),
+        "kl": divergence_from(own[0], own[1]).float(),
+        "likely": likely,
+        "likely_lp": each.unflatten(1, (2, top)).transpose(0, 1).float(),
+        "against": against,
+        "moved": (gap[1] - gap[0]).float(),
+    }
+
+
+def _attributed(
+    model: HookedModel,
+    seen: Recording,
+    found: dict[str, Tensor],
+    new: Int[Tensor, " step"],
+    read: Readout | None,
+) -> dict[str, Tensor]:
+    """Which component moved the written token's logit away from the unsteered favourite's."""
+    tail, streams = len(new), seen.stream.shape[1]
+    direct = torch.full((tail, streams, 3), torch.nan, dtype=torch.float32, device="cpu")
+    some = min(_HEADS, int(model.cfg.n_heads) * (streams - 1)) if read and seen.z else 0
+    by_head = torch.zeros(tail, some, 2, dtype=torch.long, device="cpu")
+    by_head_part = torch.full((tail, some), torch.nan, dtype=torch.float32, device="cpu")
+    for k in range(tail if read else 0):
+        at = k - tail
+        gradient = average_gradient(
+            read,  # type: ignore[arg-type]
+            seen.stream[0, -1, at],
+            seen.stream[1, -1, at],
+            torch.stack([new[k], found["against"][k]]),
+            dtype=dtype_of(model),
+            device=device_of(model),
+        )
+        toward = gradient[0] - gradient[1]
+        change = parts(seen, at)
+        direct[k] = (change @ toward)[0]
+        split = through_heads(model, seen, change[:, 1:, 0], at)
+        if split is not None and some:
+            part = (split @ toward)[0]
+            best = part.nan_to_num(0.0).abs().flatten().topk(some).indices
+            layer = best.div(part.shape[1], rounding_mode="floor")
+            by_head[k] = torch.stack([layer, best % part.shape[1]], dim=1)
+            by_head_part[k] = part.flatten()[best]
+    return {"direct": direct, "by_head": by_head, "by_head_part": by_head_part}
+
+
+def _stacked(texts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Texts of several lengths on one axis `vec`, filled up behind each."""
+    out = {}
+    for name, axes in STEPS.items():
+        values = [text[name] for text in texts]
+        sizes = [max(value.shape[i] for value in values) for i in range(values[0].ndim)]
+        fill = 0 if axes.endswith(" int") else torch.nan
+        like = values[0]
+        whole = torch.full((len(values), *sizes), fill, dtype=like.dtype, device="cpu")
+        for v, value in enumerate(values):
+            within: tuple[int | slice, ...] = (v, *(slice(0, size) for size in value.shape))
+            whole[within] = value
+        out[name] = whole
+    return out
