@@ -2,11 +2,16 @@
 (() => {
   const T = TlSteer, el = T.el;
 
-  /* colour: more and less of the same thing, on whatever the page's paper is */
-  T.tint = (share, strength = 0.62) => {
-    const s = Math.max(-1, Math.min(1, Number.isFinite(share) ? share : 0));
-    return `rgba(var(${s < 0 ? "--less" : "--more"}), ${(Math.abs(s) * strength).toFixed(3)})`;
+  /* One scale of colour for every picture and its legend: more and less of the same thing, on whatever the
+     page's paper is. Depth grows with the root of the share of the largest value, so that small changes are
+     seen beside large ones. Under text it stays shallow enough to read on. */
+  T.UNDER_TEXT = 0.62;
+  T.depth = (share, strength = 1) => {
+    const s = Number.isNaN(share) ? 0 : Math.min(1, Math.abs(share));  // infinite is deepest
+    return Math.sqrt(s) * strength;
   };
+  T.tint = (share, strength = T.UNDER_TEXT) =>
+    `rgba(var(${share < 0 ? "--less" : "--more"}), ${T.depth(share, strength).toFixed(3)})`;
   const channel = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).split(",").map(Number);
 
   /* tokens of a prompt, tinted; a button each where one can be picked (arrow keys walk) */
@@ -52,7 +57,7 @@
         const v = T.value(raw) / top;
         if (!Number.isFinite(v)) return;
         const [r, g, b] = v < 0 ? less : more;
-        pen.fillStyle = `rgba(${r}, ${g}, ${b}, ${Math.min(1, Math.abs(v)).toFixed(3)})`;
+        pen.fillStyle = `rgba(${r}, ${g}, ${b}, ${T.depth(v).toFixed(3)})`;
         pen.fillRect(x * size, y * size, size - (size > 8 ? 1 : 0), size - (size > 8 ? 1 : 0));
       }));
       pen.lineWidth = 1.5; pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
@@ -73,7 +78,14 @@
   T.repaintAll = () => painters.forEach(([node, paint]) => { if (node.deref()) paint(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => T.repaintAll());
 
-  T.scale = (low, high, two) => el("div", { class: "scale" + (two ? " two" : "") }, low, el("i"), high);
+  /* The legend of T.tint: shares run evenly across, and have the colours that they have in the picture. */
+  T.scale = (low, high, two, strength = 1) => {
+    const steps = Array.from({ length: 13 }, (_, i) => (i / 12) ** 2);  // depth is even between these
+    const ends = two ? [...steps.slice(1).reverse().map((s) => -s), ...steps] : steps;
+    const place = (s) => ((two ? (s + 1) / 2 : s) * 100).toFixed(2);
+    const stops = ends.map((s) => `${T.tint(s, strength)} ${place(s)}%`).join(", ");
+    return el("div", { class: "scale" }, low, el("i", { style: { background: `linear-gradient(90deg, ${stops})` } }), high);
+  };
   T.legend = (...items) => el("div", { class: "legend" }, items.map(([kind, text]) => el("span", {}, el("i", { class: "k-" + kind }), text)));
 
   /* horizontal bars around zero, or from zero where nothing is below it */
