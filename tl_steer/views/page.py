@@ -24,12 +24,14 @@ from tl_steer.views.blocks import finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "control.js",
     "circuitsvis.js",
     "diff.js",
     "attention.js",
     "logits.js",
     "stream.js",
     "texts.js",
+    "strengths.js",
     "bank.js",
     "sweep.js",
     "scan.js",
@@ -38,7 +40,7 @@ _SCRIPTS = (
     "vector.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css")
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "strengths.css")
 
 
 def document(
