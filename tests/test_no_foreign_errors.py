@@ -123,6 +123,22 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "batch_rows": 2,
         },
     ),
+    "strengths": (
+        ts.inspection.strengths,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompt": PROMPTS[0],
+            "vectors": [0, 1],
+            "control": bank_of(m),
+            "scales": (0.5, 1),
+            "max_new_tokens": 2,
+            "top": 3,
+            "seed": 0,
+            "batch_rows": 2,
+            "positions": None,
+        },
+    ),
     "rank": (
         ts.rank,
         lambda m: {

@@ -79,6 +79,9 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "generate": lambda m: ts.generate(m, bank_of(m), PROMPTS, max_new_tokens=3),
     "sweep": lambda m: ts.sweep(m, bank_of(m), PROMPTS, generate=2, n_random=1, progress=False),
     "inspect": lambda m: ts.inspect(m, bank_of(m), PROMPTS[0]),
+    "strengths": lambda m: ts.inspection.strengths(
+        m, bank_of(m)[:1], PROMPTS[0], scales=(1.0,), max_new_tokens=3
+    ),
     "rank": lambda m: ts.rank(m, bank_of(m), PROMPTS, by="next_token_kl"),
     "rank, switch": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="switch"),
     "rank, flatness": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="flatness"),

@@ -12,3 +12,5 @@ from tl_steer.inspection.file import (
 from tl_steer.inspection.generated import Continuations as Continuations
 from tl_steer.inspection.inspect import inspect as inspect
 from tl_steer.inspection.result import Inspection as Inspection
+from tl_steer.inspection.strength import Strength as Strength, Strengths as Strengths
+from tl_steer.inspection.strengths import strengths as strengths

@@ -27,6 +27,10 @@ from tl_steer.errors import SettingError
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, number, shorten
 
+# A continuation is gibberish from here: a quarter of the way to word salad, or half of its token
+# pairs repeated.
+GIBBERISH, LOOP = 0.25, 0.5
+
 
 @dataclass(frozen=True)
 class Dose:
@@ -105,11 +109,8 @@ class DoseResponse(Record):
         )
 
     def incoherence(self, dose: Dose) -> float:
-        """0: as fluent as the model's own text; 1: word salad. Always 0 on a model that finds its
-        own text shuffled no more surprising, so that repetition alone decides."""
-        if self.salad <= self.fluent:
-            return 0.0
-        return (dose.surprise - self.fluent) / (self.salad - self.fluent)
+        """0: as fluent as the model's own text; 1: word salad."""
+        return incoherence(dose.surprise, fluent=self.fluent, salad=self.salad)
 
     def holds_together(self, dose: Dose) -> bool:
         """Nearer to the model's own text than to word salad, and fewer than half of its token pairs
@@ -129,8 +130,8 @@ class DoseResponse(Record):
         *,
         changed: float | int = 0.5,
         kl: float | int = 0.1,
-        incoherence: float | int = 0.25,
-        repetition: float | int = 0.5,
+        incoherence: float | int = GIBBERISH,
+        repetition: float | int = LOOP,
         tolerated: float | int = 0.5,
         control: bool = False,
         sign: int | None = None,
@@ -213,6 +214,13 @@ class DoseResponse(Record):
             "text",
         )
         return Sheet("Dose and response", columns, tuple(rows), note)
+
+
+def incoherence(surprise: float, *, fluent: float, salad: float) -> float:
+    """How far a text's surprise is from the model's own text (0) towards word salad (1). Always 0
+    on a model that finds its own text shuffled no more surprising, so that repetition alone
+    decides."""
+    return 0.0 if salad <= fluent else (surprise - fluent) / (salad - fluent)
 
 
 def _row(doses: tuple[Dose, ...], width: int) -> tuple[str, ...]:

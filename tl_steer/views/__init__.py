@@ -23,6 +23,7 @@ from tl_steer.views.stream import (
     residual_response as residual_response,
     steered_tokens as steered_tokens,
 )
+from tl_steer.views.strengths import strengths as strengths
 from tl_steer.views.sweep import sweep_view as sweep_view
 from tl_steer.views.texts import dose_response as dose_response, generations as generations
 from tl_steer.views.view import View as View

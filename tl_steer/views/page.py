@@ -24,6 +24,7 @@ from tl_steer.views.blocks import finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "control.js",
     "notes.js",
     "export.js",
     "circuitsvis.js",
@@ -32,6 +33,7 @@ _SCRIPTS = (
     "logits.js",
     "stream.js",
     "texts.js",
+    "strengths.js",
     "bank.js",
     "sweep.js",
     "scan.js",
@@ -46,6 +48,7 @@ _STYLES = (
     "export.css",
     "circuitsvis.css",
     "report.css",
+    "strengths.css",
     "notes.css",
     "compare.css",
 )

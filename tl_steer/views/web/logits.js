@@ -25,8 +25,8 @@
     };
     T.add(root, 
       el("p", { class: "note" }, "The deeper a token is coloured, the further the prediction of what follows it moves (KL of steered from unsteered, in nats). Pick a token to see which next tokens gain and lose."),
-      T.tokens(data.tokens, { share: (i) => Math.sqrt(T.value(data.kl[i]) / top), says: (i) => `${T.num(data.kl[i])} nats`, pick: show, picked: first }),
-      T.scale("0", `${T.num(top)} nats`), el("p", {}), panel);
+      T.tokens(data.tokens, { share: (i) => T.value(data.kl[i]) / top, says: (i) => `${T.num(data.kl[i])} nats`, pick: show, picked: first }),
+      T.scale("0", `${T.num(top)} nats`, false, T.UNDER_TEXT), el("p", {}), panel);
     show(first);
   };
 
@@ -41,7 +41,7 @@
     T.circuitsvis(box, "TokenLogProbs", words(data.unsteered), `Unsteered · mean log-probability ${mean(before)}`);
     T.circuitsvis(box, "TokenLogProbs", words(data.steered), `Steered · mean log-probability ${mean(after)}`);
     const change = after.map((x, i) => T.value(x) - T.value(before[i])), top = T.most(change) || 1;
-    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true), el("div", { class: "room" }));
+    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true, T.UNDER_TEXT), el("div", { class: "room" }));
   };
 
   const part = (stream, kind, source) => (stream === 0 ? "in front of block 0" : kind === 2 ? (stream - 1 === source ? "the vector itself" : `block ${stream - 1}, rest`) : `block ${stream - 1} ${kind ? "MLP" : "attention"}`);

@@ -41,10 +41,10 @@
           const v = rows[y][x], known = Number.isFinite(v), failed = cells.filter((cell) => cell.error);
           const box = { x: left + x * wide, y: head + y * high, width: wide - 1, height: high - 1, rx: 2 };
           const told = `${name} to ${target}: ${data.quantities[by]} ${T.num(v)}${cells.length > 1 ? `, mean of ${numbers(cells).length} cells` : ""}${failed.length ? `; ${failed.length} failed: ${failed[0].error.slice(0, 200)}` : ""}`;
-          const style = known ? { fill: T.tint(v / top, 0.95) } : { fill: "none", stroke: "var(--rule)" };
+          const style = known ? { fill: T.tint(v / top, 1) } : { fill: "none", stroke: "var(--rule)" };
           T.add(svg, T.tip(T.svg("rect", { ...box, style }), told));
           const label = known ? T.num(v) : failed.length ? "×" : "–";
-          if (wide >= 34 || label === "×") T.add(svg, T.svg("text", { x: box.x + (wide - 1) / 2, y: box.y + high / 2 + 4, "text-anchor": "middle", "pointer-events": "none", style: { fill: known && Math.abs(v) > 0.6 * top ? "var(--paper)" : "var(--ink)" } }, label));
+          if (wide >= 34 || label === "×") T.add(svg, T.svg("text", { x: box.x + (wide - 1) / 2, y: box.y + high / 2 + 4, "text-anchor": "middle", "pointer-events": "none", style: { fill: known && T.depth(v / top) > T.UNDER_TEXT ? "var(--paper)" : "var(--ink)" } }, label));
         });
       });
       T.put(body, el("div", { class: "wide" }, svg), T.scale(low < 0 ? T.num(-top) : "0", T.num(top), low < 0),

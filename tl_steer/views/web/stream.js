@@ -45,6 +45,6 @@
     T.add(root, 
       el("p", { class: "note" }, `Added at ${count} of ${data.tokens.length} tokens (underlined), at ${data.source}. Colour: the norm of what was added, over the norm of the activation it met.`),
       T.tokens(data.tokens, { share: (i) => T.value(data.share[i]) / top, mark: (i) => (data.steered[i] ? "steered" : ""), says: (i) => (data.steered[i] ? `norm ${T.num(data.added[i])}, ${T.num(data.share[i])} of the activation's` : "not steered") }),
-      T.scale("0", T.num(top)));
+      T.scale("0", T.num(top), false, T.UNDER_TEXT));
   };
 })();
