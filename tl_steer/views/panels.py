@@ -92,7 +92,7 @@ def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> dict[st
     blocks = {}
     for one in seen:
         for vector in one.found.vectors:
-            view = draw(one.found, vector, control=one.control)
+            view = draw(one.found, vector)
             blocks[f"v{vector}.{kind}.{one.prompt}"] = packed(view, words)
     return blocks
 
