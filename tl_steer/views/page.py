@@ -40,7 +40,7 @@ _SCRIPTS = (
     "vector.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css", "strengths.css")
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "control.css", "strengths.css")
 
 
 def document(
