@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.inspection.result import Inspection
+from tl_steer.views.page import rounded
 
 _TAIL = 0.05  # of the random vectors, left out at either end
 
@@ -28,6 +29,11 @@ def band(
     low = ordered.gather(0, (_TAIL * last).floor().long())
     high = ordered.gather(0, ((1 - _TAIL) * last).ceil().long())
     return low[0], high[0]
+
+
+def ends(values: Float[Tensor, "vec *more"], digits: int = 3) -> list[Any]:
+    """The band as a view's data: [low, high]."""
+    return [rounded(end, digits) for end in band(values)]
 
 
 def kl_band(control: Inspection) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from typing import Any
 from tl_steer.files.tables import shorten
 from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
+from tl_steer.views.control import band, ends, refuse_other, told
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 
@@ -12,13 +13,20 @@ _DETAILED = 160  # tokens whose gains and losses are listed
 _LAST = 256  # tokens whose likeliest ones are listed
 
 
-def logit_change(seen: Inspection, vector: int) -> View:
+def logit_change(seen: Inspection, vector: int, *, control: Inspection | None = None) -> View:
     """Where the next-token distribution changes: tokens coloured by KL(steered || unsteered) in
-    nats; for each, the tokens gained and lost with both probabilities.
+    nats; for each, the tokens gained and lost with both probabilities, on an axis of log-odds.
+
+    Args:
+        control: random vectors on the same prompt, whose 5 to 95 % band stands beside every KL.
+
+    Raises:
+        SettingError: the vector was not inspected, or a control of another prompt or place.
 
     A position is coloured by what is predicted *after* its token. Long prompts list gains and
     losses for the 160 positions of largest KL.
     """
+    refuse_other(seen, control)
     v = seen.index(vector)
     n = len(seen.tokens)
     listed = set(seen.kl[v].topk(min(n, _DETAILED)).indices.tolist())
@@ -34,12 +42,18 @@ def logit_change(seen: Inspection, vector: int) -> View:
         "kl": rounded(seen.kl[v], 3),
         "gained": [rows("gained", i) if i in listed else None for i in range(n)],
         "lost": [rows("lost", i) if i in listed else None for i in range(n)],
+        "control": told(control),
+        "band": None if control is None else ends(control.kl),
     }
     top = seen.kl[v].topk(min(3, n)).indices.tolist()
+    low, high = (None, None) if control is None else band(control.kl)
+    beside = [
+        "" if low is None else f" (random {float(low[i]):.2g} to {float(high[i]):.2g})" for i in top
+    ]
     lines = [
-        f"{float(seen.kl[v, i]):.3g} nats behind {shorten(seen.tokens[i], 20)!r}: gains "
+        f"{float(seen.kl[v, i]):.3g} nats{random} behind {shorten(seen.tokens[i], 20)!r}: gains "
         f"{seen.word(int(seen.gained[v, i, 0]))!r}, loses {seen.word(int(seen.lost[v, i, 0]))!r}"
-        for i in top
+        for i, random in zip(top, beside, strict=True)
     ]
     return View("logit_change", f"Next tokens under vector {vector}", data, tuple(lines), 480)
 
@@ -73,7 +87,7 @@ def token_log_probs(seen: Inspection, vector: int) -> View:
     return View("token_log_probs", title, data, (line,), 620, circuitsvis=True)
 
 
-def logit_attribution(seen: Inspection, vector: int) -> View:
+def logit_attribution(seen: Inspection, vector: int, *, control: Inspection | None = None) -> View:
     """Which block or head carries the effect to a difference of two logits behind the prompt:
     direct logit attribution of steered minus unsteered, by component.
 
@@ -81,12 +95,20 @@ def logit_attribution(seen: Inspection, vector: int) -> View:
     `inspect(toward=)` named. Parts add up to the whole change (`inspection/attribution.py` says how
     the final norm is dealt with). "Direct" means through the residual stream alone: that a late
     block carries the effect does not say what made it do so.
+
+    Args:
+        control: random vectors on the same prompt. Beside each component stands the 5 to 95 % band
+            of what it carries to the token that *they* gain most less the one that they lose most,
+            since the tokens shown first were picked in that way.
+
+    Raises:
+        SettingError: the vector was not inspected, or a control of another prompt or place.
     """
+    refuse_other(seen, control)
     v = seen.index(vector)
     tokens = [seen.word(token) for token in seen.toward[v].tolist()]
     direct = seen.direct[v]
-    # The tokens gained come first, then as many lost.
-    lost = min(4, seen.gained.shape[2])
+    lost = _offered(seen)
     data = {
         "tokens": tokens,
         "moved": rounded(seen.moved[v]),
@@ -94,6 +116,8 @@ def logit_attribution(seen: Inspection, vector: int) -> View:
         "heads": rounded(seen.heads[v]) if bool((~seen.heads[v].isnan()).any()) else None,
         "source_layer": seen.source_layer,
         "offered": lost,
+        "control": told(control),
+        "band": _direct_band(control),
     }
     lines = ["this model's last layers cannot be read, so nothing is attributed"]
     if tokens:
@@ -108,6 +132,23 @@ def logit_attribution(seen: Inspection, vector: int) -> View:
             )
     title = f"What carries the effect of vector {vector}"
     return View("logit_attribution", title, data, tuple(lines), 760)
+
+
+def _offered(seen: Inspection) -> int:
+    """How many of the tokens effects are attributed to were gained; as many lost ones follow."""
+    return min(4, seen.gained.shape[2])
+
+
+def _direct_band(control: Inspection | None) -> dict[str, Any] | None:
+    """What each component carries under random vectors, and how much the head that carries most."""
+    if control is None or control.direct.shape[-1] == 0:
+        return None
+    lost = _offered(control)
+    direct = control.direct[..., 0] - control.direct[..., lost]
+    heads = (control.heads[..., 0] - control.heads[..., lost]).flatten(1).abs()
+    most = heads.nan_to_num(-1.0).amax(dim=1) if heads.shape[1] else heads.new_zeros(0)
+    known = bool(len(most)) and bool((most >= 0).all())
+    return {"direct": ends(direct), "head": ends(most) if known else None}
 
 
 def component(stream: int, part: int, source_layer: int) -> str:

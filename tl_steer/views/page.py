@@ -48,6 +48,7 @@ _STYLES = (
     "export.css",
     "circuitsvis.css",
     "report.css",
+    "control.css",
     "strengths.css",
     "notes.css",
     "compare.css",

@@ -3,35 +3,48 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.files.tables import shorten
 from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
+from tl_steer.views.control import ends, refuse_other, told
 from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 
 _COLUMNS = 96  # of tokens in a map
 
 
-def residual_response(seen: Inspection, vector: int, *, words: int = 6) -> View:
+def residual_response(
+    seen: Inspection, vector: int, *, words: int = 6, control: Inspection | None = None
+) -> View:
     """How the response grows through the layers, token by token, and what the logit lens reads.
 
     The map shows the norm of the steered minus the unsteered residual stream, over the norm of the
     unsteered one or alone. The lens lists the tokens whose logit rises most if the stream is read
     out there and then, `words` each way; before the last third of a model that is often noise.
+
+    Args:
+        control: random vectors on the same prompt, whose 5 to 95 % band stands beside the norms.
+
+    Raises:
+        SettingError: the vector was not inspected, or a control of another prompt or place.
     """
+    refuse_other(seen, control)
     v = seen.index(vector)
     bins = _bins(len(seen.tokens))
     data = {
         "tokens": [capped(text) for text in seen.tokens],
         "bins": bins,
         "response": rounded(_binned(seen.response[v], bins), 3),
-        "share": rounded(_binned(seen.response[v] / seen.clean.clamp_min(1e-9), bins), 3),
+        "share": rounded(_binned(_share(seen)[v], bins), 3),
         "read_at": seen.read_at[v].tolist(),
         "promoted": _words(seen, "promoted", v, words),
         "suppressed": _words(seen, "suppressed", v, words),
         "source_layer": seen.source_layer,
+        "control": told(control),
+        "band": None if control is None else ends(_binned(_share(control), bins), 2),
     }
     last = seen.response[v, :, -1]
     lines = [
@@ -52,7 +65,12 @@ def _bins(n: int) -> list[list[int]]:
 
 
 def _binned(values: Tensor, bins: list[list[int]]) -> Tensor:
-    return torch.stack([values[:, a : b + 1].amax(dim=1) for a, b in bins], dim=1)
+    return torch.stack([values[..., a : b + 1].amax(dim=-1) for a, b in bins], dim=-1)
+
+
+def _share(seen: Inspection) -> Float[Tensor, "vec stream pos"]:
+    """What changed, over the norm of the stream that it changed."""
+    return seen.response / seen.clean.clamp_min(1e-9)
 
 
 def _words(seen: Inspection, which: str, v: int, most: int) -> list[Any]:
@@ -66,9 +84,18 @@ def _words(seen: Inspection, which: str, v: int, most: int) -> list[Any]:
     ]
 
 
-def steered_tokens(seen: Inspection, vector: int) -> View:
+def steered_tokens(seen: Inspection, vector: int, *, control: Inspection | None = None) -> View:
     """Which tokens the vector was added at, and how strongly: the norm of what was added over the
-    norm of the activation it was added to."""
+    norm of the activation it was added to.
+
+    Args:
+        control: random vectors on the same prompt. Random vectors are as long as the bank's; edits
+            of other kinds need not be.
+
+    Raises:
+        SettingError: the vector was not inspected, or a control of another prompt or place.
+    """
+    refuse_other(seen, control)
     v = seen.index(vector)
     share = seen.added[v] / seen.entering.clamp_min(1e-9)
     data = {
@@ -77,6 +104,8 @@ def steered_tokens(seen: Inspection, vector: int) -> View:
         "added": rounded(seen.added[v], 3),
         "share": rounded(share, 3),
         "source": seen.source,
+        "control": told(control),
+        "band": None if control is None else ends(control.added / control.entering.clamp_min(1e-9)),
     }
     count = int(seen.steered.sum())
     strongest = int(share.argmax())

@@ -6,9 +6,9 @@ import torch
 
 from tl_steer.files.tables import number
 from tl_steer.inspection.strength import Strength, Strengths
-from tl_steer.views.control import band
+from tl_steer.views.control import ends
 from tl_steer.views.page import rounded
-from tl_steer.views.texts import cut, marked
+from tl_steer.views.texts import cut
 from tl_steer.views.view import View
 
 _RANDOM = 3  # texts of random vectors beside each strength
@@ -43,19 +43,18 @@ def strengths(found: Strengths, vector: int) -> View:
 
 
 def _step(found: Strengths, one: Strength) -> dict[str, Any]:
-    base = cut(found.unsteered.text)
     random = found.random(one.scale)
     return {
         "scale": one.scale,
         "kl": _all(one.kl),
         "top": [[word, _digits(p), _digits(before)] for word, p, before in one.top],
-        "pieces": marked(base, cut(one.text)),
+        "text": cut(one.text),
         "changed": one.changed,
         "surprise": _digits(one.surprise),
         "repetition": _digits(one.repetition),
         "gibberish": found.gibberish(one) >= 1,
         "band": _kl_band(random),
-        "random": [marked(base, cut(other.text)) for other in random[:_RANDOM]],
+        "random": [cut(other.text) for other in random[:_RANDOM]],
     }
 
 
@@ -64,7 +63,7 @@ def _kl_band(random: tuple[Strength, ...]) -> list[Any] | None:
     if not random:
         return None
     every = torch.tensor([one.kl for one in random], dtype=torch.float32, device="cpu")
-    return [rounded(end, 3) for end in band(every)]
+    return ends(every)
 
 
 def _all(values: tuple[float, ...]) -> Any:

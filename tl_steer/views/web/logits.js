@@ -2,30 +2,65 @@
 (() => {
   const T = TlSteer, el = T.el;
 
-  const moves = (title, rows, kind) => {
-    const table = el("table", { class: "plain" }, el("tbody", {}, rows.map(([word, before, after]) => el("tr", {},
-      el("td", {}, T.word(word)), el("td", { class: "num" }, T.percent(before)), el("td", {}, "→"), el("td", { class: "num" }, T.percent(after)),
-      el("td", { style: { width: "34%" } }, arrow(before, after, kind))))));
-    return el("div", {}, el("h3", {}, title), table);
+  /* Probabilities on an axis of log-odds: from 1 to 2 % is as far as from 98 to 99 %. It ends at marks
+     that hold them all. */
+  const MARKS = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999];
+  const odds = (p) => Math.log(p / (1 - p));
+  T.oddsAxis = (values) => {
+    const known = values.map(T.value).filter(Number.isFinite), least = Math.min(...known, 0.5), most = Math.max(...known, 0.5);
+    const low = MARKS.filter((m) => m <= least).pop() || MARKS[0], high = MARKS.find((m) => m >= most) || MARKS[MARKS.length - 1];
+    const marks = MARKS.filter((m) => m >= low && m <= high);
+    const place = (p) => ((odds(Math.min(high, Math.max(low, p))) - odds(low)) / (odds(high) - odds(low) || 1)) * 100;
+    return { marks, place };
   };
-  const arrow = (before, after, kind) => T.svg("svg", { width: 100, height: 12, viewBox: "0 0 100 12", role: "img", "aria-hidden": "true" },
-    T.svg("line", { class: "axis", x1: 0, x2: 100, y1: 6, y2: 6 }),
-    T.svg("line", { class: kind, x1: before * 100, x2: after * 100, y1: 6, y2: 6 }),
-    T.svg("circle", { class: "fill-base", cx: before * 100, cy: 6, r: 3 }), T.svg("circle", { class: "fill-" + kind, cx: after * 100, cy: 6, r: 4 }));
+  const share = (p) => `${Number((100 * p).toPrecision(4))}\u00a0%`;
+
+  /* from the unsteered probability (grey) to the steered one */
+  T.dumbbell = (axis, before, after, kind) => {
+    const [a, b] = [before, after].map((p) => axis.place(T.value(p))), at = (x) => ({ left: x + "%" });
+    if (Number.isNaN(a + b)) return el("span", { class: "odds missing" }, "–");
+    return el("span", { class: "odds", "aria-hidden": "true" },
+      axis.marks.map((m) => el("i", { class: "mark", style: at(axis.place(m)) })),
+      el("i", { class: "way k-" + kind, style: { left: Math.min(a, b) + "%", width: Math.abs(b - a) + "%" } }),
+      el("i", { class: "end k-base", style: at(a) }), el("i", { class: "end k-" + kind, style: at(b) }));
+  };
+  T.oddsMarks = (axis) => {
+    const few = axis.marks.filter((_, i) => axis.marks.length < 5 || i % 2 === (axis.marks.length - 1) % 2);
+    return el("span", { class: "odds marks", "aria-hidden": "true" }, few.map((m) => el("i", { style: { left: axis.place(m) + "%" } }, share(m))));
+  };
+
+  const moves = (title, rows, kind, axis) => {
+    const head = el("tr", {}, el("td", { colspan: 4 }), el("td", {}, T.oddsMarks(axis)));
+    const body = rows.map(([word, before, after]) => el("tr", {},
+      el("td", {}, T.word(word)), el("td", { class: "num" }, T.percent(before)), el("td", {}, "→"), el("td", { class: "num" }, T.percent(after)),
+      el("td", { class: "wide-odds" }, T.dumbbell(axis, before, after, kind))));
+    return el("div", {}, el("h3", {}, title), T.figure(`Tokens ${title.toLowerCase()}`, el("table", { class: "plain moves" }, el("tbody", {}, body, head)),
+      () => [["token", "unsteered", "steered"], ...rows.map(([word, ...p]) => [word, ...p.map(T.value)])]));
+  };
 
   T.draw.logit_change = (root, data) => {
     const top = T.most(data.kl) || 1, panel = el("div", { class: "card", "aria-live": "polite" });
-    let first = data.kl.length - 1;
+    const asked = T.at.number("t"), first = asked !== null && asked in data.kl ? asked : data.kl.length - 1;
     const show = (i) => {
       const gained = data.gained[i], lost = data.lost[i];
-      T.put(panel, 
-        el("p", {}, "Behind ", T.word(data.tokens[i]), ` (token ${i}): `, el("b", { class: "num" }, T.num(data.kl[i]) + " nats"), " from unsteered"),
-        gained ? el("div", { class: "split" }, moves("Gained", gained, "more"), moves("Lost", lost, "less"))
+      const axis = gained && T.oddsAxis([...gained, ...lost].flatMap(([, ...both]) => both));
+      T.put(panel,
+        el("p", {}, "Behind ", T.word(data.tokens[i]), ` (token ${i}): `, el("b", { class: "num" }, T.num(data.kl[i]) + "\u00a0nats"), " from unsteered", T.beside(data.band, i)),
+        gained ? [el("div", { class: "split" }, moves("Gained", gained, "more", axis), moves("Lost", lost, "less", axis)),
+          el("p", { class: "note" }, "From the unsteered probability (grey) to the steered one, on an axis of log-odds.")]
           : el("p", { class: "note" }, "Gains and losses are listed for the tokens that change most; not for this one."));
     };
-    T.add(root, 
+    const pick = (i) => { T.at.set({ t: i }); show(i); };
+    const above = data.control && (data.control.whole ? "Underlined: above all of them." : "Underlined: above that.");
+    const tokens = T.tokens(data.tokens, {
+      share: (i) => T.value(data.kl[i]) / top, says: (i) => `${T.num(data.kl[i])} nats${T.beside(data.band, i)}`,
+      mark: (i) => (T.above(data.kl[i], data.band, i) ? "above" : ""), pick, picked: first,
+    });
+    T.add(root,
       el("p", { class: "note" }, "The deeper a token is coloured, the further the prediction of what follows it moves (KL of steered from unsteered, in nats). Pick a token to see which next tokens gain and lose."),
-      T.tokens(data.tokens, { share: (i) => T.value(data.kl[i]) / top, says: (i) => `${T.num(data.kl[i])} nats`, pick: show, picked: first }),
+      T.controlled(data.control, above),
+      T.figure("KL of every token", tokens, () => [["token", "nats", ...(data.band ? ["random, low", "random, high"] : [])],
+        ...data.tokens.map((text, i) => [text, T.value(data.kl[i]), ...(data.band || []).map((end) => T.value(end[i]))])]),
       T.scale("0", `${T.num(top)} nats`, false, T.UNDER_TEXT), el("p", {}), panel);
     show(first);
   };
@@ -60,7 +95,9 @@
       const i = Number(a.value), j = Number(b.value);
       const of = (cell) => T.value(cell[i]) - T.value(cell[j]);
       const whole = T.value(data.moved[i]) - T.value(data.moved[j]);
-      const all = data.direct.flatMap((layer, s) => layer.map((cell, k) => ({ name: part(s, k, data.source_layer), value: of(cell) })));
+      // Random vectors were measured on the pair that each of them moves most: this one's is shown first.
+      const band = data.band && i === 0 && j === data.offered ? data.band : null;
+      const all = data.direct.flatMap((layer, s) => layer.map((cell, k) => ({ name: part(s, k, data.source_layer), value: of(cell), ...beside(band, s, k) })));
       const ranked = all.filter((p) => Math.abs(p.value) > 1e-6).sort((x, y) => Math.abs(y.value) - Math.abs(x.value));
       const shown = ranked.slice(0, 10), rest = ranked.slice(10);
       if (rest.length) shown.push({ name: `${rest.length} others`, value: rest.reduce((s, p) => s + p.value, 0) });
@@ -68,12 +105,21 @@
       T.put(body, 
         el("p", {}, "The difference moves by ", el("b", { class: "num" }, T.num(whole, true)), ` (logits, ${T.quoted(data.tokens[i])} less ${T.quoted(data.tokens[j])}).`),
         el("div", { class: "split" },
-          el("div", {}, el("h3", {}, "By component, largest first"), T.bars(shown, { signed: true })),
-          el("div", {}, el("h3", {}, "Through the layers"), profile(data, of), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads down, layers across"),
-            T.map(heads[0].map((_, head) => heads.map((layer) => layer[head])), { label: "Attribution to heads", width: 480, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)}` }), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true)))));
+          el("div", {}, el("h3", {}, "By component, largest first"), T.figure("Attribution by component", T.banded(shown, { signed: true }), () => rows(all)),
+            data.control && el("p", { class: "note" }, band ? `Grey: random, ${T.bandOf(data.control)}, each on the pair of tokens that it moves most.` : "Random vectors are shown for the first pair of tokens only.")),
+          el("div", {}, el("h3", {}, "Through the layers"), T.figure("Attribution by layer", profile(data, of), () => rows(all)), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads down, layers across"),
+            T.figure("Attribution to heads", T.map(heads[0].map((_, head) => heads.map((layer) => layer[head])), { label: "Attribution to heads", width: 480, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)}` }),
+              () => [["layer", "head", "logits"], ...heads.flatMap((layer, l) => layer.map((v, h) => [l, h, v]))]), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true),
+            band && band.head && el("p", { class: "note" }, `Random vectors' largest head: ${T.num(band.head[0])} to ${T.num(band.head[1])}.`)))));
     };
     show();
   };
+  const beside = (band, s, k) => {
+    if (!band) return {};
+    return { band: band.direct.map((end) => end[s][k]) };
+  };
+  const rows = (all) => [["component", "logits", "random, low", "random, high"],
+    ...all.map((p) => [p.name, p.value, ...(p.band || ["", ""]).map((x) => (x === "" ? "" : T.value(x)))])];
 
   /* attention and MLP of each block side by side, around zero */
   const profile = (data, of) => {

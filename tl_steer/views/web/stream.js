@@ -23,7 +23,7 @@
           const box = cells.getBoundingClientRect(), i = Math.min(row.length - 1, Math.floor(((event.clientX - box.left) / box.width) * row.length));
           if (!(i >= 0)) return "";
           const [a, b] = data.bins[i];
-          return `${s ? "after block " + (s - 1) : "before block 0"}, ${a === b ? `token ${a} ${T.quoted(data.tokens[a])}` : `tokens ${a} to ${b}`}: ${T.num(row[i])}`;
+          return `${s ? "after block " + (s - 1) : "before block 0"}, ${a === b ? `token ${a} ${T.quoted(data.tokens[a])}` : `tokens ${a} to ${b}`}: ${T.num(row[i])}${T.beside(band && band[s], i)}`;
         });
         const words = (list, limit) => (list || []).slice(0, limit).map(([text]) => [T.word(text), " "]);
         const moved = T.value(data.response[s][column]) > 0;

@@ -3,9 +3,11 @@
   const T = TlSteer, el = T.el;
   T.vectorTabs.push({ kind: "strengths", name: "strength", title: "Strength" });
 
-  const times = (scale) => (scale === 0 ? "unsteered" : `${T.num(scale, true)} ×`);
+  const plain = (scale) => String(Number(Math.abs(scale).toPrecision(3)));
+  const signed = (scale) => (scale < 0 ? "−" : scale > 0 ? "+" : "") + plain(scale);
+  const times = (scale) => (scale === 0 ? "unsteered" : signed(scale) + "\u00a0×");
   const spoken = (scale) =>
-    scale === 0 ? "unsteered" : scale > 0 ? `${T.num(scale)} times the vector` : `${T.num(-scale)} times its opposite`;
+    scale === 0 ? "unsteered" : scale > 0 ? `${plain(scale)} times the vector` : `${plain(scale)} times its opposite`;
   const state = (step) => (step.scale === 0 ? "unsteered" : step.changed ? (step.gibberish ? "gibberish" : "other text") : "same text");
   const last = (values) => values[values.length - 1];
 
@@ -51,13 +53,14 @@
     return el("div", { class: "track" }, [...below, ...above].map(zone));
   };
 
-  const sentence = (name, [leaves, babbles]) => {
-    const at = (x) => `${T.num(x)} ×`;
-    if (!Number.isFinite(T.value(leaves))) return `${name} the text never changes`;
-    const end = Number.isFinite(T.value(babbles)) ? `, and is gibberish from about ${at(Math.max(T.value(leaves), T.value(babbles)))}` : ", and never turns into gibberish";
-    return `${name} the text changes by about ${at(leaves)}${end}`;
+  const sentence = (name, [leaves, babbles], lowest) => {
+    const at = (x) => `${T.num(x)}\u00a0×`, from = T.value(leaves), spoilt = Math.max(from, T.value(babbles));
+    if (!Number.isFinite(from)) return `${name} the text never changes`;
+    const changes = from <= lowest ? `the text has changed at ${plain(lowest)}\u00a0×, the least measured` : `the text changes at about ${at(from)}`;
+    return `${name} ${changes}, and ${Number.isFinite(spoilt) ? `is gibberish from about ${at(spoilt)}` : "never turns into gibberish"}`;
   };
-  const told = (data, scales) => [last(scales) > 0 && sentence("Forwards", data.ends.forwards), scales[0] < 0 && sentence("backwards", data.ends.backwards)]
+  const told = (data, scales) => [last(scales) > 0 && sentence("Forwards", data.ends.forwards, Math.min(...scales.filter((s) => s > 0))),
+    scales[0] < 0 && sentence("backwards", data.ends.backwards, Math.min(...scales.filter((s) => s < 0).map(Math.abs)))]
     .filter(Boolean).join("; ") + ".";
 
   const chances = (step) => el("div", { class: "chances" }, step.top.map(([word, p, before]) => {
@@ -82,12 +85,12 @@
 
   const texts = (data, step) => el("div", {},
     el("div", { class: "compare" },
-      el("div", { class: "card steered" }, el("h3", {}, `Steered, ${times(step.scale)}`), T.pieces(step.pieces)),
+      el("div", { class: "card steered" }, el("h3", {}, `Steered, ${times(step.scale)}`), T.said(data.unsteered, step.text)),
       el("div", { class: "card" }, el("h3", {}, "Unsteered"), el("span", { class: "said" }, data.unsteered))),
-    step.random.length > 0 && [el("h3", {}, `Random vectors, ${times(step.scale)}`), step.random.map((pieces) => el("div", { class: "random" }, T.pieces(pieces)))]);
+    step.random.length > 0 && [el("h3", {}, `Random vectors, ${times(step.scale)}`), step.random.map((text) => el("div", { class: "random" }, T.said(data.unsteered, text)))]);
 
   const rows = (data) => () => [["strength", "KL behind the prompt", "surprise", "repeated", "text"],
-    ...data.steps.map((s) => [s.scale, T.value(last(s.kl)), T.value(s.surprise), T.value(s.repetition), s.pieces.map(([text]) => text).join("")])];
+    ...data.steps.map((s) => [s.scale, T.value(last(s.kl)), T.value(s.surprise), T.value(s.repetition), s.text])];
 
   const slider = (data, scales, show) => {
     const n = scales.length, asked = T.at.number("d");
@@ -114,7 +117,7 @@
       T.put(said, facts(data, step)); T.put(words, texts(data, step)); T.put(next, chances(step)); T.put(tokens, strip(data, step, top));
     });
     const marks = el("div", { class: "stops" }, scales.map((s, i) =>
-      el("button", { type: "button", tabindex: -1, style: { left: stop(i, n) + "%" }, onclick: () => control.go(i) }, s === 0 ? "0" : T.num(s, true))));
+      el("button", { type: "button", tabindex: -1, style: { left: stop(i, n) + "%" }, onclick: () => control.go(i) }, signed(s))));
     const board = el("div", { class: "board" }, curve(data), track(data, scales), control.input, marks);
     T.add(root,
       el("p", { class: "note" }, "How many times the vector is added; below 0 its opposite. ", told(data, scales),
