@@ -18,10 +18,10 @@ from tl_steer.views.texts import cut
 _SNIPPET = 220  # characters of text in a row
 
 
-def prompts(inspections: Sequence[Inspection], generations: Generations | None) -> list[str]:
+def prompts(found: Sequence[Any], generations: Generations | None) -> list[str]:
     """Every prompt that something is known of, those with texts first."""
     texts = list(generations.prompts) if generations is not None else []
-    return list(dict.fromkeys([*texts, *(seen.prompt for seen in inspections)]))
+    return list(dict.fromkeys([*texts, *(one.prompt for one in found)]))
 
 
 def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ VIEWS: dict[str, Draw] = {
 }
 # What is left out of a report that would be too large, the least read first. Attention never goes
 # to nothing: it is what was asked for.
+CONTROLLED = {"logit_change", "residual_response", "logit_attribution"}
 TRIMS: tuple[tuple[str, Draw, str], ...] = (
     ("residual_response", partial(residual_response, words=2), "two words a layer in the lens"),
     ("residual_response", partial(residual_response, words=0), "no words in the lens"),
@@ -92,8 +93,22 @@ def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> dict[st
     blocks = {}
     for one in seen:
         for vector in one.found.vectors:
-            view = draw(one.found, vector)
+            # Only some of them have something to set random vectors beside.
+            given = {"control": one.control} if kind in CONTROLLED else {}
+            view = draw(one.found, vector, **given)
             blocks[f"v{vector}.{kind}.{one.prompt}"] = packed(view, words)
+    return blocks
+
+
+def drawn(
+    results: Sequence[Any], kind: str, draw: Draw, prompts: Sequence[str], words: Words
+) -> dict[str, str]:
+    """Blocks of results on one prompt each that have a view for each of their vectors."""
+    blocks = {}
+    for found in results:
+        prompt = prompts.index(found.prompt)
+        for vector in found.vectors:
+            blocks[f"v{vector}.{kind}.{prompt}"] = packed(draw(found, vector), words)
     return blocks
 
 

@@ -16,6 +16,7 @@ from tl_steer.files.signatures import typed
 from tl_steer.files.tables import number, plain
 from tl_steer.files.write import write_beside
 from tl_steer.inspection.result import Inspection
+from tl_steer.inspection.strength import Strengths
 from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views import overview as overview_of
@@ -25,8 +26,9 @@ from tl_steer.views.blocks import Words
 from tl_steer.views.fits import refuse, refuse_control
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
-from tl_steer.views.panels import control_panels, packed, paired, panels
+from tl_steer.views.panels import control_panels, drawn, packed, paired, panels
 from tl_steer.views.rows import Row, Rows, table_rows
+from tl_steer.views.strengths import strengths as strengths_view
 from tl_steer.views.sweep import sweep_view
 from tl_steer.views.texts import cut, dose_response
 from tl_steer.views.view import View
@@ -92,6 +94,7 @@ def report(
     control: Generations | None = None,
     doses: DoseResponse | None = None,
     selection: Selection | None = None,
+    strengths: Sequence[Strengths] = (),
     sweep: SweepResult | Rows | None = None,
     alerts: str | Path | Rows | None = None,
     views: Sequence[View] = (),
@@ -106,6 +109,7 @@ def report(
         generations: texts under all vectors of the bank, in the bank's order.
         control: texts under random vectors on the same prompts (`generate` with a `random_bank`).
             Without them nobody can tell what a change of text means.
+        strengths: of the bank's vectors, on one prompt each (`inspection.strengths`).
         doses, selection: as `dose_response` and `halve` give them.
         sweep: what `sweep` found, or a table as `sweep_view` takes it.
         alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
@@ -120,13 +124,15 @@ def report(
     not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
     unchecked = _refuse(
-        bank, [*inspections, generations, doses, selection, sweep], [*control_inspections, control]
+        bank,
+        [*inspections, *strengths, generations, doses, selection, sweep],
+        [*control_inspections, control],
     )
     _refuse_other_prompts(inspections, control_inspections, generations, control)
     swept = None if sweep is None else table_rows(sweep)
     alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
-    prompts = overview_of.prompts(inspections, generations)
+    prompts = overview_of.prompts([*inspections, *strengths], generations)
     seen = paired(inspections, control_inspections, prompts)
     words = Words()
     blocks, left_out = panels(seen, words, most=_MOST)
@@ -135,6 +141,7 @@ def report(
     blocks |= {f"section-{name}": packed(view, words) for name, view in sections}
     blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
     blocks |= control_panels(seen, words)
+    blocks |= drawn(strengths, "strengths", strengths_view, prompts, words)
     notes = [*notes, *unchecked, *left_out]
     overview: dict[str, Any] = {
         "title": title,
