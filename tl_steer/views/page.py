@@ -27,6 +27,11 @@ _SCRIPTS = (
     "control.js",
     "circuitsvis.js",
     "diff.js",
+    "cells.js",
+    "grid.js",
+    "pattern.js",
+    "looks.js",
+    "headlist.js",
     "attention.js",
     "logits.js",
     "stream.js",
@@ -40,7 +45,7 @@ _SCRIPTS = (
     "vector.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css", "control.css", "strengths.css")
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "control.css", "strengths.css", "heads.css")
 
 
 def document(
