@@ -1,5 +1,6 @@
 """Views and the report as values: what is in them, how they are escaped, how large they get."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -169,23 +170,61 @@ def full_report(one, seen=None, **more):
     )
 
 
-def test_attention_is_shown_to_a_thousandth(one):
+def unpacked(packed):
+    return torch.tensor(list(base64.b64decode(packed["u8"]))).reshape(packed["shape"])
+
+
+def test_attention_of_whole_heads_is_in_a_page_to_a_255th(one):
     seen = inspection(one)
     data = ts.views.attention_change(seen, 2, heads=3).data
-    assert [h["change"] for h in data["kept"]] == sorted(
-        (h["change"] for h in data["kept"]), reverse=True
-    )
-    assert len(data["kept"]) == 3
+    change = torch.tensor(data["change"])
+    torch.testing.assert_close(change, seen.attention_change[2], rtol=1e-2, atol=0)
+    strongest = change.flatten().argsort(descending=True)[:3].tolist()
+    assert [head["head"] for head in data["kept"]] == [list(divmod(i, 3)) for i in strongest]
+    below = torch.ones(len(seen.tokens), len(seen.tokens)).tril().bool()
     for k, head in enumerate(data["kept"]):
-        layer, number = head["layer"], head["head"]
-        assert head["change"] == pytest.approx(float(seen.attention_change[2, layer, number]), 1e-3)
-        for run in (0, 1):
-            for dest, row in enumerate(head["patterns"][run]):
-                assert len(row) == dest + 1
-                shown = torch.tensor(row) / 1000
-                torch.testing.assert_close(
-                    shown, seen.patterns[2, k, run, dest, : dest + 1].float(), rtol=0, atol=6e-4
-                )
+        for run, name in enumerate(("unsteered", "steered")):
+            true = seen.patterns[2, k, run].float()[below]
+            torch.testing.assert_close(unpacked(head[name]) / 255, true, rtol=0, atol=1 / 255)
+    assert len(ts.views.attention_change(seen, 2, heads="all").data["kept"]) == 12
+    with pytest.raises(SettingError, match="heads=-1"):
+        ts.views.attention_change(seen, 2, heads=-1)
+
+
+def test_the_last_token_s_attention_is_in_a_page_for_every_head(one):
+    seen = inspection(one)
+    last = ts.views.attention_change(seen, 1, heads=0).data["last"]
+    base, moved = unpacked(last["unsteered"]), unpacked(last["moved"])
+    for run, rows in enumerate((base, (base + moved) % 256)):
+        true = seen.last_rows[1, :, :, run].float()
+        torch.testing.assert_close(rows / 255, true, rtol=0, atol=1 / 255)
+    assert last["gone"] == []
+    old = dataclasses.replace(seen, last_rows=None)
+    assert ts.views.attention_change(old, 1).data["last"] is None
+
+
+def test_attention_that_is_no_number_is_said_to_be_none(one):
+    seen = inspection(one)
+    patterns, rows = seen.patterns.clone(), seen.last_rows.clone()
+    patterns[0, 1, 1, 3] = torch.nan
+    rows[0, 2, 1, 1] = torch.nan
+    data = ts.views.attention_change(
+        dataclasses.replace(seen, patterns=patterns, last_rows=rows), 0
+    ).data
+    assert [head["gone"] for head in data["kept"][:3]] == [[], [[1, 3]], []]
+    assert data["last"]["gone"] == [[2, 1, 1]]
+
+
+def test_attention_has_random_vectors_band_and_refuses_another_prompt_s(one):
+    seen = inspection(one)
+    control = ts.inspect(one, ts.random_bank(bank_of(one), n=5), PROMPT)
+    band = ts.views.attention_change(seen, 0, control=control).data["band"]
+    low, high = control.attention_change.amin(0), control.attention_change.amax(0)
+    torch.testing.assert_close(torch.tensor(band["low"]), low, rtol=1e-2, atol=0)
+    torch.testing.assert_close(torch.tensor(band["high"]), high, rtol=1e-2, atol=0)
+    with pytest.raises(SettingError, match="its prompt is"):
+        other = ts.inspect(one, ts.random_bank(bank_of(one), n=5), PROMPTS[1])
+        ts.views.attention_change(seen, 0, control=other)
 
 
 def test_logit_change_holds_what_was_measured(one):
@@ -222,6 +261,7 @@ def test_long_prompts_and_many_heads_show_what_changes_most(one):
         ids=torch.zeros(n, dtype=torch.long),
         steered=torch.ones(n, dtype=torch.bool),
         attention_change=torch.rand(4, 32, heads),
+        last_rows=torch.rand(4, 32, heads, 2, n).half(),
         kept=kept,
         patterns=moved.half(),
         kl=torch.rand(4, n),
@@ -247,6 +287,8 @@ def test_long_prompts_and_many_heads_show_what_changes_most(one):
     attention = ts.views.attention_change(long, 1)
     assert {500, 77, 0} <= set(attention.data["places"])
     assert len(attention.data["tokens"]) == 64
+    assert attention.data["places"][-1] == n - 1, "the last token is always shown"
+    assert attention.data["last"]["unsteered"]["shape"] == [32, heads, 64]
     assert "64 of 512 tokens" in repr(attention)
     for view in INSIDE:
         assert len(view(long, 1).html()) < 5_000_000, view.__name__
