@@ -46,10 +46,10 @@ def logit_change(seen: Inspection, vector: int, *, control: Inspection | None = 
         "band": None if control is None else ends(control.kl),
     }
     top = seen.kl[v].topk(min(3, n)).indices.tolist()
-    low, high = (None, None) if control is None else band(control.kl)
-    beside = [
-        "" if low is None else f" (random {float(low[i]):.2g} to {float(high[i]):.2g})" for i in top
-    ]
+    beside = [""] * len(top)
+    if control is not None:
+        low, high = band(control.kl)
+        beside = [f" (random {float(low[i]):.2g} to {float(high[i]):.2g})" for i in top]
     lines = [
         f"{float(seen.kl[v, i]):.3g} nats{random} behind {shorten(seen.tokens[i], 20)!r}: gains "
         f"{seen.word(int(seen.gained[v, i, 0]))!r}, loses {seen.word(int(seen.lost[v, i, 0]))!r}"

@@ -32,7 +32,7 @@ VIEWS: dict[str, Draw] = {
 }
 # What is left out of a report that would be too large, the least read first. Attention never goes
 # to nothing: it is what was asked for.
-CONTROLLED = {"logit_change", "residual_response", "logit_attribution"}
+CONTROLLED = {"logit_change", "attention_change", "residual_response", "logit_attribution"}
 TRIMS: tuple[tuple[str, Draw, str], ...] = (
     ("residual_response", partial(residual_response, words=2), "two words a layer in the lens"),
     ("residual_response", partial(residual_response, words=0), "no words in the lens"),
