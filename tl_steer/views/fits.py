@@ -87,7 +87,7 @@ def _refuse_other(own: Origin, result: Any, *, of_bank: bool) -> list[str]:
         same = f"{there.model}, which computes what {own.model} does"
         return [f"the {_called(result)} was made on {same}"]
     whose = "bank" if of_bank else "model"
-    unchecked = f"unchecked: the {_called(result)} does not say which {whose} made it"
+    unchecked = f"unchecked: nothing says which {whose} made the {_called(result)}"
     return [] if agrees else [unchecked]
 
 

@@ -40,7 +40,7 @@
       { key: "kl", name: "KL", num: true, cell: (r) => strength(r, glance(r)), value: (r) => T.value(of("kl")(r)) },
       { key: "kls", name: "over tokens", cell: (r) => of("kls")(r) && T.spark(of("kls")(r), { bars: true, label: "KL over tokens" }), value: (r) => (of("kls")(r) ? T.most(of("kls")(r)) : NaN), wide: true },
       { key: "growth", name: "through layers", cell: (r) => of("growth")(r) && T.spark(of("growth")(r), { label: "Response through the layers" }), value: (r) => (of("growth")(r) ? T.value(of("growth")(r).at(-1)) : NaN), wide: true },
-      { key: "head_change", name: "head", cell: (r) => (of("head")(r) ? `${of("head")(r)} (${T.num(of("head_change")(r))})` : ""), value: (r) => T.value(of("head_change")(r)), wide: true });
+      { key: "head_change", name: "head", cell: (r) => (of("head")(r) ? `${of("head")(r)}\u00a0(${T.num(of("head_change")(r))})` : ""), value: (r) => T.value(of("head_change")(r)), wide: true });
     if (data.rows.some((row) => row.changed && row.changed.length > 1)) list.push({ key: "changed", name: "changed", num: true, cell: (r) => `${count(r)} of ${changed(r).length}`, value: count });
     if (data.rows.some((row) => row.text !== undefined || row.label)) list.push({ key: "text", name: "text", kind: "text", cell: says, value: text });
     return list;
@@ -50,7 +50,7 @@
     if (!seen) return el("span", { title: "Not inspected on this prompt." }, "–");
     const at = Object.keys(row.seen).find((p) => row.seen[p] === seen), band = (data.bands || {})[at];
     const inside = band && T.value(seen.kl) <= T.value(band[1]);
-    return [el("span", { class: inside ? "quiet" : null }, T.num(seen.kl)), band && el("span", { class: "band" }, `random ${T.num(band[0])} to ${T.num(band[1])}`)];
+    return [el("span", { class: inside ? "quiet" : null }, T.num(seen.kl)), band && el("span", { class: "band", title: "Random vectors on the same prompt, 5 to 95 %" }, `random ${T.num(band[0])}–${T.num(band[1])}`)];
   };
 
   const terms = () => (T.at.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);

@@ -79,6 +79,16 @@
     return el("label", { class: "small" }, "prompt ", box);
   };
 
+  /* Folded while there is none. */
+  const note = (number) => {
+    if (!T.notes) return null;
+    const said = () => { const { flag, label, comment } = T.notes.get(number); return [flag, label, comment && T.short(comment)].filter(Boolean).join(" · "); };
+    const head = el("summary", {}), name = () => T.put(head, said() ? ["Note: ", el("span", { class: "said" }, said())] : "Add a note");
+    name();
+    const stop = T.notes.onchange((vector) => { if (!head.isConnected) stop(); else if (vector === number) name(); });
+    return el("details", { class: "note-fold no-print", open: T.at.get("note") !== null }, head, T.notes.widget(number));
+  };
+
   T.vector = (root, overview, number, tab) => {
     data = overview;
     const row = data.rows.find((r) => r.vector === number);
@@ -87,7 +97,7 @@
     const redraw = () => { T.put(root); T.vector(root, data, number, tab); };
     T.add(root, el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data)),
       el("h1", { tabindex: "-1" }, `Vector ${number}`, row.label ? ` ${T.quoted(row.label)}` : ""),
-      heading(row, seenOf(row)), T.notes && T.notes.widget && T.notes.widget(number));
+      heading(row, seenOf(row)), note(number));
     if (!list.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
     T.add(root, el("nav", { class: "tabs", "aria-label": "Views" }, list.map((t) => el("a", { href: address(number, t.name), "aria-current": t === current ? "page" : null }, t.title))));
     const body = root.appendChild(el("section", { "aria-label": current ? current.title : "View" }));
