@@ -34,6 +34,7 @@ _SCRIPTS = (
     "stream.js",
     "texts.js",
     "strengths.js",
+    "continuation.js",
     "bank.js",
     "sweep.js",
     "scan.js",
@@ -50,6 +51,7 @@ _STYLES = (
     "report.css",
     "control.css",
     "strengths.css",
+    "continuation.css",
     "notes.css",
     "compare.css",
 )
