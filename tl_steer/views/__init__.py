@@ -10,6 +10,7 @@ from tl_steer.views.bank import (
     bank_map as bank_map,
     selection_scores as selection_scores,
 )
+from tl_steer.views.continuation import continuation as continuation
 from tl_steer.views.logits import (
     logit_attribution as logit_attribution,
     logit_change as logit_change,
