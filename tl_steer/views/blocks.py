@@ -1,7 +1,7 @@
 """Data of a page as text: JSON, deflated, and every short text written once for the whole page.
 
 A report of many vectors names the same tokens thousands of times. In a packed block a text of up
-to 64 characters is `~` and its number in the page's table of words, in base 36; a longer one is
+to 80 characters is `~` and its number in the page's table of words, in base 36; a longer one is
 itself.
 `T.read` in the page undoes it.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from tl_steer.files.tables import plain
 
-_SHORT = 64
+_SHORT = 80
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -61,7 +61,7 @@ def deflated(text: str) -> str:
 
 def shown(text: str) -> str:
     """A text with what cannot be shown spelled out."""
-    return text if text.isprintable() else plain(text)
+    return plain(text)
 
 
 def finite(value: float) -> float | str | None:

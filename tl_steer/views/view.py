@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.errors import SettingError
-from tl_steer.files.text import one_line, plain
+from tl_steer.files.text import capped, one_line, plain
 from tl_steer.files.write import write_beside
 from tl_steer.views.drawn import drawn
-from tl_steer.views.page import document
+from tl_steer.views.page import asset, document
 
 _count = itertools.count(1)
-# Takes the height that the page inside asks for. The frame cannot be looked into from outside.
-_FIT = (
-    "addEventListener('message',e=>{{const f=document.getElementById('{id}');"
-    "if(f&&e.source===f.contentWindow&&Number.isFinite(e.data&&e.data.tlSteerHeight))"
-    "f.style.height=Math.min(Math.max(e.data.tlSteerHeight,80),2400)+'px'}})"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +71,22 @@ class View:
         return Path(path)
 
     def __repr__(self) -> str:
-        return "\n".join([one_line(self.title), *(f"  {plain(line)}" for line in self.lines)])
+        return "\n".join(
+            [one_line(capped(self.title, 160)), *(f"  {plain(line)}" for line in self.lines)]
+        )
 
     def _repr_html_(self) -> str:
         """In a frame of its own, with scripts but no access to the notebook around it: a model's
-        output is not to be trusted with a kernel."""
+        output is not to be trusted with a kernel. It may save files, which the browser names in
+        its list of downloads. Where a notebook lets no script run, its words stand there."""
         name = f"tl-steer-view-{next(_count)}-{abs(hash(self)) % 10**9}"
         return (
-            f'<iframe id="{name}" title="{html.escape(plain(self.title))}" '
+            f'<iframe id="{name}" title="{html.escape(one_line(capped(self.title, 160)))}" '
             f'sandbox="allow-scripts allow-downloads" srcdoc="{html.escape(self.html())}" '
             f'style="width:100%;height:{self.height}px;border:0;resize:vertical;overflow:auto">'
-            f"</iframe><script>{_FIT.format(id=name)}</script>"
+            f'</iframe><pre id="{name}-words">{html.escape(repr(self))}</pre>'
+            f"<style>@media print{{#{name}{{height:var(--printed,{self.height}px)!important}}}}"
+            f"</style><script>({asset('frame.js').strip()})('{name}')</script>"
         )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:

@@ -64,7 +64,7 @@ def test_titles_and_labels_are_bounded_too(one, opened):
         ts.views.bank_map(bank_of(one), title=LONG),
     ):
         page = opened(view.html())
-        assert len(page.locator("h2").inner_text()) < 200
+        assert len(page.locator("h1").inner_text()) < 200
         assert page.evaluate("() => document.documentElement.scrollHeight") < 3000
         assert len(page.title()) < 200
         drawn(page)
@@ -83,7 +83,7 @@ def test_marks_piled_on_a_letter_stay_in_their_line(opened):
     script = "(root, data, T) => T.add(root, T.el('p', { class: 'said' }, data))"
     page = opened(ts.views.own_view("Own", f"below {pile} it", script=script).html())
     assert len(page.locator(".said").inner_text()) < 20
-    page.evaluate("() => { document.querySelector('h2').style.marginBottom = '80px'; }")
+    page.evaluate("() => { document.querySelector('h1').style.marginBottom = '80px'; }")
     box = page.locator(".said").bounding_box()
     blank = """([top, height]) => document.elementsFromPoint(60, top + height).length"""
     assert page.evaluate(blank, [box["y"], box["height"]]) >= 1

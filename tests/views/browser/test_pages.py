@@ -43,7 +43,7 @@ def test_the_kinds_are_those_that_there_are(one):
 def test_every_view_draws_offline_in_light_dark_and_on_a_phone(one, opened, kind):
     view = all_views(one)[KINDS.index(kind)]
     page = opened(view.html())
-    assert page.locator("h2").first.inner_text() == view.title
+    assert page.locator("h1").inner_text() == view.title
     assert len(page.locator("#root").inner_text()) > len(view.title) + 20
     drawn(page)
     page.emulate_media(color_scheme="dark")
@@ -94,7 +94,7 @@ def test_views_in_a_notebook_do_not_swallow_each_other(one, opened):
     assert page.locator("iframe").count() == 3
     assert page.locator("body > #after").inner_text() == "after"
     for frame, view in zip(page.frames[1:], views, strict=True):
-        assert frame.locator("h2").inner_text() == view.title
+        assert frame.locator("h1").inner_text() == view.title
         # A browser draws a frame, and so learns its height, when it is scrolled to.
         frame.frame_element().scroll_into_view_if_needed()
         settle(page)
@@ -207,7 +207,7 @@ def test_an_injected_script_would_not_run(one, browser, tmp_path):
     tab = browser.new_page()
     tab.goto(path.as_uri())
     settle(tab)
-    assert tab.locator("h2").inner_text() == view.title
+    assert tab.locator("h1").inner_text() == view.title
     assert tab.evaluate("() => window.HIT") is None
     tab.close()
 

@@ -154,9 +154,42 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
   const built = (node) => (typeof node === "string" ? node : el(node[0], node[1], node[2].map(built)));
   T.draw.html = (root, data) => T.add(root, data.nodes.map(built));
   T.page = () => {
-    T.show(document.getElementById("root"), T.block("view"));
-    const root = document.getElementById("root");
-    const tell = () => parent.postMessage({ tlSteerHeight: root.offsetHeight + 2 }, "*");
-    if (parent !== window) { new ResizeObserver(tell).observe(root); tell(); }
+    const root = document.getElementById("root"), view = T.block("view");
+    framed(root);
+    T.add(root, el("h1", { class: "of-view" }, T.capped(view.title, 160)));
+    T.drawn(root, view.kind, view.data);
+  };
+
+  /* In a notebook's frame (frame.js). A frame out of sight is laid out when it is asked for its size, but
+     observes and animates nothing, so changes of its nodes and a clock measure too. */
+  const framed = (root) => {
+    if (parent === window) return;
+    const PRINTED = "620px";  // about what a notebook's cell has on a page of A4
+    const tall = () => Math.ceil(root.getBoundingClientRect().height) + 2;
+    const tell = () => parent.postMessage({ tlSteerHeight: tall() }, "*");
+    const measure = () => {
+      tell();
+      root.style.width = PRINTED;
+      parent.postMessage({ tlSteerPrinted: tall() }, "*");
+      root.style.width = "";
+    };
+    addEventListener("message", ({ source, data }) => {
+      if (source !== parent || typeof data !== "object" || data === null || !("tlSteerDark" in data)) return;
+      T.theme(data.tlSteerDark === true ? "dark" : data.tlSteerDark === false ? "light" : null);
+    });
+    parent.postMessage({ tlSteerAsks: "dark" }, "*");
+    let waits = 0;
+    const soon = () => { clearTimeout(waits); waits = setTimeout(measure, 60); };
+    new ResizeObserver(tell).observe(root);
+    new MutationObserver(soon).observe(root, { childList: true, subtree: true });
+    requestAnimationFrame(() => requestAnimationFrame(measure));
+    for (const wait of [100, 500, 2000]) setTimeout(measure, wait);
+  };
+  /* "light", "dark", or null for what the system has */
+  T.theme = (name) => {
+    const set = document.documentElement.dataset;
+    if ((set.theme || null) === name) return;
+    if (name) set.theme = name; else delete set.theme;
+    T.repaintAll();
   };
 })();
