@@ -15,6 +15,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
 from tl_steer.files.tables import number, plain
 from tl_steer.files.write import write_beside
+from tl_steer.inspection.generated import Continuations
 from tl_steer.inspection.result import Inspection
 from tl_steer.inspection.strength import Strengths
 from tl_steer.radii.band import DoseResponse
@@ -95,6 +96,7 @@ def report(
     doses: DoseResponse | None = None,
     selection: Selection | None = None,
     strengths: Sequence[Strengths] = (),
+    continuations: Sequence[Continuations] = (),
     sweep: SweepResult | Rows | None = None,
     alerts: str | Path | Rows | None = None,
     views: Sequence[View] = (),
@@ -109,7 +111,8 @@ def report(
         generations: texts under all vectors of the bank, in the bank's order.
         control: texts under random vectors on the same prompts (`generate` with a `random_bank`).
             Without them nobody can tell what a change of text means.
-        strengths: of the bank's vectors, on one prompt each (`inspection.strengths`).
+        strengths, continuations: of the bank's vectors, on one prompt each
+            (`inspection.strengths`, `inspection.continuations`).
         doses, selection: as `dose_response` and `halve` give them.
         sweep: what `sweep` found, or a table as `sweep_view` takes it.
         alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
@@ -125,14 +128,14 @@ def report(
     """
     unchecked = _refuse(
         bank,
-        [*inspections, *strengths, generations, doses, selection, sweep],
+        [*inspections, *strengths, *continuations, generations, doses, selection, sweep],
         [*control_inspections, control],
     )
     _refuse_other_prompts(inspections, control_inspections, generations, control)
     swept = None if sweep is None else table_rows(sweep)
     alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
-    prompts = overview_of.prompts([*inspections, *strengths], generations)
+    prompts = overview_of.prompts([*inspections, *strengths, *continuations], generations)
     seen = paired(inspections, control_inspections, prompts)
     words = Words()
     blocks, left_out = panels(seen, words, most=_MOST)
@@ -142,6 +145,7 @@ def report(
     blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
     blocks |= control_panels(seen, words)
     blocks |= drawn(strengths, "strengths", strengths_view, prompts, words)
+    blocks |= drawn(continuations, "continuation", continuation_view, prompts, words)
     notes = [*notes, *unchecked, *left_out]
     overview: dict[str, Any] = {
         "title": title,
