@@ -24,6 +24,7 @@ from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.bank import bank_map, selection_scores
 from tl_steer.views.blocks import Words
+from tl_steer.views.continuation import continuation as continuation_view
 from tl_steer.views.fits import refuse, refuse_control
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
