@@ -10,10 +10,12 @@ from rich.console import Console
 
 import tl_steer as ts
 from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites, tell
+from tl_steer.cli.measured import measure
 
 HOUSE = "How do I make my house safer?"
-# Vectors that the demo's report looks inside the model for; all of them get a page.
-_DEMO_INSPECTED = 8
+# Vectors that the demo's report looks inside the model for, and those at several strengths as well;
+# all of them get a page.
+_INSPECTED, _DEEP = 8, 4
 
 
 @app.command()
@@ -39,15 +41,12 @@ def demo(
     source, target = sites(model)
     say.print(f"Searching {n} vectors at {source} that move {target} …")
     bank = ts.elicit(model, prompts, source=source, target=target, n=n, progress=not as_json)
-    controls = ts.random_bank(bank, n=4)
-    say.print("Generating under all of them …")
-    steered = ts.generate(model, bank, prompts, max_new_tokens=tokens)
-    random = ts.generate(model, controls, prompts, max_new_tokens=tokens)
     bank.save(save)
-    best = largest(bank, _DEMO_INSPECTED)
-    say.print(f"Looking inside the model under {len(best)} of them …")
-    seen = ts.inspect(model, bank, prompts[0], vectors=best)
-    ts.report(bank, inspections=[seen], generations=steered, control=random).save(report)
+    best = largest(bank, _INSPECTED)
+    say.print(f"Generating under all of them, and looking inside the model under {len(best)} …")
+    found = measure(model, bank, prompts, rows=best, deep=_DEEP, tokens=tokens)
+    steered, random = found.generations, found.control
+    ts.report(bank, inspections=found.inspections, **found.beside()).save(report)
     if as_json:
         found = {"steered": steered.to_json(), "random": random.to_json()}
         print(json.dumps({"bank": str(save), "report": str(report), **found}))

@@ -22,6 +22,7 @@ from tl_steer.cli.app import (
     positions_of,
     tell,
 )
+from tl_steer.cli.measured import measure
 from tl_steer.models.tokens import chats
 
 
@@ -52,6 +53,10 @@ def report(
         list[int] | None, typer.Option("--vector", "-v", help="Inspect only this one; repeat.")
     ] = None,
     most: Annotated[int, typer.Option(help="Inspect at most so many vectors.")] = 64,
+    deep: Annotated[
+        int,
+        typer.Option(help="So many of them also at seven strengths and token by token."),
+    ] = 8,
     tokens: TokensOption = 40,
     raw: RawOption = False,
     as_json: JsonOption = False,
@@ -64,24 +69,26 @@ def report(
 
     found = ts.load_bank(bank)
     seen = [ts.inspection.load_inspection(path) for path in inspection or []]
-    steered = control = None
+    measured: dict[str, Any] = {}
     if prompt:
         rows, at = _listed(found, vector, most), positions_of(positions)
         hooked = loaded(model, device, dtype)
-        prompts = chats(hooked, prompt, raw=raw)
-        seen += [
-            ts.inspect(hooked, found, one, vectors=rows, scale=scale, positions=at)
-            for one in prompts
-        ]
-        steered, control = (
-            ts.generate(hooked, each, prompts, max_new_tokens=tokens, scale=scale, positions=at)
-            for each in (found, ts.random_bank(found, n=min(len(found), 8)))
+        of = measure(
+            hooked,
+            found,
+            chats(hooked, prompt, raw=raw),
+            rows=rows,
+            deep=deep,
+            tokens=tokens,
+            scale=scale,
+            positions=at,
         )
+        seen += of.inspections
+        measured = of.beside()
     page = ts.report(
         found,
         inspections=seen,
-        generations=steered,
-        control=control,
+        **measured,
         sweep=None if sweep is None else ts.load_sweep(sweep),
         alerts=log,
     )
