@@ -48,8 +48,8 @@ def demo(
     steered, random = found.generations, found.control
     ts.report(bank, inspections=found.inspections, **found.beside()).save(report)
     if as_json:
-        found = {"steered": steered.to_json(), "random": random.to_json()}
-        print(json.dumps({"bank": str(save), "report": str(report), **found}))
+        texts = {"steered": steered.to_json(), "random": random.to_json()}
+        print(json.dumps({"bank": str(save), "report": str(report), **texts}))
         return
     _show_demo(bank, steered, random)
     tell(f"Bank saved to {save}; tl-steer show {save} prints it.")

@@ -6,7 +6,10 @@
   let data = null;
 
   const on = (name, kind) => data.prompts.map((_, p) => p).filter((p) => T.has(`${name}.${kind}.${p}`));
-  const shown = (name) => { const list = on(name, "logit_change"), at = T.at.number("p"); return list.includes(at) ? at : list.length ? list[0] : null; };
+  const shown = (name) => {
+    const list = on(name, "logit_change"), at = T.at.number("p");
+    return list.includes(at) ? at : at === null && list.length ? list[0] : null;
+  };
   const row = (vector) => data.rows.find((r) => r.vector === vector);
   const randoms = () => Array.from({ length: 8 }, (_, i) => "r" + i).filter((name) => on(name, "logit_change").length);
 
@@ -58,7 +61,7 @@
   const texts = async (root, a, b) => {
     const all = await T.texts();
     if (!all || !all.unsteered.length) return;
-    const same = a.name !== b.name, prompts = same ? all.unsteered.map((_, p) => p).filter((p) => a.prompt === null || p === a.prompt) : [a.prompt];
+    const same = a.name !== b.name, prompts = same ? all.unsteered.map((_, p) => p).filter((p) => T.at.number("p") === null || p === T.at.number("p")) : [a.prompt];
     for (const p of prompts) {
       const q = same ? p : b.prompt, base = all.unsteered[p], one = text(all, a, p), two = text(all, b, q);
       if (one === undefined || two === undefined || base === undefined) continue;
@@ -91,7 +94,7 @@
     const strip = (s, i) => el("div", { class: "strip " + (i ? "side-b" : "side-a") }, el("h3", {}, s.title), T.tokens(s.tokens.tokens, {
       share: (t) => T.value(s.tokens.kl[t]) / top, says: (t) => `${T.num(s.tokens.kl[t])} nats`, picked: at[i],
       pick: (t) => { at[i] = t; if (together) { at[1 - i] = t; follow(1 - i, t); } T.at.set({ t }); show(); } }));
-    const follow = (i, t) => strips.children[i].querySelectorAll("button.token").forEach((node, j) => { node.setAttribute("aria-pressed", String(j === t)); node.tabIndex = j === t ? 0 : -1; });
+    const follow = (i, t) => strips.children[i].querySelectorAll(".token").forEach((node, j) => { node.setAttribute("aria-pressed", String(j === t)); node.tabIndex = j === t ? 0 : -1; });
     T.add(strips, strip(a, 0), strip(b, 1));
     T.add(root, el("h2", { class: "later" }, "Next tokens"), el("p", { class: "note" }, "KL from the unsteered model, one scale for both. ", together ? "Pick a token in either row." : "The prompts differ, so each row has its own cursor."), strips, T.scale("0", `${T.num(top)}\u00a0nats`), words);
     if (a.response && b.response) T.add(root, el("h2", { class: "later" }, "Response through the layers"), curves);
@@ -113,7 +116,7 @@
     const x = (p) => 6 + ((odds(p) - low) / (high - low || 1)) * 228;
     const line = (r) => T.svg("svg", { viewBox: "0 0 240 16", width: 240, height: 16, role: "img", "aria-label": `${r.word}: ${T.percent(r.before)} unsteered, ${T.percent(r.a)} and ${T.percent(r.b)}` },
       T.svg("line", { class: "axis", x1: 0, x2: 240, y1: 8, y2: 8 }),
-      [["more", r.a], ["less", r.b]].filter(([, p]) => Number.isFinite(p)).map(([kind, p], i) => [T.svg("line", { class: kind, "stroke-width": 1.5, x1: x(r.before), x2: x(p), y1: i ? 10 : 6, y2: i ? 10 : 6 }), i ? T.svg("rect", { class: "fill-less", x: x(p) - 3.5, y: 6.5, width: 7, height: 7 }) : T.svg("circle", { class: "fill-more", cx: x(p), cy: 6, r: 4 })]),
+      [[0, "more", r.a], [1, "less", r.b]].filter(([, , p]) => Number.isFinite(p)).map(([i, kind, p]) => [T.svg("line", { class: kind, "stroke-width": 1.5, x1: x(r.before), x2: x(p), y1: i ? 10 : 6, y2: i ? 10 : 6 }), i ? T.svg("rect", { class: "fill-less", x: x(p) - 3.5, y: 6.5, width: 7, height: 7 }) : T.svg("circle", { class: "fill-more", cx: x(p), cy: 6, r: 4 })]),
       T.svg("circle", { class: "fill-base", cx: x(r.before), cy: 8, r: 3 }));
     const table = el("table", { class: "merged" }, el("thead", {}, el("tr", {}, ["token", "unsteered", "first", "second", "log-odds"].map((name, i) => el("th", { scope: "col", class: i > 0 && i < 4 ? "num" : null }, name)))),
       el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, T.word(r.word)), [r.before, r.a, r.b].map((p) => el("td", { class: "num" }, T.percent(p))), el("td", {}, line(r))))));
