@@ -7,6 +7,7 @@ import re
 import pytest
 from browsing import FOREIGN, drawn, in_a_browser, settle
 from conftest import bank_of
+from test_views import inspection
 
 import tl_steer as ts
 from tl_steer.views.notes import block
@@ -28,9 +29,9 @@ def bank(one):
     return dataclasses.replace(bank, comments=("", "so it seems", "", ""))
 
 
-def html_of(bank, notes=None, later=None):
+def html_of(bank, notes=None, **later):
     """A page about a bank, with notes in it already."""
-    data = {"overview": {}, "notes": block(bank) | {"notes": notes or {}}}
+    data = {"overview": {"text": ATTACK}, "notes": block(bank) | {"notes": notes or {}}}
     title = "A <title> of \"notes\" & 'more'"
     return document(title, data, start=START, circuitsvis=False, later=later)
 
@@ -64,13 +65,14 @@ def badges(page):
 
 
 def source(page):
-    with open(page.url.removeprefix("file://"), encoding="utf-8") as file:
+    name = page.url.removeprefix("file://").partition("#")[0]
+    with open(name, encoding="utf-8") as file:
         return file.read()
 
 
 def test_what_the_bank_says_is_there_before_anybody_writes(bank, page_of):
     page = page_of(bank)
-    assert badges(page) == ["", "benignFrench✎", "", ""]
+    assert badges(page) == ["", "benign French ✎", "", ""]
     assert of(page, 1).get_by_label("benign").is_checked()
     assert of(page, 1).get_by_label("Label").input_value() == "French"
     assert of(page, 1).get_by_label("Comment").input_value() == "so it seems"
@@ -92,7 +94,7 @@ def test_notes_are_written_with_the_keyboard_and_kept_over_a_reload(bank, page_o
     assert page.locator(".notes-save").inner_text() == "Save copy · 1 note"
     page.reload()
     settle(page)
-    assert badges(page)[2] == "dangerousleaks✎"
+    assert badges(page)[2] == "dangerous leaks ✎"
     assert of(page, 2).get_by_label("dangerous").is_checked()
     assert of(page, 2).get_by_label("Comment").input_value() == "one\ntwo"
     assert page.evaluate("() => TlSteer.notes.get(2)") == {
@@ -127,7 +129,7 @@ def test_typing_inside_a_text_leaves_the_cursor_where_it_is(bank, page_of):
 
 
 def test_a_copy_is_the_page_with_other_notes_and_so_is_its_copy(bank, page_of, opened, tmp_path):
-    page = page_of(bank, later={"vector-0": {"text": ATTACK, "more": list(range(200))}})
+    page = page_of(bank, words="QUJD" * 100)
     of(page, 2).get_by_label("unclear").check()
     of(page, 2).get_by_label("Label").fill(ATTACK)
     of(page, 1).get_by_label("Comment").fill(ATTACK + "\nnext")
@@ -146,7 +148,7 @@ def test_a_copy_is_the_page_with_other_notes_and_so_is_its_copy(bank, page_of, o
     assert notes.onto(bank).labels == ("", "benign: French", "unclear: " + ATTACK, "")
 
     second = opened(copy)
-    assert badges(second)[2] == "unclear" + ATTACK
+    assert badges(second)[2] == "unclear " + ATTACK
     assert second.locator(".notes-save").inner_text() == "Save copy · 2 notes"
     assert second.evaluate("() => window.HIT") is None
     assert second.evaluate(FOREIGN) == []
@@ -205,7 +207,7 @@ def test_what_storage_holds_is_not_trusted(bank, page_of, content):
     page.evaluate("([key, content]) => localStorage.setItem(key, content)", [key, content])
     page.reload()
     settle(page)
-    assert badges(page) == ["", "benignFrench✎", "", ""]
+    assert badges(page) == ["", "benign French ✎", "", ""]
     of(page, 2).get_by_label("Label").fill("works")
     assert badges(page)[2] == "works"
 
@@ -290,7 +292,7 @@ def test_what_is_shown_again_later_has_followed(bank, page_of):
     page = page_of(bank)
     page.evaluate("() => { window.row = TlSteer.notes.badge('2'); }")
     of(page, 2).get_by_label("Label").fill("x")
-    assert page.evaluate("() => row.innerText || row.textContent") == "x"
+    assert page.evaluate("() => row.textContent.trim()") == "x"
 
 
 def test_two_tabs_of_one_page_have_the_same_notes(bank, page_of):
@@ -329,13 +331,43 @@ def test_a_live_page_is_sent_the_notes_and_need_not_be_saved(bank, page_of):
 
 
 def test_a_page_of_fifteen_megabytes_is_saved_whole(bank, page_of, tmp_path):
-    long = {f"vector-{i}": {"text": "é" * 40_000, "values": [0.25] * 10_000} for i in range(60)}
-    page = page_of(bank, later=long)
+    page = page_of(bank, **{f"v{i}.text.0": "QUJD" * 1000 for i in range(4000)})
     of(page, 2).get_by_label("Label").fill("x")
     copy = saved(page, tmp_path / "copy.html")
     assert len(copy) > 15_000_000
     assert without_notes(copy) == without_notes(source(page))
     assert ts.views.notes(tmp_path / "copy.html").labels == ("x",)
+
+
+def test_in_a_report_notes_are_written_listed_searched_and_read(one, opened, tmp_path):
+    page = opened(
+        ts.report(bank_of(one), inspections=[inspection(one)]).html(), address="#v1/tokens"
+    )
+    page.get_by_text("Add a note").click()
+    of(page, 1).get_by_label("dangerous").check()
+    of(page, 1).get_by_label("Label").fill("leaks the prompt")
+    assert page.locator("h1").inner_text() == "Vector 1 dangerous leaks the prompt"
+    page.get_by_role("button", name="Light or dark").click()
+    copy = saved(page, tmp_path / "copy.html")
+    assert without_notes(copy) == without_notes(source(page))
+    bank = bank_of(one)
+    noted = ts.views.notes(tmp_path / "copy.html").onto(bank)
+    assert noted.labels == ts.mark(bank, 1, "dangerous", note="leaks the prompt").labels
+
+    second = opened(copy)
+    row = second.locator('table.bank tr[data-vector="1"]')
+    assert row.locator(".notes-badge").inner_text() == "dangerous leaks the prompt"
+    second.locator("input.filter").fill("leaks DANGEROUS")
+    assert second.locator("table.bank td.id").all_inner_texts() == ["1"]
+    second.locator("table.bank td.id a").click()
+    assert of(second, 1).get_by_label("Label").input_value() == "leaks the prompt"
+    assert of(second, 1).is_visible()
+
+
+def test_a_report_of_a_bank_alone_shows_its_notes(one, opened):
+    page = opened(ts.report(ts.mark(bank_of(one), 2, "unclear", note="odd")).html())
+    cells = page.locator("table.bank td.text").all_inner_texts()
+    assert cells == ["", "", "unclear odd", ""]
 
 
 def test_it_fits_a_phone_in_light_and_dark(bank, page_of):

@@ -158,14 +158,15 @@
   };
 
   /* what the table shows */
+  const named = (label) => (T.capped(label) === label ? el("b", {}, label) : T.tip(el("b", {}, T.capped(label)), label));
   const pen = (comment) => el("span", { class: "notes-said", role: "img", "aria-label": "Comment: " + comment }, "✎");
   const badge = (vector) => {
     const node = el("span", { class: "notes-badge" });
     return shows(node, vector, () => {
       const { flag, label, comment } = get(vector);
       T.put(node,
-        !!flag && el("span", { class: "notes-mark " + flag }, flag),
-        !!label && el("b", {}, label),
+        !!flag && [el("span", { class: "notes-mark " + flag }, flag), " "],
+        !!label && [named(label), " "],
         !!comment && T.tip(pen(comment), comment));
     });
   };
@@ -197,7 +198,7 @@
     return ["<!doctype html>\n", opening(SHELL), "\n<head>", ...above, "</head>\n<body>", ...within, "\n</body>\n</html>\n"];
   };
   const decoded = (coded) => { try { return decodeURIComponent(coded); } catch { return coded; } };
-  const named = () => {
+  const fileName = () => {
     const last = decoded(location.pathname.split("/").pop());
     const own = last.replace(/\.html?$/i, "").replace(/(-notes)?( \(\d+\))?$/, "").replace(/[^\p{L}\p{N} ._-]/gu, "_");
     return (own.slice(0, 80) || "report") + "-notes.html";
@@ -206,7 +207,7 @@
     // The end of a long page may still be on its way.
     if (document.readyState === "loading") { addEventListener("DOMContentLoaded", save, { once: true }); return; }
     const address = URL.createObjectURL(new Blob(page(), { type: "text/html" }));
-    el("a", { href: address, download: named() }).click();
+    el("a", { href: address, download: fileName() }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
     settled();
     store();
