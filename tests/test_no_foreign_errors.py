@@ -305,6 +305,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
     "Positions": (ts.Positions, lambda m: {"last": 2, "bos": True, "generated": True}),
     "chat": (ts.chat, lambda m: {"text": "t3", "system": None}),
     "load_bank": (ts.load_bank, lambda m: {"path": "nowhere.safetensors"}),
+    "notes": (ts.views.notes, lambda m: {"path": "nowhere.html"}),
     "from_pretrained": (
         ts.Bank.from_pretrained,
         lambda m: {"where": "nowhere", "revision": None, "token": None},
@@ -450,6 +451,7 @@ def test_the_arguments_that_are_said_to_work_do(name, one):
         "from_pretrained": ts.errors.BankFileError,
         "load_bank": ts.errors.BankFileError,
         "load_sweep": ts.errors.SweepFileError,
+        "notes": ts.errors.ReportFileError,
         "push_to_hub": ts.errors.WriteError,
     }
     expected = pytest.raises(missing[name]) if name in missing else contextlib.nullcontext()

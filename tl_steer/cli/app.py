@@ -113,6 +113,7 @@ def print_bank(bank: Any, path: Path, as_json: bool) -> None:
         "radius_share": None if bank.radius_share != bank.radius_share else bank.radius_share,
         "objective": [None if x != x else x for x in bank.objective.tolist()],
         "labels": list(bank.labels),
+        "comments": list(bank.comments),
         "numbers": list(bank.numbers),
         "model": bank.provenance.model,
         "method": bank.provenance.method,

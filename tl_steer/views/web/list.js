@@ -42,7 +42,8 @@
       { key: "growth", name: "through layers", cell: (r) => of("growth")(r) && T.spark(of("growth")(r), { label: "Response through the layers" }), value: (r) => (of("growth")(r) ? T.value(of("growth")(r).at(-1)) : NaN), wide: true },
       { key: "head_change", name: "head", cell: (r) => (of("head")(r) ? `${of("head")(r)}\u00a0(${T.num(of("head_change")(r))})` : ""), value: (r) => T.value(of("head_change")(r)), wide: true });
     if (data.rows.some((row) => row.changed && row.changed.length > 1)) list.push({ key: "changed", name: "changed", num: true, cell: (r) => `${count(r)} of ${changed(r).length}`, value: count });
-    if (data.rows.some((row) => row.text !== undefined || row.label)) list.push({ key: "text", name: "text", kind: "text", cell: says, value: text });
+    const generated = data.rows.some((row) => row.text !== undefined);
+    list.push({ key: "text", name: generated ? "text" : "notes", kind: "text", cell: says, value: (r) => text(r) || noted(r) });
     return list;
   };
 
@@ -54,7 +55,8 @@
   };
 
   const terms = () => (T.at.get("q") || "").toLowerCase().split(/\s+/).filter(Boolean);
-  const known = (row) => `${row.label} ${Object.values(row.seen).map((s) => `${s.head} ${s.gained} ${s.lost}`).join(" ")}`.toLowerCase();
+  const noted = (row) => Object.values(T.notes.get(row.vector)).filter(Boolean).join(" ");
+  const known = (row) => `${noted(row)} ${Object.values(row.seen).map((s) => `${s.head} ${s.gained} ${s.lost}`).join(" ")}`.toLowerCase();
   /* In which text of a vector a word is; the row's own words count as well. */
   const found = (row, word) => {
     if (word[0] === "#") return word.slice(1) === String(row.vector) ? {} : null;
@@ -66,7 +68,7 @@
   const says = (row) => {
     const words = terms().filter((word) => word[0] !== "#");
     const hit = words.map((word) => [word, found(row, word)]).find(([, where]) => where && where.prompt !== undefined);
-    return el("span", {}, row.label && el("b", {}, row.label, " "), T.notes && T.notes.badge && T.notes.badge(row.vector), hit ? snippet(row, ...hit) : text(row));
+    return el("span", {}, T.notes.badge(row.vector), hit ? snippet(row, ...hit) : text(row));
   };
   const snippet = (row, word, where) => {
     const said = texts.vectors[row.vector][where.prompt], at = lower[row.vector][where.prompt].indexOf(word);
@@ -142,7 +144,7 @@
       table.classList.toggle("windowed", many);
       reach = () => {};
       if (many) reach = windowed(body, rows, list);
-      else T.put(body, rows.length ? rows.map((row) => line(row, list)) : el("tr", {}, el("td", { colspan: list.length, class: "note" }, "No vector has all of these words in its texts, label, head or tokens.")));
+      else T.put(body, rows.length ? rows.map((row) => line(row, list)) : el("tr", {}, el("td", { colspan: list.length, class: "note" }, "No vector has all of these words in its texts, notes, head or tokens.")));
       status.textContent = rows.length === data.rows.length ? `${rows.length} vectors` : `${rows.length} of ${data.rows.length} vectors`;
     };
     const search = (event) => {
@@ -150,16 +152,22 @@
       clearTimeout(search.waits);
       search.waits = setTimeout(() => searchable().then(fill), data.rows.length > WINDOWED ? 120 : 0);
     };
-    const filter = el("input", { type: "search", class: "filter", placeholder: "Search all texts, labels, tokens, or #number", "aria-label": "Filter vectors", value: T.at.get("q") || "", oninput: search });
+    const filter = el("input", { type: "search", class: "filter", placeholder: "Search all texts, notes, tokens, or #number", "aria-label": "Filter vectors", value: T.at.get("q") || "", oninput: search });
     const table = el("table", { class: "bank" }, el("thead", {}, el("tr", {}, heads)), body);
     T.add(root, picker(fill), shownPrompt(), el("div", { class: "row" }, filter, status,
       el("span", { class: "small hide-small no-print" }, [["/", "search"], ["j", ""], ["k", "move"], ["Enter", "open"], ["?", "keys"]].map(([key, does]) => [el("kbd", {}, key), ` ${does} `]))),
-      T.figure("Vectors", table, () => [list.map((c) => c.name), ...ordered(list).map((row) => list.map((c) => (c.key === "text" ? text(row) : c.value(row))))]));
+      T.figure("Vectors", table, () => exported(list)));
     fill();
     if (terms().length || prompt() !== null) searchable().then(fill);
     controls(root);
     data.notes.forEach((note) => T.add(root, el("p", { class: "note" }, note)));
     if (left.vector !== null) { scrollTo(0, left.top); T.focusRow(left.vector, false); left = { top: 0, vector: null }; }
+  };
+
+  const exported = (list) => {
+    const values = (row) => list.map((c) => (c.key === "text" ? text(row) : c.value(row)));
+    const notes = ({ flag, label, comment }) => [flag, label, comment];
+    return [[...list.map((c) => c.name), "flag", "label", "comment"], ...ordered(list).map((row) => [...values(row), ...notes(T.notes.get(row.vector))])];
   };
 
   const searchable = async () => {

@@ -9,12 +9,15 @@
   // As the file has them: later the page has another title, and attributes of its own.
   const TITLE = document.querySelector("title").textContent;
   const SHELL = document.documentElement.cloneNode(false), ROOT = document.getElementById("root").cloneNode(false);
-  const listeners = new Set();
+  const listeners = new Set(), shown = new Map();
   let held = null, waiting = 0, made = 0, button = null;
 
   /* What storage and pages hold may be anybody's: only notes come through, and no longer than they may be. */
   const isObject = (value) => typeof value === "object" && value !== null;
-  const bounded = (value, most) => (typeof value !== "string" ? "" : value.length <= most ? value : [...value].slice(0, most).join(""));
+  const bounded = (value, most) => {
+    if (typeof value !== "string") return "";
+    return value.length <= most ? value : [...value.slice(0, 2 * most)].slice(0, most).join("");
+  };
   const note = (given) => ({
     flag: FLAGS.includes(given.flag) ? given.flag : "",
     label: bounded(given.label, MOST.label),
@@ -41,6 +44,14 @@
     const draft = parsed(stored(key));
     if (!isObject(draft.notes)) return found;
     return { ...found, notes: checked(draft.notes), saved: draft.saved === true };
+  };
+  /* Another tab with the same page wrote. */
+  const follow = (event) => {
+    if (!held || event.key !== held.key || waiting) return;
+    const draft = parsed(event.newValue), before = held.notes;
+    if (!isObject(draft.notes)) return;
+    Object.assign(held, { notes: checked(draft.notes), saved: draft.saved === true });
+    new Set([...before.keys(), ...held.notes.keys()]).forEach(tell);
   };
   const stored = (key) => { try { return localStorage.getItem(key); } catch { return null; } };
   const state = () => {
@@ -99,21 +110,24 @@
     const { kept, refused } = state();
     if (refused) return "The server did not take the last note. Save a copy to keep it.";
     if (state().saved) return "";
-    return kept ? "Kept in this browser. Save a copy to pass your notes on." : "This browser keeps nothing. Save a copy before you leave.";
+    if (!kept) return "This browser keeps nothing. Save a copy before you leave.";
+    return "Kept in this browser. Save a copy to pass your notes on.";
   };
 
-  /* What shows notes is found in the page, so that what has left it is forgotten. */
+  /* What shows a note follows it, in the page and out of it, and is forgotten when nobody else holds it. */
+  const alive = (vector) => (shown.get(vector) || []).filter((reference) => reference.deref());
   const tell = (vector) => {
-    for (const node of document.querySelectorAll(`[data-notes="${vector}"]`)) node.refresh();
+    for (const reference of alive(vector)) reference.deref().refresh();
     restate();
     listeners.forEach((listener) => listener(vector));
   };
   const restate = () => {
-    for (const node of document.querySelectorAll(".notes-standing")) if (node.textContent !== standing()) node.textContent = standing();
+    const says = standing();
+    for (const node of document.querySelectorAll(".notes-standing")) if (node.textContent !== says) node.textContent = says;
     if (button) name();
   };
   const shows = (node, vector, refresh) => {
-    node.dataset.notes = vector;
+    shown.set(vector, [...alive(vector), new WeakRef(node)]);
     node.refresh = refresh;
     refresh();
     return node;
@@ -124,10 +138,10 @@
     el("input", { type: "radio", name: id, value: flag, onchange: () => set(vector, { flag }) }), flag || "none"));
   const widget = (vector) => {
     const id = `notes-${++made}`;
-    const label = el("input", { type: "text", id: id + "-label", maxlength: MOST.label, autocomplete: "off", placeholder: "In a few words",
-      oninput: () => set(vector, { label: label.value }) });
-    const comment = el("textarea", { id: id + "-comment", maxlength: MOST.comment, rows: 2, placeholder: "What you saw, and where",
-      oninput: () => set(vector, { comment: comment.value }) });
+    const label = el("input", { type: "text", id: id + "-label", maxlength: MOST.label, autocomplete: "off",
+      placeholder: "In a few words", oninput: () => set(vector, { label: label.value }) });
+    const comment = el("textarea", { id: id + "-comment", maxlength: MOST.comment, rows: 2,
+      placeholder: "What you saw, and where", oninput: () => set(vector, { comment: comment.value }) });
     const radios = flags(vector, id);
     const node = el("section", { class: "card notes", "aria-label": `Notes on vector ${vector}` },
       el("fieldset", {}, el("legend", {}, "Flag"), radios),
@@ -144,23 +158,28 @@
   };
 
   /* what the table shows */
+  const named = (label) => (T.capped(label) === label ? el("b", {}, label) : T.tip(el("b", {}, T.capped(label)), label));
+  const pen = (comment) => el("span", { class: "notes-said", role: "img", "aria-label": "Comment: " + comment }, "✎");
   const badge = (vector) => {
     const node = el("span", { class: "notes-badge" });
     return shows(node, vector, () => {
       const { flag, label, comment } = get(vector);
       T.put(node,
-        !!flag && el("span", { class: "notes-mark " + flag }, flag),
-        !!label && el("b", {}, label),
-        !!comment && T.tip(el("span", { class: "notes-said", role: "img", "aria-label": "Comment: " + comment }, "✎"), comment));
+        !!flag && [el("span", { class: "notes-mark " + flag }, flag), " "],
+        !!label && [named(label), " "],
+        !!comment && T.tip(pen(comment), comment));
     });
   };
 
   /* The page as it came, with the notes of now: what was drawn, and what the browser or its extensions put in, stays
      behind. In parts, since it may be long. */
   const escaped = (words) => words.replace(/[<>&\u007f-\uffff]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
-  const titled = (words) => words.replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;" })[c]);
+  const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;" };
+  const titled = (words) => words.replace(/[&<>"']/g, (c) => ENTITIES[c]);
   const opening = (node) => { const whole = node.cloneNode(false).outerHTML; return whole.slice(0, whole.lastIndexOf("</")); };
   const blank = (node) => node.nodeType === Node.TEXT_NODE && !node.data.trim();
+  const noted = ({ node, block, notes }) =>
+    opening(node) + escaped(JSON.stringify({ ...block, notes: plain(notes) })) + "<\/script>"; // the end of that one
   const head = (node) => {
     if (blank(node)) return node.data;
     if (node.nodeName === "TITLE") return `<title>${titled(TITLE)}</title>`;
@@ -169,24 +188,26 @@
   const body = (node) => {
     if (blank(node)) return node.data;
     if (node.id === "root") return ROOT.outerHTML;
-    if (node === state().node) return `${opening(node)}${escaped(JSON.stringify({ ...state().block, notes: plain(state().notes) }))}<\/script>`; // not the end of this one
+    if (node === state().node) return noted(state());
     return node.nodeName === "SCRIPT" || node.nodeName === "NOSCRIPT" ? node.outerHTML : "";
   };
   const page = () => {
     const within = Array.from(document.body.childNodes, body);
     while (within.length && !within[within.length - 1].trim()) within.pop(); // a parser puts what is behind the body into it
-    return ["<!doctype html>\n", opening(SHELL), "\n<head>", ...Array.from(document.head.childNodes, head), "</head>\n<body>", ...within, "\n</body>\n</html>\n"];
+    const above = Array.from(document.head.childNodes, head);
+    return ["<!doctype html>\n", opening(SHELL), "\n<head>", ...above, "</head>\n<body>", ...within, "\n</body>\n</html>\n"];
   };
-  const named = () => {
-    const last = parsedName(location.pathname.split("/").pop() || "");
-    return (last.replace(/\.html?$/i, "").replace(/(-notes)?( \(\d+\))?$/, "").replace(/[^\p{L}\p{N} ._-]/gu, "_").slice(0, 80) || "report") + "-notes.html";
+  const decoded = (coded) => { try { return decodeURIComponent(coded); } catch { return coded; } };
+  const fileName = () => {
+    const last = decoded(location.pathname.split("/").pop());
+    const own = last.replace(/\.html?$/i, "").replace(/(-notes)?( \(\d+\))?$/, "").replace(/[^\p{L}\p{N} ._-]/gu, "_");
+    return (own.slice(0, 80) || "report") + "-notes.html";
   };
-  const parsedName = (coded) => { try { return decodeURIComponent(coded); } catch { return coded; } };
   const save = () => {
     // The end of a long page may still be on its way.
     if (document.readyState === "loading") { addEventListener("DOMContentLoaded", save, { once: true }); return; }
     const address = URL.createObjectURL(new Blob(page(), { type: "text/html" }));
-    el("a", { href: address, download: named() }).click();
+    el("a", { href: address, download: fileName() }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60000);
     settled();
     store();
@@ -199,13 +220,14 @@
   };
 
   T.notes = {
-    get: (vector) => ({ ...get(vector) }),
+    get: (vector) => ({ ...get(Number(vector)) }),
     count: () => state().notes.size,
-    widget,
-    badge,
+    widget: (vector) => widget(Number(vector)),
+    badge: (vector) => badge(Number(vector)),
     /* The one button; it stands where it was put last. */
     get save() {
-      button = button || T.tip(el("button", { type: "button", class: "notes-save no-print", onclick: save }), "Downloads this page with the notes in it");
+      const made = () => el("button", { type: "button", class: "notes-save no-print", onclick: save });
+      button = button || T.tip(made(), "Downloads this page with the notes in it");
       name();
       return button;
     },
@@ -215,4 +237,5 @@
     send: async (notes) => {},
   };
   addEventListener("pagehide", keep);
+  addEventListener("storage", follow);
 })();

@@ -76,7 +76,7 @@
     const link = (name, text) => el("a", { href: "#" + name }, text), root = document.getElementById("root");
     place = el("div");
     title = el("h1", { class: "title" }, data.title);
-    T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), title), el("div", { class: "row" }, T.notes && T.notes.save, theme())),
+    T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), title), el("div", { class: "row" }, T.notes.save, theme())),
       T.facts(data.facts),
       el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, TITLES[s.name] || T.short(s.title))), T.mainTabs.filter((t) => !t.when || t.when()).map((t) => link(t.name, t.title)), link("provenance", "Provenance")),
       place);

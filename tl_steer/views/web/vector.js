@@ -79,14 +79,14 @@
     return el("label", { class: "small" }, "prompt ", box);
   };
 
-  /* Folded while there is none. */
+  /* Folded while nobody has looked: a label alone may be what a program read. */
   const note = (number) => {
-    if (!T.notes) return null;
     const said = () => { const { flag, label, comment } = T.notes.get(number); return [flag, label, comment && T.short(comment)].filter(Boolean).join(" · "); };
     const head = el("summary", {}), name = () => T.put(head, said() ? ["Note: ", el("span", { class: "said" }, said())] : "Add a note");
     name();
     const stop = T.notes.onchange((vector) => { if (!head.isConnected) stop(); else if (vector === number) name(); });
-    return el("details", { class: "note-fold no-print", open: T.at.get("note") !== null }, head, T.notes.widget(number));
+    const { flag, comment } = T.notes.get(number);
+    return el("details", { class: "note-fold", open: !!(flag || comment) || T.at.get("note") !== null }, head, T.notes.widget(number));
   };
 
   T.vector = (root, overview, number, tab) => {
@@ -96,7 +96,7 @@
     const list = tabs(row), wanted = T.vectorTabs.find((t) => t.name === tab), current = list.find((t) => t.name === tab) || (tab ? null : list[0]);
     const redraw = () => { T.put(root); T.vector(root, data, number, tab); };
     T.add(root, el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data)),
-      el("h1", { tabindex: "-1" }, `Vector ${number}`, row.label ? ` ${T.quoted(row.label)}` : ""),
+      el("h1", { tabindex: "-1" }, `Vector ${number} `, T.notes.badge(number)),
       heading(row, seenOf(row)), note(number));
     if (!list.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
     T.add(root, el("nav", { class: "tabs", "aria-label": "Views" }, list.map((t) => el("a", { href: address(number, t.name), "aria-current": t === current ? "page" : null }, t.title))));
