@@ -74,8 +74,9 @@
     data = T.block("overview");
     T.order(data.rows);
     const link = (name, text) => el("a", { href: "#" + name }, text), root = document.getElementById("root");
-    place = el("div");
+    place = el("div", { id: "content", tabindex: "-1" });
     title = el("h1", { class: "title" }, data.title);
+    T.add(root, el("a", { class: "skip no-print", href: "#", onclick: (event) => { event.preventDefault(); place.focus(); } }, "Skip to the content"));
     T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), title), el("div", { class: "row" }, T.notes && T.notes.save, theme())),
       T.facts(data.facts),
       el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, TITLES[s.name] || T.short(s.title))), T.mainTabs.filter((t) => !t.when || t.when()).map((t) => link(t.name, t.title)), link("provenance", "Provenance")),
