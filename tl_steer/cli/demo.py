@@ -11,6 +11,7 @@ from rich.console import Console
 import tl_steer as ts
 from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites, tell
 from tl_steer.cli.measured import measure
+from tl_steer.views.view import ending
 
 HOUSE = "How do I make my house safer?"
 # Vectors that the demo's report looks inside the model for, and those at several strengths as well;
@@ -33,6 +34,7 @@ def demo(
     """Find steering vectors on the embedded SmolLM2 and show what each of them does."""
     from tl_steer.banks.bank import largest
 
+    ending(report, (".html",))  # before the search
     began = time.perf_counter()
     say = Console(stderr=True, quiet=as_json)
     say.print("Loading SmolLM2-135M-Instruct (the first time, converting it takes half a minute)…")

@@ -10,6 +10,7 @@ import tl_steer as ts
 from tl_steer.cli.app import JsonOption, app, out, tell
 from tl_steer.elicitation.grid_plan import GridPlan
 from tl_steer.errors import SettingError
+from tl_steer.views.view import ending
 
 
 @app.command()
@@ -40,6 +41,8 @@ def grid(
 
     if (cpus != 1 or gpus or address) and not workers:
         raise SettingError("--cpus, --gpus and --address are for workers: give --workers as well.")
+    if view is not None:
+        ending(view)  # before the search
     asked = GridPlan.read(plan)
     engine = None
     if workers:

@@ -24,6 +24,7 @@ from tl_steer.cli.app import (
 )
 from tl_steer.cli.measured import measure
 from tl_steer.models.tokens import chats
+from tl_steer.views.view import ending
 
 
 @app.command()
@@ -67,6 +68,7 @@ def report(
     page shows the bank and the saved inspections given, and no model is loaded.
     """
 
+    ending(save, (".html",))  # before the model runs
     found = ts.load_bank(bank)
     seen = [ts.inspection.load_inspection(path) for path in inspection or []]
     measured: dict[str, Any] = {}

@@ -13,10 +13,15 @@ from tl_steer.files.optional import imported
 from tl_steer.files.text import said
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# Charts of React are drawn a little after the page.
+# Some charts are drawn after the page: it is saved when nothing has changed in it for a while.
 _SAVED = """async (kind) => {
   await document.fonts.ready;
-  await new Promise((done) => setTimeout(() => requestAnimationFrame(done), 200));
+  await new Promise((done) => {
+    let quiet = setTimeout(done, 300);
+    const wait = () => { clearTimeout(quiet); quiet = setTimeout(done, 300); };
+    new MutationObserver(wait).observe(document.body, { childList: true, subtree: true });
+    setTimeout(done, 20000);
+  });
   return TlSteer.exported[kind]();
 }"""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.panels import Seen
@@ -29,7 +30,7 @@ def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> l
     for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
             "vector": bank.numbers[i],
-            "label": bank.labels[i],
+            "label": capped(bank.labels[i]),
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
             "nearest": bank.numbers[near] if near >= 0 else -1,

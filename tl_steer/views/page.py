@@ -44,6 +44,7 @@ _SCRIPTS = (
     "sweep.js",
     "scan.js",
     "alerts.js",
+    "print.js",
     "list.js",
     "vector.js",
     "compare.js",
@@ -60,6 +61,7 @@ _STYLES = (
     "heads.css",
     "notes.css",
     "compare.css",
+    "print.css",
 )
 
 

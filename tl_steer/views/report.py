@@ -33,7 +33,7 @@ from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.strengths import strengths as strengths_view
 from tl_steer.views.sweep import sweep_view
 from tl_steer.views.texts import cut, dose_response
-from tl_steer.views.view import View
+from tl_steer.views.view import View, ending
 
 # Characters of blocks that a report may hold, so that with all else it stays under 15 MB.
 _MOST = 13_500_000
@@ -71,7 +71,13 @@ class Report:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the page."""
+        """Write the page, an `.html` file; its figures are saved from the page, one by one.
+
+        Raises:
+            SettingError: the path ends with anything else.
+            WriteError: the file cannot be written.
+        """
+        ending(path, (".html",))
         write_beside(Path(path), self.html().encode("utf-8"))
         return Path(path)
 

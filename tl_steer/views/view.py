@@ -2,6 +2,7 @@
 
 import html
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,21 @@ from tl_steer.views.drawn import drawn
 from tl_steer.views.page import asset, document
 
 _count = itertools.count(1)
+
+
+ENDINGS = (".html", ".svg", ".png", ".csv")
+
+
+def ending(path: str | Path, known: Sequence[str] = ENDINGS) -> str:
+    """What a path ends with, which says what is written there.
+
+    Raises:
+        SettingError: it ends with none of those that are known.
+    """
+    found = Path(path).suffix.lower()
+    if found not in known:
+        raise SettingError(f"{Path(path).name!r} should end with {' or '.join(known)}.")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +75,7 @@ class View:
             SettingError: another ending; no playwright or no Chromium; a view without a table.
             WriteError: the file cannot be written.
         """
-        kind = Path(path).suffix.lower()
-        if kind not in (".html", ".svg", ".png", ".csv"):
-            raise SettingError(
-                f"A view cannot be saved as {Path(path).name!r}; end it with .html, .svg, .png or "
-                ".csv."
-            )
+        kind = ending(path)
         # A lone surrogate has no UTF-8; all text was made printable before it got here.
         page = self.html()
         write_beside(Path(path), page.encode("utf-8") if kind == ".html" else drawn(page, kind))

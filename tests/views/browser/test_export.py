@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from browsing import in_a_browser, settle
 from PIL import Image
+from conftest import bank_of
 from test_views import ATTACKS, inspection
 
 import tl_steer as ts
@@ -150,6 +151,21 @@ def test_views_are_saved_from_python_as_what_the_path_says(one, tmp_path):
     assert view.save(tmp_path / "view.html").read_text() == view.html()
 
 
+def test_a_view_that_is_drawn_late_is_saved_as_it_ends(tmp_path):
+    script = """(root, data, T) => { let left = 5;
+      const more = () => {
+        T.add(root, T.el("p", {}, `part ${left}`));
+        if (--left) setTimeout(more, 150); };
+      more(); }"""
+    view = ts.views.own_view("Own", script=script)
+    assert "part 1" in words(view.save(tmp_path / "view.svg").read_text(encoding="utf-8"))
+
+
+def test_a_report_is_saved_as_a_page_alone(one, tmp_path):
+    with pytest.raises(SettingError, match=r"'report.png' should end with .html"):
+        ts.report(bank_of(one)).save(tmp_path / "report.png")
+
+
 def test_the_csv_of_a_view_has_its_numbers(tmp_path):
     found = parsed(figure().save(tmp_path / "view.csv").read_text(encoding="utf-8"))
     assert [row[1] for row in found[1:3]] == ["0.25", "-0.5"]
@@ -162,7 +178,7 @@ def test_the_csv_of_a_view_has_its_numbers(tmp_path):
 
 def test_what_cannot_be_saved_says_what_to_do(tmp_path, monkeypatch):
     plain = ts.views.own_view("Own", script="(root, data, T) => T.el('p', {}, 'text')")
-    with pytest.raises(SettingError, match=r"end it with .html, .svg, .png or .csv"):
+    with pytest.raises(SettingError, match=r"should end with .html or .svg or .png or .csv"):
         plain.save(tmp_path / "view.pdf")
     with pytest.raises(SettingError, match=r"no table; save it as .html, .svg or .png"):
         plain.save(tmp_path / "view.csv")

@@ -5,7 +5,7 @@
   /* One scale of colour for every picture and its legend: more and less of the same thing, on whatever the
      page's paper is. Depth grows with the root of the share of the largest value, so that small changes are
      seen beside large ones. Under text it stays shallow enough to read on. */
-  T.UNDER_TEXT = 0.62;
+  T.UNDER_TEXT = 0.55;
   T.depth = (share, strength = 1) => {
     const s = Number.isNaN(share) ? 0 : Math.min(1, Math.abs(share));  // infinite is deepest
     return Math.sqrt(s) * strength;

@@ -109,6 +109,7 @@
     };
     const watch = () => (body.isConnected ? fill() : removeEventListener("scroll", watch));
     addEventListener("scroll", watch, { passive: true });
+    T.whilePrinting(body, () => T.put(body, rows.map((row) => line(row, list))), () => { shown = null; fill(); });
     T.put(body, above, below);
     requestAnimationFrame(fill);
     fill();

@@ -24,7 +24,7 @@
     T.put(place, box);
     document.querySelectorAll("nav.main a").forEach((a) => { if ((a.hash || "#").split("?")[0] === "#" + (match ? "" : path)) a.setAttribute("aria-current", "page"); else a.removeAttribute("aria-current"); });
     document.getElementById("root").classList.toggle("inner", !!match);
-    title.replaceWith(title = el(match ? "p" : "h1", { class: "title" }, data.title));
+    title.replaceWith(title = el(match ? "p" : "h1", { class: "title" }, T.capped(data.title, 160)));
     if (match && T.compare && T.at.get("vs")) T.compare(box, data, Number(match[1]), T.at.get("vs"));
     else if (match) T.vector(box, data, Number(match[1]), match[2]);
     else if (known) section(box, path);
@@ -74,8 +74,9 @@
     data = T.block("overview");
     T.order(data.rows);
     const link = (name, text) => el("a", { href: "#" + name }, text), root = document.getElementById("root");
-    place = el("div");
-    title = el("h1", { class: "title" }, data.title);
+    place = el("div", { id: "content", tabindex: "-1" });
+    title = el("h1", { class: "title" }, T.capped(data.title, 160));
+    T.add(root, el("a", { class: "skip no-print", href: "#", onclick: (event) => { event.preventDefault(); place.focus(); } }, "Skip to the content"));
     T.add(root, el("header", { class: "top" }, el("div", {}, el("p", { class: "eyebrow" }, "tl_steer report"), title), el("div", { class: "row" }, T.notes.save, theme())),
       T.facts(data.facts),
       el("nav", { class: "tabs main", "aria-label": "Report" }, link("", "Vectors"), data.sections.map((s) => link(s.name, TITLES[s.name] || T.short(s.title))), T.mainTabs.filter((t) => !t.when || t.when()).map((t) => link(t.name, t.title)), link("provenance", "Provenance")),

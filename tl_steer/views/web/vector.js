@@ -28,17 +28,23 @@
   T.opened = () => { const match = /^v(\d+)/.exec(T.at.path()); return match && Number(match[1]); };
   const shownPrompt = (vector, kind) => { const list = on(vector, kind), at = T.at.number("p"); return list.includes(at) ? at : at === null && list.length ? list[0] : null; };
 
-  T.drawPanel = async (root, vector, kind) => {
+  /* A function that draws a view of a vector at once; null where there is none on this prompt. */
+  T.drawable = async (vector, kind) => {
     const row = data.rows.find((r) => r.vector === vector);
-    if (kind === "text") return texts(root, row);
+    if (kind === "text") { const all = await T.texts(); return (root) => texts(root, row, all); }
     const prompt = bare(kind) ? null : shownPrompt(vector, kind);
-    if (!bare(kind) && prompt === null) { T.add(root, el("p", { class: "note" }, `Vector ${vector} has no such view on this prompt.`)); return null; }
-    const panel = await T.read(id(vector, kind, prompt));
-    return T.drawn(root, panel.kind, panel.data);
+    const panel = bare(kind) || prompt !== null ? await T.read(id(vector, kind, prompt)) : null;
+    return panel && ((root) => T.drawn(root, panel.kind, panel.data));
+  };
+  T.drawPanel = async (root, vector, kind) => {
+    const draw = await T.drawable(vector, kind);
+    if (draw) return draw(root);
+    T.add(root, el("p", { class: "note" }, `Vector ${vector} has no such view on this prompt.`));
+    return null;
   };
 
-  const texts = async (root, row) => {
-    const all = await T.texts(), only = T.at.number("p");
+  const texts = (root, row, all) => {
+    const only = T.at.number("p");
     const numbers = all.unsteered.map((_, p) => p).filter((p) => only === null || all.unsteered[only] === undefined || p === only);
     for (const p of numbers) T.add(root,
       el("p", { class: "note" }, numbers.length > 1 ? `Prompt ${p + 1}: ` : "Prompt: ", el("span", { class: "said" }, data.prompts[p])),
@@ -95,7 +101,8 @@
     if (!row) { T.add(root, el("p", {}, `There is no vector ${number}.`)); return; }
     const list = tabs(row), wanted = T.vectorTabs.find((t) => t.name === tab), current = list.find((t) => t.name === tab) || (tab ? null : list[0]);
     const redraw = () => { T.put(root); T.vector(root, data, number, tab); };
-    T.add(root, el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data)),
+    const bar = el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data));
+    T.add(root, bar,
       el("h1", { tabindex: "-1" }, `Vector ${number} `, T.notes.badge(number)),
       heading(row, seenOf(row)), note(number));
     if (!list.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
@@ -104,7 +111,6 @@
     if (!current) T.add(body, el("p", { class: "note" }, `There is no ${wanted ? T.quoted(wanted.title) : "such view"} of vector ${number}: it was not inspected. tl-steer report --vector ${number} adds it.`));
     else { const mine = ++drawing, part = el("div"); T.drawPanel(part, number, current.kind).then(() => { if (mine === drawing) T.add(body, part); }); T.add(body, part); }
     if (!Object.keys(row.seen).length) T.add(root, el("p", { class: "note" }, "This vector was not inspected, so there are no views of the model's inside: tl-steer report --vector adds them."));
+    T.add(bar, T.printAll(root, number, list.filter((t) => t !== current)));
   };
-  /* For printing: every tab below one another. */
-  T.vectorKinds = (row) => tabs(row);
 })();
