@@ -52,8 +52,8 @@ def refuse(bank: Bank, *results: Any) -> list[str]:
     notes: list[str] = []
     for result in results:
         if result is not None:
-            _refuse_others(bank, own, result)
             notes += _refuse_other(own, result, of_bank=True)
+            _refuse_others(bank, result)
     return list(dict.fromkeys(notes))
 
 
@@ -97,7 +97,7 @@ def _refuse_other(own: Origin, result: Any, *, of_bank: bool) -> list[str]:
     return [] if agrees else [unchecked]
 
 
-def _refuse_others(bank: Bank, own: Origin, result: Any) -> None:
+def _refuse_others(bank: Bank, result: Any) -> None:
     """Refuse what a result says of places and vectors, where the bank has others."""
     for name, told in _sites(result).items():
         known = getattr(bank, name).name
