@@ -586,7 +586,12 @@ SAYS: dict[str, tuple[Call, type[Exception], str]] = {
     "an inspection of several prompts": (
         lambda s: ts.inspect(s.model, s.bank, PROMPTS),
         PromptError,
-        "one prompt; got a list of 3. Call inspect for each",
+        "one prompt; got a list of 3: make one call for each",
+    ),
+    "continuations of one vector's number": (
+        lambda s: ts.inspection.continuations(s.model, s.bank, PROMPTS[0], vectors=1),
+        ShapeError,
+        r"expected a list: \[1\]",
     ),
     "an inspection of one vector's number": (
         lambda s: ts.inspect(s.model, s.bank, PROMPTS[0], vectors=1),

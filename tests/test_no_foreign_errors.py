@@ -139,6 +139,21 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "positions": None,
         },
     ),
+    "continuations": (
+        ts.inspection.continuations,
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "prompt": PROMPTS[0],
+            "vectors": [0, 1],
+            "max_new_tokens": 2,
+            "heads": 2,
+            "top": 3,
+            "batch_rows": 2,
+            "scale": 1,
+            "positions": None,
+        },
+    ),
     "rank": (
         ts.rank,
         lambda m: {

@@ -82,6 +82,9 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "strengths": lambda m: ts.inspection.strengths(
         m, bank_of(m)[:1], PROMPTS[0], scales=(1.0,), max_new_tokens=3
     ),
+    "continuations": lambda m: ts.inspection.continuations(
+        m, bank_of(m)[:2], PROMPTS[0], max_new_tokens=3
+    ),
     "rank": lambda m: ts.rank(m, bank_of(m), PROMPTS, by="next_token_kl"),
     "rank, switch": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="switch"),
     "rank, flatness": lambda m: ts.rank(m, bank_of(m)[:2], PROMPTS, by="flatness"),

@@ -36,7 +36,7 @@ def test_a_view_of_a_sweep_shows_its_evidence(one):
             assert quantities[name][v] == pytest.approx(expected, nan_ok=True), name
     page = read(ts.report(bank, sweep=found), "v1.sweep_row")
     assert ["verdict", found.evidence()[1].verdict] in page["data"]
-    with pytest.raises(SettingError, match="sweep is of another bank"):
+    with pytest.raises(SettingError, match="sweep of another bank"):
         ts.report(bank[:2], sweep=found)
 
 

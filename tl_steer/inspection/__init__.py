@@ -1,7 +1,7 @@
 """What vectors change inside a model on one prompt: attention, logits, the residual stream; and
 in what it writes behind it, token by token.
 
-Imports `banks` and what lies below.
+Imports `radii` and what lies below.
 """
 
 from tl_steer.inspection.continuations import continuations as continuations

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tl_steer.banks.origin import Origin
 from tl_steer.errors import SettingError
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, number, shorten
@@ -71,6 +72,11 @@ class Strengths(Record):
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    @property
+    def origin(self) -> Origin:
+        """The bank and the model that this is of."""
+        return Origin(self.bank, self.model)
 
     def of(self, vector: int) -> tuple[Strength, ...]:
         """A vector at every strength, from the lowest.

@@ -10,7 +10,7 @@ from tl_steer.views.page import rounded, shares
 from tl_steer.views.view import View
 
 
-def continuation(found: Continuations, vector: int) -> View:
+def continuation(found: Continuations, vector: int, *, heads: int = 6) -> View:
     """The text written under a vector, each token coloured by its log-ratio: its log-probability
     under the vector less the unsteered model's on the same text, in nats. Picked, a token shows
     what else could have stood there, where the heads that changed most look, and which components
@@ -18,6 +18,7 @@ def continuation(found: Continuations, vector: int) -> View:
 
     Args:
         vector: its number in the bank.
+        heads: whose attention is shown of each token, at most; the mean over all of them always is.
 
     A greedy text is one sample: that a token hangs on the vector does not say that the behaviour
     does. Attribution is direct, as in `logit_attribution`.
@@ -37,8 +38,8 @@ def continuation(found: Continuations, vector: int) -> View:
         "likely": [_alternatives(found, v, k) for k in range(n)],
         "unsteered": [found.word(token) for token in found.own.tolist()],
         "unsteered_lp": rounded(found.own_lp[[0, v + 1]]),
-        "heads": [_heads(found, v, k) for k in range(n)],
-        "rows": shares(found.rows[v, :n, :, :, :along]),
+        "heads": [_heads(found, v, k)[:heads] for k in range(n)],
+        "rows": shares(found.rows[v, :n, :heads, :, :along]),
         "mean": shares(found.mean_rows[v, :n, :, :along]),
         "attends": bool(found.mean_rows[v, :n, :, :along].isfinite().any()),
         "against": [found.word(token) for token in found.against[v, :n].tolist()],

@@ -13,7 +13,9 @@ from tl_steer.banks.origin import UNTOLD, Origin
 from tl_steer.banks.selection import Selection
 from tl_steer.errors import SettingError
 from tl_steer.files.text import shorten
+from tl_steer.inspection.generated import Continuations
 from tl_steer.inspection.result import Inspection
+from tl_steer.inspection.strength import Strengths
 from tl_steer.models.fingerprint import same_model
 from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
@@ -21,19 +23,24 @@ from tl_steer.sweeps.result import SweepResult
 # What each is called, and what makes one.
 _MADE = {
     Inspection: ("inspection", "inspect(model, bank, prompt)"),
+    Strengths: ("strengths", "inspection.strengths(model, bank, prompt)"),
+    Continuations: ("continuations", "inspection.continuations(model, bank, prompt)"),
     Generations: ("texts", "generate(model, bank, prompts)"),
     DoseResponse: ("doses", "dose_response(model, bank, prompts)"),
     Selection: ("selection", "halve(model, bank, ...)"),
     SweepResult: ("sweep", "sweep(model, bank, prompts)"),
 }
 
+_INSIDE = (Inspection, Strengths, Continuations)
+
 
 def refuse(bank: Bank, *results: Any) -> list[str]:
     """Refuse results that are not of this bank.
 
     Args:
-        results: `Inspection`, `Generations`, `DoseResponse`, `Selection`, `SweepResult`; anything
-            else, a table of numbers say, cannot be checked. None is passed over.
+        results: `Inspection`, `Strengths`, `Continuations`, `Generations`, `DoseResponse`,
+            `Selection`, `SweepResult`; anything else, a table of numbers say, cannot be checked.
+            None is passed over.
 
     Returns:
         Notes on what could not be checked.
@@ -45,8 +52,8 @@ def refuse(bank: Bank, *results: Any) -> list[str]:
     notes: list[str] = []
     for result in results:
         if result is not None:
-            _refuse_others(bank, own, result)
             notes += _refuse_other(own, result, of_bank=True)
+            _refuse_others(bank, result)
     return list(dict.fromkeys(notes))
 
 
@@ -63,8 +70,8 @@ def refuse_control(bank: Bank, *results: Any) -> list[str]:
             continue
         if _origin(result).bank == own.bank:
             raise SettingError(
-                f"The control {_called(result)} is of the bank itself, and so no control; expected "
-                "that of random vectors: random_bank(bank)."
+                f"Got the {_called(result)} of the bank itself as its control; expected that of "
+                "random vectors: random_bank(bank)."
             )
         notes += _refuse_other(own, result, of_bank=False)
     return list(dict.fromkeys(notes))
@@ -84,14 +91,13 @@ def _refuse_other(own: Origin, result: Any, *, of_bank: bool) -> list[str]:
         if not agrees:
             model = f"another model ({there.model}; this bank was made on {own.model})"
             raise _foreign(result, model)
-        same = f"{there.model}, which computes what {own.model} does"
-        return [f"the {_called(result)} was made on {same}"]
+        return [f"{there.model}, which computes what {own.model} does, made the {_called(result)}"]
     whose = "bank" if of_bank else "model"
     unchecked = f"unchecked: nothing says which {whose} made the {_called(result)}"
     return [] if agrees else [unchecked]
 
 
-def _refuse_others(bank: Bank, own: Origin, result: Any) -> None:
+def _refuse_others(bank: Bank, result: Any) -> None:
     """Refuse what a result says of places and vectors, where the bank has others."""
     for name, told in _sites(result).items():
         known = getattr(bank, name).name
@@ -108,14 +114,14 @@ def _refuse_others(bank: Bank, own: Origin, result: Any) -> None:
 def _sites(result: Any) -> dict[str, str]:
     if isinstance(result, SweepResult):
         return {name: result.asked[name] for name in ("source", "target")}
-    if isinstance(result, Inspection):
+    if isinstance(result, _INSIDE):
         return {"source": result.source, "target": result.target}
     return {"source": result.source} if isinstance(result, DoseResponse) else {}
 
 
 def _vectors(result: Any) -> Sequence[int]:
     """The bank's vectors that a result is about, by their numbers."""
-    if isinstance(result, Inspection):
+    if isinstance(result, _INSIDE):
         return result.vectors
     if isinstance(result, (Generations, Selection)):
         return result.numbers
@@ -145,6 +151,6 @@ def _called(result: Any) -> str:
 def _foreign(result: Any, of: str) -> SettingError:
     anew = _MADE.get(type(result), ("", "make it with this bank"))[1]
     return SettingError(
-        f"The {_called(result)} is of {of}, so it would be shown as what it is not. Pass the bank "
+        f"Got the {_called(result)} of {of}, and it would be shown as this bank's. Pass the bank "
         f"that it was made with, or make it anew: {anew}."
     )

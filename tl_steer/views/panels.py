@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from tl_steer.inspection.generated import Continuations
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.attention import attention_change
 from tl_steer.views.blocks import Words
+from tl_steer.views.continuation import continuation
 from tl_steer.views.control import kl_band
 from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
 from tl_steer.views.stream import residual_response, steered_tokens
@@ -110,6 +112,20 @@ def drawn(
         for vector in found.vectors:
             blocks[f"v{vector}.{kind}.{prompt}"] = packed(draw(found, vector), words)
     return blocks
+
+
+def continued(
+    found: Sequence[Continuations], prompts: Sequence[str], words: Words, *, most: int
+) -> tuple[dict[str, str], list[str]]:
+    """Blocks of texts token by token, with fewer heads' attention where they would take more than
+    so many characters, and what was left out."""
+    blocks: dict[str, str] = {}
+    for heads in (6, 2, 0):
+        blocks = drawn(found, "continuation", partial(continuation, heads=heads), prompts, words)
+        if sum(map(len, blocks.values())) <= most:
+            break
+    said = f"attention of {heads} heads a token of generated text, so that the file stays small"
+    return blocks, [said] if heads < 6 else []
 
 
 def packed(view: View, words: Words) -> str:

@@ -24,11 +24,10 @@ from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.bank import bank_map, selection_scores
 from tl_steer.views.blocks import Words
-from tl_steer.views.continuation import continuation as continuation_view
 from tl_steer.views.fits import refuse, refuse_control
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
-from tl_steer.views.panels import control_panels, drawn, packed, paired, panels
+from tl_steer.views.panels import continued, control_panels, drawn, packed, paired, panels
 from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.strengths import strengths as strengths_view
 from tl_steer.views.sweep import sweep_view
@@ -145,15 +144,16 @@ def report(
     prompts = overview_of.prompts([*inspections, *strengths, *continuations], generations)
     seen = paired(inspections, control_inspections, prompts)
     words = Words()
-    blocks, left_out = panels(seen, words, most=_MOST)
+    told, fewer = continued(continuations, prompts, words, most=_MOST // 3)
+    blocks, left_out = panels(seen, words, most=_MOST - sum(map(len, told.values())))
+    blocks |= told
     blocks |= _of_tables(bank, swept, alerted, words)
     sections = [*_sections(bank, doses, selection, swept, alerted), *_further(views)]
     blocks |= {f"section-{name}": packed(view, words) for name, view in sections}
     blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
     blocks |= control_panels(seen, words)
     blocks |= drawn(strengths, "strengths", strengths_view, prompts, words)
-    blocks |= drawn(continuations, "continuation", continuation_view, prompts, words)
-    notes = [*notes, *unchecked, *left_out]
+    notes = [*notes, *unchecked, *left_out, *fewer]
     overview: dict[str, Any] = {
         "title": title,
         "provenance": overview_of.provenance(bank),
