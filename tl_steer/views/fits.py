@@ -14,6 +14,7 @@ from tl_steer.banks.selection import Selection
 from tl_steer.errors import SettingError
 from tl_steer.files.text import shorten
 from tl_steer.inspection.result import Inspection
+from tl_steer.inspection.strength import Strengths
 from tl_steer.models.fingerprint import same_model
 from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
@@ -24,6 +25,7 @@ _MADE = {
     Generations: ("texts", "generate(model, bank, prompts)"),
     DoseResponse: ("doses", "dose_response(model, bank, prompts)"),
     Selection: ("selection", "halve(model, bank, ...)"),
+    Strengths: ("strengths", "inspection.strengths(model, bank, prompt)"),
     SweepResult: ("sweep", "sweep(model, bank, prompts)"),
 }
 
@@ -32,8 +34,9 @@ def refuse(bank: Bank, *results: Any) -> list[str]:
     """Refuse results that are not of this bank.
 
     Args:
-        results: `Inspection`, `Generations`, `DoseResponse`, `Selection`, `SweepResult`; anything
-            else, a table of numbers say, cannot be checked. None is passed over.
+        results: `Inspection`, `Strengths`, `Generations`, `DoseResponse`, `Selection`,
+            `SweepResult`; anything else, a table of numbers say, cannot be checked. None is
+            passed over.
 
     Returns:
         Notes on what could not be checked.
@@ -108,14 +111,14 @@ def _refuse_others(bank: Bank, own: Origin, result: Any) -> None:
 def _sites(result: Any) -> dict[str, str]:
     if isinstance(result, SweepResult):
         return {name: result.asked[name] for name in ("source", "target")}
-    if isinstance(result, Inspection):
+    if isinstance(result, (Inspection, Strengths)):
         return {"source": result.source, "target": result.target}
     return {"source": result.source} if isinstance(result, DoseResponse) else {}
 
 
 def _vectors(result: Any) -> Sequence[int]:
     """The bank's vectors that a result is about, by their numbers."""
-    if isinstance(result, Inspection):
+    if isinstance(result, (Inspection, Strengths)):
         return result.vectors
     if isinstance(result, (Generations, Selection)):
         return result.numbers
