@@ -38,7 +38,7 @@
   };
 
   const cells = (data, s, row, top, relative) => {
-    const box = el("div", { class: "cells" }, row.map((v) => el("i", { style: { background: T.tint(T.value(v) / top, 1) } })));
+    const box = el("div", { class: "cells" }, row.map((v) => el("i", T.painted(T.value(v) / top, 1))));
     return T.tip(box, (event) => {
       const place = box.getBoundingClientRect();
       const i = Math.min(row.length - 1, Math.floor(((event.clientX - place.left) / place.width) * row.length));
@@ -64,7 +64,7 @@
     });
     const head = el("thead", {}, el("tr", {}, names.map((name) => el("th", { class: kinds[name] || null }, name))));
     const figure = T.figure("Response", el("table", { class: "stream" }, head, el("tbody", {}, rows)), () => asRows(data, values));
-    return [figure, T.scale("0", T.num(top) + (state.relative ? " of the norm" : ""))];
+    return [figure, T.scale("0", T.num(top) + (state.relative ? " of the norm" : "")), T.oddities(values.flat())];
   };
   const asRows = (data, values) => [["block", ...data.bins.map(([a]) => data.tokens[a])],
     ...values.map((row, s) => [s ? s - 1 : "in", ...row.map(T.value)])];

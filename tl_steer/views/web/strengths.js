@@ -38,14 +38,17 @@
     const high = data.steps.map((s) => (s.band ? last(s.band[1]) : 0)), low = data.steps.map((s) => (s.band ? last(s.band[0]) : 0));
     const top = T.most([...kl, ...high]) || 1, x = (i) => stop(i, n).toFixed(2);
     const y = (v) => (58 - (Math.min(Math.max(T.value(v), 0), top) / top) * 54).toFixed(2);
-    const line = (values, from) => values.map((v, i) => (Number.isNaN(T.value(v)) ? "" : `${i || from ? "L" : "M"}${x(i)} ${y(v)}`)).join("");
+    const known = (v) => !Number.isNaN(T.value(v));
+    const line = (values) => values.map((v, i) => (known(v) ? `${i && known(values[i - 1]) ? "L" : "M"}${x(i)} ${y(v)}` : "")).join("");
     const back = low.map((v, i) => `L${x(i)} ${y(v)}`).reverse().join("");
     const root = T.svg("svg", { viewBox: "0 0 100 60", preserveAspectRatio: "none", role: "img",
       "aria-label": `KL behind the prompt at every strength, at most ${T.num(top)} nats` });
-    if (data.random) T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
+    if (data.random && [...high, ...low].every(known)) T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
     T.add(root, T.svg("path", { class: "more", "vector-effect": "non-scaling-stroke", d: line(kl) }));
     return el("div", { class: "curve" }, root, el("span", { class: "note" }, `KL behind the prompt, up to ${T.num(top)} nats`),
-      data.steps.map((s, i) => T.tip(el("i", { class: "dot", style: { left: x(i) + "%", top: y(kl[i]) + "px" } }), `${times(s.scale)}: ${T.num(kl[i])} nats`)));
+      data.steps.map((s, i) => !Number.isNaN(T.value(kl[i])) && T.tip(
+        el("i", { class: "dot" + (Number.isFinite(T.value(kl[i])) ? "" : " endless"), style: { left: x(i) + "%", top: y(kl[i]) + "px" } }),
+        `${times(s.scale)}: ${T.num(kl[i])} nats`)));
   };
 
   const track = (data, scales) => {
