@@ -59,7 +59,7 @@
       return el("tr", { class: s - 1 === data.source_layer ? "source" : null },
         el("td", { class: "num" }, s ? s - 1 : "in"), el("td", { class: "strip" }, cells(data, s, row, top, state.relative)),
         el("td", { class: "num" }, T.num(row[column])),
-        data.band && el("td", { class: "num hide-small" }, known ? `${T.num(low)} to ${T.num(high)}` : "–"),
+        data.band && el("td", { class: "num hide-small" }, !known ? "–" : high === 0 ? "0" : `${T.num(low)} to ${T.num(high)}`),
         lens && reading(lens, state.by, s, state.reading, T.value(data.response[s][column]) > 0));
     });
     const head = el("thead", {}, el("tr", {}, names.map((name) => el("th", { class: kinds[name] || null }, name))));
