@@ -29,7 +29,7 @@ def shown(page):
     """Text, next tokens and KL of tokens, as the page has them."""
     return (
         page.locator(".compare .steered").inner_text(),
-        page.locator(".chances").inner_text(),
+        page.locator(".chances").inner_text().replace("\xa0", " "),
         page.evaluate(
             "() => [...document.querySelectorAll('.token')].map((n) => n.style.backgroundColor).join()"
         ),
@@ -88,6 +88,15 @@ def test_random_vectors_of_the_same_strength_stand_beside(one, opened):
     assert "random " in page.locator("p.told").inner_text()
     alone = opened(ts.views.strengths(measured(one, random=0), 1).html(), address="#?d=3")
     assert "random" not in alone.locator("#root").inner_text().lower()
+
+
+def test_a_text_of_nothing_but_white_space_says_so(one, opened):
+    found = measured(one)
+    steps = [dataclasses.replace(step, text="\n" * 40) for step in found.steps]
+    blank = dataclasses.replace(found, steps=tuple(steps))
+    page = opened(ts.views.strengths(blank, 0).html())
+    assert "Nothing but white space, 40 characters" in page.locator(".steered").inner_text()
+    assert page.locator(".steered").bounding_box()["height"] < 200
 
 
 def spans(page, kind):

@@ -98,7 +98,7 @@
     if (!data.curves.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured.")); return; }
     T.add(root, el("p", { class: "note" }, `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. Lines are medians over vectors and prompts, shades their quartiles.`),
       between(data), T.legend(...data.curves.map((c) => NAMES[c.name])),
-      el("div", { class: "split" },
+      el("div", { class: "split", style: { gridTemplateColumns: "repeat(auto-fit, minmax(min(400px, 100%), 1fr))" } },
         chart("KL of the next token, nats", data, (p) => p.kl),
         chart("Surprise, nats per token", data, (p) => p.surprise, { lines: [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]] }),
         chart("Texts that change", data, (p) => p.changed, { percent: true, floor: 0 }),
