@@ -1,6 +1,7 @@
 """Inspection: every number is what TransformerLens's own cache gives."""
 
 import dataclasses
+import itertools
 import json
 import struct
 
@@ -177,6 +178,34 @@ def test_the_lens_reads_the_stream_with_the_models_own_last_layers(llama):
         close(seen.promoted_by[0, 3, r, 0], change.max(), 1e-4)
         close(seen.suppressed_by[0, 3, r, 0], change.min(), 1e-4)
     assert len(seen.tokens) - 1 in seen.read_at[0].tolist()
+
+
+def test_the_lens_tells_how_likely_its_words_are(llama):
+    bank = bank_of(llama)
+    seen = ts.inspect(llama, bank, PROMPT, vectors=[1])
+    (_, clean), (_, steered) = caches(llama, bank[1])
+    for layer, at in itertools.product(range(LAYERS), range(seen.read_at.shape[1])):
+        place = int(seen.read_at[0, at])
+        with torch.no_grad():
+            p, q = (
+                llama.unembed(llama.ln_final(c[f"blocks.{layer}.hook_resid_post"]))[
+                    0, place
+                ].softmax(-1)
+                for c in (clean, steered)
+            )
+        for name, moved in (("lens_gained", q - p), ("lens_lost", p - q)):
+            ids, both = getattr(seen, name)[0, layer + 1, at], getattr(seen, f"{name}_p")[0]
+            if moved.max() > 1e-5:  # in front of the source nothing moves
+                assert int(ids[0]) == int(moved.argmax())
+            close(both[layer + 1, at, :, 0], p[ids], 1e-5)
+            close(both[layer + 1, at, :, 1], q[ids], 1e-5)
+        close(seen.promoted_p[0, layer + 1, at, :, 1], q[seen.promoted[0, layer + 1, at]], 1e-5)
+        falling = seen.suppressed[0, layer + 1, at]
+        close(seen.suppressed_p[0, layer + 1, at, :, 0], p[falling], 1e-5)
+    last = seen.lens_gained[0, -1, -1, 0]
+    assert int(last) == int(seen.gained[0, -1, 0]), (
+        "the last layer's lens is the model's own output"
+    )
 
 
 def test_chosen_positions_are_shown_and_only_they_are_edited(llama):

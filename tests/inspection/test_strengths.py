@@ -148,7 +148,7 @@ def series(*steps, fluent=1.0, salad=5.0):
     none = Strength(-1, False, 0.0, (0.0,), (), "", 0.0, 0.0, False)
     scales = tuple(sorted(float(step[0]) for step in steps))
     return ts.inspection.Strengths(
-        "p", ("p",), "m", "b", "s", "t", (0,), ("",), scales, made, none, fluent, salad, {}
+        "p", ("p",), "s", "t", (0,), ("",), scales, made, none, fluent, salad, {}
     )
 
 
@@ -176,6 +176,7 @@ def test_it_prints_and_is_saved_as_json(one, tmp_path):
     told = json.loads(found.save(tmp_path / "strengths.json").read_text())
     assert told["steps"][0]["text"] == found.steps[0].text
     assert told["scales"] == list(SCALES)
+    assert told["origin"]["bank"] == bank_of(one).digest()
 
 
 def test_bad_arguments_are_refused(one):

@@ -69,3 +69,53 @@ def test_a_control_of_another_prompt_place_or_bank_is_refused(one):
             refuse_other(seen, dataclasses.replace(control, **{name: "elsewhere"}))
     with pytest.raises(SettingError, match="the very bank"):
         refuse_other(seen, seen)
+
+
+def test_views_of_an_inspection_carry_the_band_of_every_number(one):
+    seen, control = controlled(one)
+    last = ts.views.logit_change(seen, 1, control=control)
+    rows = control.kl.double().numpy()
+    assert last.data["band"][0] == pytest.approx(rows.min(axis=0), rel=1e-2)
+    assert last.data["band"][1] == pytest.approx(rows.max(axis=0), rel=1e-2)
+    assert "(random " in repr(last)
+    response = ts.views.residual_response(seen, 1, control=control).data["band"]
+    share = (control.response / control.clean).double().numpy()
+    np.testing.assert_allclose(response[0], share.min(axis=0), rtol=0.1, atol=1e-6)
+    np.testing.assert_allclose(response[1], share.max(axis=0), rtol=0.1, atol=1e-6)
+    added = ts.views.steered_tokens(seen, 1, control=control).data["band"]
+    share = (control.added / control.entering).double().numpy()
+    np.testing.assert_allclose(added[1], share.max(axis=0), rtol=1e-2)
+
+
+def test_attribution_is_held_against_the_pair_that_each_random_vector_moves_most(one):
+    seen, control = controlled(one)
+    band = ts.views.logit_attribution(seen, 0, control=control).data["band"]
+    # Tokens gained come first in `toward`, then as many lost.
+    both = zip(control.gained[:, -1, 0].tolist(), control.lost[:, -1, 0].tolist(), strict=True)
+    pairs = list(both)
+    parts, heads = [], []
+    for v, pair in enumerate(pairs):
+        i, j = (control.toward[v].tolist().index(token) for token in pair)
+        parts.append((control.direct[v, ..., i] - control.direct[v, ..., j]).double().numpy())
+        heads.append(float((control.heads[v, ..., i] - control.heads[v, ..., j]).abs().max()))
+    np.testing.assert_allclose(band["direct"][0], np.min(parts, axis=0), rtol=1e-2, atol=1e-6)
+    np.testing.assert_allclose(band["direct"][1], np.max(parts, axis=0), rtol=1e-2, atol=1e-6)
+    assert band["head"] == pytest.approx([min(heads), max(heads)], rel=1e-2)
+
+
+def test_views_without_a_control_say_nothing_of_random_vectors(one):
+    seen, _ = controlled(one)
+    for view in (ts.views.logit_change, ts.views.residual_response, ts.views.logit_attribution):
+        data = view(seen, 0).data
+        assert data["band"] is None
+        assert data["control"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["logit_change", "residual_response", "logit_attribution", "steered_tokens"]
+)
+def test_views_refuse_a_control_of_another_prompt(one, name):
+    seen, _ = controlled(one)
+    other = ts.inspect(one, ts.random_bank(bank_of(one), n=2), PROMPTS[1])
+    with pytest.raises(SettingError, match="its prompt is"):
+        getattr(ts.views, name)(seen, 0, control=other)

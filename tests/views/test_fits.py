@@ -32,12 +32,13 @@ def results(one):
             generations=ts.generate(one, bank, PROMPTS[:1], **few),
             doses=ts.dose_response(one, bank, PROMPTS[:1], **few, **short),
             selection=ts.halve(one, bank, lengths, **split, **few),
+            strengths=ts.inspection.strengths(one, bank, PROMPT, scales=(1,), **few),
             sweep=ts.sweep(one, bank, PROMPTS[:1], **swept),
         )
     return dict(_made)
 
 
-KINDS = ("inspection", "generations", "doses", "selection", "sweep")
+KINDS = ("inspection", "generations", "doses", "selection", "strengths", "sweep")
 
 
 def renamed(result, model):

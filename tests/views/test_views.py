@@ -16,6 +16,7 @@ from packed import read
 import tl_steer as ts
 from tl_steer.banks.generations import Generations
 from tl_steer.errors import SettingError
+from tl_steer.inspection.layout import AXES
 from tl_steer.radii.band import Dose, DoseResponse
 from tl_steer.views.bank import clustered
 from tl_steer.views.page import document, embedded, rounded
@@ -279,10 +280,11 @@ def test_long_prompts_and_many_heads_show_what_changes_most(one):
         entering=torch.rand(n),
         direct=torch.rand(4, 33, 3, seen.toward.shape[1]),
         heads=torch.rand(4, 32, heads, seen.toward.shape[1]),
-        promoted=seen.promoted[:, :1].expand(4, 33, -1, -1),
-        promoted_by=seen.promoted_by[:, :1].expand(4, 33, -1, -1),
-        suppressed=seen.suppressed[:, :1].expand(4, 33, -1, -1),
-        suppressed_by=seen.suppressed_by[:, :1].expand(4, 33, -1, -1),
+        **{
+            name: getattr(seen, name)[:, :1].expand(4, 33, *getattr(seen, name).shape[2:])
+            for name, axes in AXES.items()
+            if "stream read" in axes
+        },
     )
     attention = ts.views.attention_change(long, 1)
     assert {500, 77, 0} <= set(attention.data["places"])

@@ -25,6 +25,7 @@ from tl_steer.inspection.asked import (
     rows_per_pass,
 )
 from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
+from tl_steer.inspection.lens import BY_LOGIT, BY_PROBABILITY, read_lens
 from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of
 from tl_steer.models.recording import Heads, Recording, record
@@ -35,8 +36,6 @@ from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout
 from tl_steer.perturbations.perturbation import Scale
 
-_READ = 4  # tokens at which the logit lens is read
-_LENS = 6  # tokens it names, each way
 _OFFERED = 4  # tokens gained, and tokens lost, that effects are attributed to
 
 
@@ -130,12 +129,12 @@ def _inspect(
     seen = record(model, edits.to(device_of(model)), tokens, look=looked.look)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
     found = _next_tokens(seen.logits, ids, top) | _streams(seen)
-    found |= _lens(model, seen, found["kl"], read)
+    found |= read_lens(model, seen, found["kl"], read)
     found |= _attribution(model, seen, found, toward, read)
     kept, patterns = looked.kept()
     if kept.shape[1] == 0:
         patterns = patterns.new_zeros(len(part.rows), 0, 2, len(ids), len(ids))
-    named = ("gained", "lost", "likely", "promoted", "suppressed", "toward")
+    named = ("gained", "lost", "likely", *BY_LOGIT, *BY_PROBABILITY, "toward")
     mentioned = torch.cat([found[name].flatten() for name in named]).unique().tolist()
     tokenizer = getattr(model, "tokenizer", None)
     return Inspection(
@@ -195,44 +194,6 @@ def _streams(seen: Recording) -> dict[str, Tensor]:
         "clean": seen.stream[0].norm(dim=-1),
         "added": (seen.source[1:] - seen.source[:1]).norm(dim=-1),
         "entering": seen.source[0].norm(dim=-1),
-    }
-
-
-def _lens(
-    model: HookedModel, seen: Recording, kl: Float[Tensor, "vec pos"], read: Readout | None
-) -> dict[str, Tensor]:
-    """The logit lens on the stream before and after, at the tokens whose prediction changes most
-    and behind the prompt."""
-    n, streams, pos, _ = seen.stream[1:].shape
-    ahead = kl.clone()
-    ahead[:, -1] = torch.inf
-    at = ahead.topk(min(_READ, pos)).indices.sort(dim=1).values
-    found: dict[str, list[Tensor]] = {name: [] for name in ("promoted", "suppressed")}
-    by: dict[str, list[Tensor]] = {name: [] for name in found}
-    for v in range(n if read else 0):
-        both = seen.stream[[0, v + 1]][:, :, at[v]]
-        with torch.no_grad():
-            before, after = (
-                read(x.to(device_of(model), dtype_of(model))).float().cpu()  # type: ignore[misc]
-                for x in both
-            )
-        change = after - before
-        change -= change.mean(dim=-1, keepdim=True)
-        for name, sign in (("promoted", 1), ("suppressed", -1)):
-            best = (sign * change).topk(min(_LENS, change.shape[-1]))
-            found[name].append(best.indices)
-            by[name].append(sign * best.values)
-    if read is None:
-        none = torch.zeros(n, streams, at.shape[1], 0, dtype=torch.float32, device="cpu")
-        return {
-            "read_at": at,
-            **{name: none.long() for name in found},
-            **{f"{name}_by": none for name in found},
-        }
-    return {
-        "read_at": at,
-        **{name: torch.stack(values) for name, values in found.items()},
-        **{f"{name}_by": torch.stack(values) for name, values in by.items()},
     }
 
 

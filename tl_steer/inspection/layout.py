@@ -57,6 +57,12 @@ AXES: Mapping[str, str] = {
     "promoted_by": "vec stream read word",
     "suppressed": "vec stream read word int",
     "suppressed_by": "vec stream read word",
+    "promoted_p": "vec stream read word two",
+    "suppressed_p": "vec stream read word two",
+    "lens_gained": "vec stream read word int",
+    "lens_gained_p": "vec stream read word two",
+    "lens_lost": "vec stream read word int",
+    "lens_lost_p": "vec stream read word two",
     "toward": "vec token int",
     "moved": "vec token",
     "direct": "vec stream part token",
@@ -64,7 +70,15 @@ AXES: Mapping[str, str] = {
 }
 
 # What files of version 0.1.0 lack.
-LATER = ("last_rows",)
+LATER = (
+    "last_rows",
+    "promoted_p",
+    "suppressed_p",
+    "lens_gained",
+    "lens_gained_p",
+    "lens_lost",
+    "lens_lost_p",
+)
 
 
 def refuse_header(meta: Mapping[str, Any]) -> None:

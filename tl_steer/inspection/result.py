@@ -61,6 +61,9 @@ class Inspection(Tabled):
             to.
         read_at: tokens at which the logit lens was read; `promoted`, `suppressed` are the tokens
             whose lens logit (less the mean over the vocabulary) rises and falls most, by how much.
+        lens_gained, lens_lost: those whose lens probability rises and falls most. `lens_gained_p`,
+            `lens_lost_p`, `promoted_p` and `suppressed_p` are (unsteered, steered) probabilities
+            that the lens reads. None in files of version 0.1.0.
         toward, moved: tokens that effects are attributed to, and how far their logits moved behind
             the prompt.
         direct: of that, through each block's attention, its MLP, and the rest: the vector itself
@@ -107,6 +110,12 @@ class Inspection(Tabled):
     bank: str = ""
     fingerprint: Fingerprint | None = None
     last_rows: Float[Tensor, "vec layer head 2 pos"] | None = None
+    promoted_p: Float[Tensor, "vec stream read word 2"] | None = None
+    suppressed_p: Float[Tensor, "vec stream read word 2"] | None = None
+    lens_gained: Int[Tensor, "vec stream read word"] | None = None
+    lens_gained_p: Float[Tensor, "vec stream read word 2"] | None = None
+    lens_lost: Int[Tensor, "vec stream read word"] | None = None
+    lens_lost_p: Float[Tensor, "vec stream read word 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)

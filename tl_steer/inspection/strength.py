@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tl_steer.banks.origin import Origin
+from tl_steer.banks.origin import UNTOLD, Origin
 from tl_steer.errors import SettingError
 from tl_steer.files.record import Record
 from tl_steer.files.tables import Sheet, number, shorten
@@ -45,7 +45,8 @@ class Strengths(Record):
 
     Attributes:
         prompt, tokens: what was run, and its tokens as text.
-        model, bank, source, target: of what, and where; `bank` is the bank's digest.
+        source, target: where vectors were added, and where their effect was maximised.
+        origin: which bank, and which model.
         vectors: their numbers in the bank; `labels` are its notes on them.
         scales: the strengths, from the lowest.
         steps: every vector at every strength, then every random vector.
@@ -57,8 +58,6 @@ class Strengths(Record):
 
     prompt: str
     tokens: tuple[str, ...]
-    model: str
-    bank: str
     source: str
     target: str
     vectors: tuple[int, ...]
@@ -69,6 +68,7 @@ class Strengths(Record):
     fluent: float
     salad: float
     settings: dict[str, Any]
+    origin: Origin = UNTOLD
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -140,8 +140,8 @@ class Strengths(Record):
         ]
         columns = ("#", "strength", "KL", "surprise", "repeated", "text")
         note = (
-            f"{self.model}, vectors added at {self.source}; KL in nats behind the prompt. Surprise "
-            "in nats per token above the unsteered continuation's: "
+            f"{self.origin.model}, vectors added at {self.source}; KL in nats behind the prompt. "
+            "Surprise in nats per token above the unsteered continuation's: "
             f"{self.fluent:.2f} for text sampled from the model, {self.salad:.2f} for it shuffled."
         )
         return Sheet("Strengths", columns, tuple(rows), note)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.origin import origin_of
 from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
@@ -20,7 +21,7 @@ from tl_steer.hook_points.positions import Positions
 from tl_steer.inspection.asked import one_prompt, rows_of
 from tl_steer.inspection.strength import Strength, Strengths
 from tl_steer.models.caches import refuse_no_text
-from tl_steer.models.model import HookedModel, model_name
+from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.state import frozen
 from tl_steer.models.token_names import token_names
@@ -73,7 +74,7 @@ def strengths(
     """
     rows = rows_of(bank, vectors)
     _refuse(scales, max_new_tokens, top, batch_rows)
-    check_fits(model, bank.provenance)
+    origin = origin_of(model, bank)
     _refuse_control(model, bank, control)
     refuse_no_text(model)
     tokens = one_prompt(model, prompt)
@@ -88,8 +89,6 @@ def strengths(
     return Strengths(
         prompt=tokens.texts[0],
         tokens=token_names(tokenizer, ids),
-        model=model_name(model),
-        bank=bank.digest(),
         source=bank.source.name,
         target=bank.target.name,
         vectors=tuple(bank.numbers[row] for row in rows),
@@ -101,6 +100,7 @@ def strengths(
         salad=salad,
         settings={"max_new_tokens": max_new_tokens, "seed": seed}
         | ({} if positions is None else {"positions": positions.to_json()}),
+        origin=origin,
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.files.tables import shorten
@@ -17,13 +17,14 @@ _COLUMNS = 96  # of tokens in a map
 
 
 def residual_response(
-    seen: Inspection, vector: int, *, words: int = 6, control: Inspection | None = None
+    seen: Inspection, vector: int, *, words: int = 4, control: Inspection | None = None
 ) -> View:
     """How the response grows through the layers, token by token, and what the logit lens reads.
 
     The map shows the norm of the steered minus the unsteered residual stream, over the norm of the
-    unsteered one or alone. The lens lists the tokens whose logit rises most if the stream is read
-    out there and then, `words` each way; before the last third of a model that is often noise.
+    unsteered one or alone. The lens lists the tokens whose probability rises most if the stream is
+    read out there and then, `words` each way, and at choice those whose logit does, which are often
+    the least likely of all. Before the last third of a model both are often noise.
 
     Args:
         control: random vectors on the same prompt, whose 5 to 95 % band stands beside the norms.
@@ -40,8 +41,10 @@ def residual_response(
         "response": rounded(_binned(seen.response[v], bins), 3),
         "share": rounded(_binned(_share(seen)[v], bins), 3),
         "read_at": seen.read_at[v].tolist(),
-        "promoted": _words(seen, "promoted", v, words),
-        "suppressed": _words(seen, "suppressed", v, words),
+        "lens": {
+            "probability": _by_probability(seen, v, words),
+            "logit": _by_logit(seen, v, words),
+        },
         "source_layer": seen.source_layer,
         "control": told(control),
         "band": None if control is None else ends(_binned(_share(control), bins), 2),
@@ -51,8 +54,9 @@ def residual_response(
         f"norm behind the prompt: {float(last[seen.source_layer + 1]):.3g} at the source, "
         f"{float(last[-1]):.3g} at the end"
     ]
-    if seen.promoted.shape[-1]:
-        read = ", ".join(repr(seen.word(int(t))) for t in seen.promoted[v, -1, -1, :4])
+    named = seen.promoted if seen.lens_gained is None else seen.lens_gained
+    if named.shape[-1]:
+        read = ", ".join(repr(seen.word(int(t))) for t in named[v, -1, -1, :4])
         lines.append(f"the lens reads {read} at the end")
     height = 260 + 24 * seen.response.shape[1]
     return View("residual_response", f"Response to vector {vector}", data, tuple(lines), height)
@@ -73,14 +77,44 @@ def _share(seen: Inspection) -> Float[Tensor, "vec stream pos"]:
     return seen.response / seen.clean.clamp_min(1e-9)
 
 
-def _words(seen: Inspection, which: str, v: int, most: int) -> list[Any]:
-    ids, by = (getattr(seen, name)[v, ..., :most] for name in (which, f"{which}_by"))
+def _by_probability(seen: Inspection, v: int, most: int) -> list[Any] | None:
+    """[rising, falling] words of every stream and token that is read: [word, before, after]."""
+    sides = [
+        (seen.lens_gained, seen.lens_gained_p),
+        (seen.lens_lost, seen.lens_lost_p),
+    ]
+    return [
+        _words(seen, ids[v, ..., :most], p[v, ..., :most, :])
+        for ids, p in sides
+        if ids is not None and p is not None
+    ] or None
+
+
+def _by_logit(seen: Inspection, v: int, most: int) -> list[Any]:
+    """The same by logit: [word, how far it moves, probability where it is larger]."""
+    sides = [
+        (seen.promoted, seen.promoted_by, seen.promoted_p, 1),
+        (seen.suppressed, seen.suppressed_by, seen.suppressed_p, 0),
+    ]
+    found = []
+    for ids, by, p, at in sides:
+        likely = torch.full_like(by, torch.nan) if p is None else p[..., at]
+        told = torch.stack([by, likely], dim=-1)
+        found.append(_words(seen, ids[v, ..., :most], told[v, ..., :most, :]))
+    return found
+
+
+def _words(
+    seen: Inspection,
+    ids: Int[Tensor, "stream read word"],
+    told: Float[Tensor, "stream read word 2"],
+) -> list[Any]:
     return [
         [
-            [[seen.word(token), amount] for token, amount in zip(tokens, amounts, strict=True)]
-            for tokens, amounts in zip(at.tolist(), rounded(much, 3), strict=True)
+            [[seen.word(token), *both] for token, both in zip(tokens, pairs, strict=True)]
+            for tokens, pairs in zip(at.tolist(), rounded(much, 2), strict=True)
         ]
-        for at, much in zip(ids, by, strict=True)
+        for at, much in zip(ids, told, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.inspection.strength import Strength, Strengths
 from tl_steer.views.control import ends
 from tl_steer.views.page import rounded
@@ -30,7 +31,7 @@ def strengths(found: Strengths, vector: int) -> View:
     data = {
         "vector": vector,
         "prompt": cut(found.prompt),
-        "tokens": list(found.tokens),
+        "tokens": [capped(text) for text in found.tokens],
         "unsteered": cut(found.unsteered.text),
         "steps": [_step(found, one) for one in steps],
         "ends": {"forwards": found.ends(vector), "backwards": found.ends(vector, sign=-1)},
@@ -47,7 +48,7 @@ def _step(found: Strengths, one: Strength) -> dict[str, Any]:
     return {
         "scale": one.scale,
         "kl": _all(one.kl),
-        "top": [[word, _digits(p), _digits(before)] for word, p, before in one.top],
+        "top": [[capped(word), _digits(p), _digits(before)] for word, p, before in one.top],
         "text": cut(one.text),
         "changed": one.changed,
         "surprise": _digits(one.surprise),

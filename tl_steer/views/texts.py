@@ -1,5 +1,7 @@
 """Steered text beside unsteered text, and how text changes with the radius."""
 
+import dataclasses
+import warnings
 from typing import Any
 
 from tl_steer.banks.generations import Generations
@@ -72,8 +74,18 @@ def dose_data(found: DoseResponse) -> dict[str, Any]:
         "fluent": found.fluent,
         "salad": found.salad,
         "curves": curves,
+        "band": _band(found) if found.doses else None,
         "texts": _samples(found),
     }
+
+
+def _band(found: DoseResponse) -> dict[str, Any] | None:
+    """Radii between paraphrase and gibberish; the view says itself where there are none."""
+    if not found.at(found.radii[0]):  # random vectors alone
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dataclasses.asdict(found.band())
 
 
 def _point(found: DoseResponse, radius: float, doses: tuple[Dose, ...]) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def shown(page):
     """Text, next tokens and KL of tokens, as the page has them."""
     return (
         page.locator(".compare .steered").inner_text(),
-        page.locator(".chances").inner_text(),
+        page.locator(".chances").inner_text().replace("\xa0", " "),
         page.evaluate(
-            "() => [...document.querySelectorAll('.token')].map((n) => n.style.background).join()"
+            "() => [...document.querySelectorAll('.token')].map((n) => n.style.backgroundColor).join()"
         ),
     )
 
@@ -62,7 +62,7 @@ def test_the_mouse_picks_a_strength_and_zero_is_the_unsteered_model(one, opened)
     found = measured(one)
     page = opened(ts.views.strengths(found, 0).html())
     page.locator(".stops button").nth(2).click()
-    assert page.locator("[role=status]").inner_text().strip() == "unsteered unsteered"
+    assert page.locator("p.told").inner_text().strip() == "unsteered unsteered"
     assert found.unsteered.text in page.locator(".compare .steered").inner_text()
     assert page.locator(".random").count() == 0
     assert page.locator("mark").count() == 0
@@ -85,9 +85,18 @@ def test_random_vectors_of_the_same_strength_stand_beside(one, opened):
     low, high = np.min(ends), np.max(ends)
     view = ts.views.strengths(found, 1).data["steps"][-1]["band"]
     assert [view[0][-1], view[1][-1]] == pytest.approx([low, high], rel=1e-2)
-    assert "random " in page.locator("[role=status]").inner_text()
+    assert "random " in page.locator("p.told").inner_text()
     alone = opened(ts.views.strengths(measured(one, random=0), 1).html(), address="#?d=3")
     assert "random" not in alone.locator("#root").inner_text().lower()
+
+
+def test_a_text_of_nothing_but_white_space_says_so(one, opened):
+    found = measured(one)
+    steps = [dataclasses.replace(step, text="\n" * 40) for step in found.steps]
+    blank = dataclasses.replace(found, steps=tuple(steps))
+    page = opened(ts.views.strengths(blank, 0).html())
+    assert "Nothing but white space, 40 characters" in page.locator(".steered").inner_text()
+    assert page.locator(".steered").bounding_box()["height"] < 200
 
 
 def spans(page, kind):

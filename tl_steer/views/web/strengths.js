@@ -38,14 +38,17 @@
     const high = data.steps.map((s) => (s.band ? last(s.band[1]) : 0)), low = data.steps.map((s) => (s.band ? last(s.band[0]) : 0));
     const top = T.most([...kl, ...high]) || 1, x = (i) => stop(i, n).toFixed(2);
     const y = (v) => (58 - (Math.min(Math.max(T.value(v), 0), top) / top) * 54).toFixed(2);
-    const line = (values, from) => values.map((v, i) => (Number.isNaN(T.value(v)) ? "" : `${i || from ? "L" : "M"}${x(i)} ${y(v)}`)).join("");
+    const known = (v) => !Number.isNaN(T.value(v));
+    const line = (values) => values.map((v, i) => (known(v) ? `${i && known(values[i - 1]) ? "L" : "M"}${x(i)} ${y(v)}` : "")).join("");
     const back = low.map((v, i) => `L${x(i)} ${y(v)}`).reverse().join("");
     const root = T.svg("svg", { viewBox: "0 0 100 60", preserveAspectRatio: "none", role: "img",
       "aria-label": `KL behind the prompt at every strength, at most ${T.num(top)} nats` });
-    if (data.random) T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
+    if (data.random && [...high, ...low].every(known)) T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
     T.add(root, T.svg("path", { class: "more", "vector-effect": "non-scaling-stroke", d: line(kl) }));
     return el("div", { class: "curve" }, root, el("span", { class: "note" }, `KL behind the prompt, up to ${T.num(top)} nats`),
-      data.steps.map((s, i) => T.tip(el("i", { class: "dot", style: { left: x(i) + "%", top: y(kl[i]) + "px" } }), `${times(s.scale)}: ${T.num(kl[i])} nats`)));
+      data.steps.map((s, i) => !Number.isNaN(T.value(kl[i])) && T.tip(
+        el("i", { class: "dot" + (Number.isFinite(T.value(kl[i])) ? "" : " endless"), style: { left: x(i) + "%", top: y(kl[i]) + "px" } }),
+        `${times(s.scale)}: ${T.num(kl[i])} nats`)));
   };
 
   const track = (data, scales) => {
@@ -59,7 +62,7 @@
     const changes = from <= lowest ? `the text has changed at ${plain(lowest)}\u00a0×, the least measured` : `the text changes at about ${at(from)}`;
     return `${name} ${changes}, and ${Number.isFinite(spoilt) ? `is gibberish from about ${at(spoilt)}` : "never turns into gibberish"}`;
   };
-  const told = (data, scales) => [last(scales) > 0 && sentence("Forwards", data.ends.forwards, Math.min(...scales.filter((s) => s > 0))),
+  const ends = (data, scales) => [last(scales) > 0 && sentence("Forwards", data.ends.forwards, Math.min(...scales.filter((s) => s > 0))),
     scales[0] < 0 && sentence("backwards", data.ends.backwards, Math.min(...scales.filter((s) => s < 0).map(Math.abs)))]
     .filter(Boolean).join("; ") + ".";
 
@@ -83,11 +86,13 @@
       `; surprise ${T.num(step.surprise)} nats a token (${T.num(data.fluent)} for the model's own, ${T.num(data.salad)} for word salad)`,
       `; ${T.percent(step.repetition)} of token pairs repeated`]);
 
+  const said = (before, text) => (text.trim() ? T.said(before, text)
+    : el("span", { class: "note" }, text ? `Nothing but white space, ${text.length} characters.` : "Nothing: it ends at once."));
   const texts = (data, step) => el("div", {},
     el("div", { class: "compare" },
-      el("div", { class: "card steered" }, el("h3", {}, `Steered, ${times(step.scale)}`), T.said(data.unsteered, step.text)),
-      el("div", { class: "card" }, el("h3", {}, "Unsteered"), el("span", { class: "said" }, data.unsteered))),
-    step.random.length > 0 && [el("h3", {}, `Random vectors, ${times(step.scale)}`), step.random.map((text) => el("div", { class: "random" }, T.said(data.unsteered, text)))]);
+      el("div", { class: "card steered" }, el("h3", {}, `Steered, ${times(step.scale)}`), said(data.unsteered, step.text)),
+      el("div", { class: "card" }, el("h3", {}, "Unsteered"), said(data.unsteered, data.unsteered))),
+    step.random.length > 0 && [el("h3", {}, `Random vectors, ${times(step.scale)}`), step.random.map((text) => el("div", { class: "random" }, said(data.unsteered, text)))]);
 
   const rows = (data) => () => [["strength", "KL behind the prompt", "surprise", "repeated", "text"],
     ...data.steps.map((s) => [s.scale, T.value(last(s.kl)), T.value(s.surprise), T.value(s.repetition), s.text])];
@@ -112,19 +117,19 @@
   T.draw.strengths = (root, data) => {
     const scales = data.steps.map((s) => s.scale), n = scales.length;
     const top = T.most(data.steps.flatMap((s) => s.kl)) || 1;
-    const said = el("div"), words = el("div"), next = el("div"), tokens = el("div");
+    const told = el("div"), words = el("div"), next = el("div"), tokens = el("div");
     const control = slider(data, scales, (step) => {
-      T.put(said, facts(data, step)); T.put(words, texts(data, step)); T.put(next, chances(step)); T.put(tokens, strip(data, step, top));
+      T.put(told, facts(data, step)); T.put(words, texts(data, step)); T.put(next, chances(step)); T.put(tokens, strip(data, step, top));
     });
     const marks = el("div", { class: "stops" }, scales.map((s, i) =>
       el("button", { type: "button", tabindex: -1, style: { left: stop(i, n) + "%" }, onclick: () => control.go(i) }, signed(s))));
     const board = el("div", { class: "board" }, curve(data), track(data, scales), control.input, marks);
     T.add(root,
-      el("p", { class: "note" }, "How many times the vector is added; below 0 its opposite. ", told(data, scales),
-        data.random ? ` Shaded: ${data.random} random vectors.` : ""),
+      el("p", { class: "note" }, "How many times the vector is added; below 0 its opposite. ", ends(data, scales),
+        data.random ? ` Grey: ${data.random} random vectors.` : ""),
       T.figure("Strength", board, rows(data)),
       T.legend(["same", "same text"], ["other", "other text that holds together"], ["gibberish", "gibberish"]),
-      said, words,
+      told, words,
       el("div", { class: "split" },
         el("div", {}, el("h3", {}, "Next token behind the prompt; tick: unsteered"), T.figure("Likeliest next tokens", next,
           () => [["token", "probability", "unsteered"], ...data.steps[Number(control.input.value)].top])),

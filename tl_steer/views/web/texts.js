@@ -18,40 +18,91 @@
     show();
   };
 
-  /* a line chart over log radius, with quartiles shaded */
-  const chart = (title, data, read, { lines = [], percent = false, floor = null } = {}) => {
-    const width = 460, height = 210, left = 44, bottom = 30, ends = [10, height - bottom];
+  const NAMES = { vectors: ["more", "vectors"], opposites: ["less", "their opposites"], random: ["base", "random vectors"] };
+  const WIDTH = 460, HEIGHT = 226, LEFT = 48, TOP = 14, BOTTOM = HEIGHT - 42;
+  const three = (value) => [].concat(value).map(T.value);
+  const middle = (value) => { const all = three(value); return all.length === 3 ? all[1] : all[0]; };
+
+  /* Places on a chart: radii on a log scale, values between the least and the largest that are finite. */
+  const axes = (data, read, lines, floor) => {
     const radii = data.curves.flatMap((c) => c.points.map((p) => p.radius)), low = Math.log(Math.min(...radii)), high = Math.log(Math.max(...radii));
-    const values = data.curves.flatMap((c) => c.points.flatMap((p) => [].concat(read(p)))).map(T.value).filter(Number.isFinite).concat(lines.map(([v]) => T.value(v)).filter(Number.isFinite));
+    const values = data.curves.flatMap((c) => c.points.flatMap((p) => three(read(p)))).concat(lines.map(([v]) => T.value(v))).filter(Number.isFinite);
     const top = Math.max(...values, 1e-9), base = floor === null ? Math.min(0, ...values) : floor;
-    const x = (r) => left + (high > low ? (Math.log(r) - low) / (high - low) : 0.5) * (width - left - 12);
-    const y = (v) => ends[1] - ((Math.max(base, Math.min(top, T.value(v))) - base) / (top - base || 1)) * (ends[1] - ends[0]);
-    const root = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
-    const say = percent ? T.percent : T.num;
-    for (const v of [base, (base + top) / 2, top]) T.add(root, T.svg("line", { class: "axis", x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, say(v)));
-    const first = data.curves[0].points;
-    first.forEach((p, i) => { if (first.length < 8 || i % 2 === 0) T.add(root, T.svg("text", { x: x(p.radius), y: height - 12, "text-anchor": "middle" }, T.num(p.share))); });
-    for (const [v, name] of lines) if (Number.isFinite(T.value(v))) T.add(root, T.svg("line", { class: "base dash", "stroke-width": 1, x1: left, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: width - 2, y: y(v) - 4, "text-anchor": "end" }, name));
-    for (const curve of data.curves) {
-      const kind = { vectors: "more", opposites: "less", random: "base" }[curve.name];
-      const trio = curve.points.map((p) => [].concat(read(p)));
-      if (trio[0].length === 3) T.add(root, T.svg("path", { class: "shade-" + kind, d: trio.map((t, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(t[2])}`).join("") + trio.map((t, i) => `L${x(curve.points[i].radius)} ${y(t[0])}`).reverse().join("") + "Z" }));
-      const middle = trio.map((t) => (t.length === 3 ? t[1] : t[0]));
-      T.add(root, T.svg("path", { class: kind + (curve.name === "random" ? " dash" : ""), d: middle.map((v, i) => `${i ? "L" : "M"}${x(curve.points[i].radius)} ${y(v)}`).join("") }));
-      middle.forEach((v, i) => T.add(root, T.tip(T.svg("circle", { class: "fill-" + kind, cx: x(curve.points[i].radius), cy: y(v), r: 3.5 }), `${curve.name}, radius ${T.num(curve.points[i].radius)}: ${say(v)}`)));
-    }
-    return el("figure", {}, el("h3", {}, title), root);
+    const x = (r) => LEFT + (high > low ? (Math.log(r) - low) / (high - low) : 0.5) * (WIDTH - LEFT - 12);
+    const y = (v) => BOTTOM - ((Math.max(base, Math.min(top, v)) - base) / (top - base || 1)) * (BOTTOM - TOP);
+    return { x, y, base, top, ends: [Math.exp(low), Math.exp(high)] };
   };
+  const path = (points) => {
+    let open = false;
+    return points.map(([x, y]) => {
+      const piece = Number.isNaN(y) ? "" : `${open ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+      open = !Number.isNaN(y);
+      return piece;
+    }).join("");
+  };
+
+  /* from paraphrase to gibberish */
+  const shade = (root, data, at) => {
+    if (!data.band || !(data.band.highest > data.band.lowest)) return;
+    const [a, b] = [data.band.lowest, data.band.highest].map((r) => at.x(Math.max(at.ends[0], Math.min(at.ends[1], r))));
+    T.add(root, T.svg("rect", { class: "shade-more", x: a, width: Math.max(b - a, 1), y: TOP, height: BOTTOM - TOP }));
+  };
+  const frame = (root, data, at, say, lines) => {
+    for (const v of [at.base, (at.base + at.top) / 2, at.top]) T.add(root, T.svg("line", { class: "axis", x1: LEFT, x2: WIDTH, y1: at.y(v), y2: at.y(v) }),
+      T.svg("text", { x: LEFT - 6, y: at.y(v) + 4, "text-anchor": "end" }, say(v)));
+    const first = data.curves[0].points;
+    first.forEach((p, i) => { if (first.length < 8 || i % 2 === 0) T.add(root, T.svg("text", { x: at.x(p.radius), y: BOTTOM + 18, "text-anchor": "middle" }, T.num(p.share))); });
+    T.add(root, T.svg("text", { x: WIDTH - 4, y: HEIGHT - 6, "text-anchor": "end" }, "radius, share of the norm"));
+    for (const [v, name] of lines) if (Number.isFinite(T.value(v))) T.add(root, T.svg("line", { class: "base dash", "stroke-width": 1, x1: LEFT, x2: WIDTH, y1: at.y(T.value(v)), y2: at.y(T.value(v)) }),
+      T.svg("text", { x: WIDTH - 2, y: at.y(T.value(v)) - 4, "text-anchor": "end" }, name));
+  };
+  /* Medians as a line that breaks where there is no number, quartiles as a shade, infinity at the top as such. */
+  const curve = (root, { name, points }, read, at, say) => {
+    const kind = NAMES[name][0], values = points.map((p) => three(read(p))), x = points.map((p) => at.x(p.radius));
+    if (values[0].length === 3 && !values.flat().some(Number.isNaN)) {
+      const back = values.map((v, i) => `L${x[i]} ${at.y(v[0])}`).reverse().join("");
+      T.add(root, T.svg("path", { class: "shade-" + kind, d: path(values.map((v, i) => [x[i], at.y(v[2])])) + back + "Z" }));
+    }
+    T.add(root, T.svg("path", { class: kind + (name === "random" ? " dash" : ""), d: path(points.map((p, i) => [x[i], at.y(middle(read(p)))])) }));
+    points.forEach((p, i) => {
+      const v = middle(read(p));
+      if (Number.isNaN(v)) return;
+      const dot = Number.isFinite(v) ? T.svg("circle", { class: "fill-" + kind, cx: x[i], cy: at.y(v), r: 3.5 })
+        : T.svg("text", { class: "strong", x: x[i], y: at.y(v) + (v > 0 ? -2 : 10), "text-anchor": "middle" }, "∞");
+      T.add(root, T.tip(dot, `${NAMES[name][1]}, radius ${T.num(p.radius)}: ${say(v)}`));
+    });
+  };
+
+  const chart = (title, data, read, { lines = [], percent = false, floor = null } = {}) => {
+    const at = axes(data, read, lines, floor), say = percent ? T.percent : T.num;
+    const root = T.svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title });
+    shade(root, data, at);
+    frame(root, data, at, say, lines);
+    for (const each of data.curves) curve(root, each, read, at, say);
+    const rows = () => [["vectors", "radius", "share", "lower quartile", "median", "upper quartile"], ...data.curves.flatMap(({ name, points }) =>
+      points.map((p) => { const v = three(read(p)); return [NAMES[name][1], p.radius, p.share, ...(v.length === 3 ? v : ["", v[0], ""])]; }))];
+    return el("div", {}, el("h3", {}, title), T.figure(title, root, rows));
+  };
+
+  const between = (data) => {
+    const band = data.band, share = (r) => T.num(r / data.norm);
+    if (!band) return null;
+    if (!(band.highest > band.lowest)) return el("p", { class: "note" }, `No band between paraphrase and gibberish: ${band.note}.`);
+    return el("p", { class: "note" }, `Shaded: between paraphrase and gibberish, from ${share(band.lowest)} to ${share(band.highest)} of the norm${band.note && ` (${band.note})`}.`);
+  };
+  const samples = (data) => [el("h3", {}, "A middling text at every radius"), T.figure("Texts by radius",
+    el("table", {}, el("tbody", {}, data.texts.map((t) => el("tr", {}, el("td", { class: "num" }, T.num(t.radius)), el("td", { class: "note" }, `vector ${t.vector}`), el("td", { class: "said" }, t.text))))),
+    () => [["radius", "vector", "text"], ...data.texts.map((t) => [t.radius, t.vector, t.text])])];
 
   T.draw.dose_response = (root, data) => {
     if (!data.curves.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured.")); return; }
-    const names = { vectors: ["more", "vectors"], opposites: ["less", "their opposites"], random: ["base", "random vectors"] };
     T.add(root, el("p", { class: "note" }, `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. Lines are medians over vectors and prompts, shades their quartiles.`),
-      T.legend(...data.curves.map((c) => names[c.name])),
-      el("div", { class: "split" },
-        chart("KL of the next token, nats", data, (p) => p.kl), chart("Surprise, nats per token", data, (p) => p.surprise, { lines: [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]] }),
-        chart("Texts that change", data, (p) => p.changed, { percent: true, floor: 0 }), chart("Repeated token pairs", data, (p) => p.repetition, { percent: true, floor: 0 })),
-      el("h3", {}, "A middling text at every radius"),
-      el("table", {}, el("tbody", {}, data.texts.map((t) => el("tr", {}, el("td", { class: "num" }, T.num(t.radius)), el("td", { class: "note" }, `vector ${t.vector}`), el("td", { class: "said" }, t.text))))));
+      between(data), T.legend(...data.curves.map((c) => NAMES[c.name])),
+      el("div", { class: "split", style: { gridTemplateColumns: "repeat(auto-fit, minmax(min(400px, 100%), 1fr))" } },
+        chart("KL of the next token, nats", data, (p) => p.kl),
+        chart("Surprise, nats per token", data, (p) => p.surprise, { lines: [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]] }),
+        chart("Texts that change", data, (p) => p.changed, { percent: true, floor: 0 }),
+        chart("Repeated token pairs", data, (p) => p.repetition, { percent: true, floor: 0 })),
+      samples(data));
   };
 })();
