@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 from browsing import in_a_browser, settle
-from PIL import Image
 from conftest import bank_of
+from PIL import Image
 from test_views import ATTACKS, inspection
 
 import tl_steer as ts
