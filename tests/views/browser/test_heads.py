@@ -36,6 +36,15 @@ def press(page, *keys):
         page.keyboard.press(key)
 
 
+def tab_to(page, selector):
+    """Press Tab until such an element has the focus; how often."""
+    for times in range(1, 30):
+        press(page, "Tab")
+        if page.evaluate("(wanted) => document.activeElement.matches(wanted)", selector):
+            return times
+    raise AssertionError(f"no way to {selector}")
+
+
 def close(shown, true):
     """Equal to what is printed: two or three digits."""
     return shown == pytest.approx(true, rel=6e-2, abs=6e-3)
@@ -74,19 +83,24 @@ def test_a_grid_is_one_stop_of_the_tab_key_and_picking_keeps_the_focus(one, open
         cell.locator("..").get_attribute("aria-rowindex"),
     ) == ("2", "2")
     press(page, "Tab")
-    assert page.evaluate("() => document.activeElement.textContent") == "head", "behind the grid"
+    assert page.evaluate("() => !document.activeElement.closest('svg')"), "behind the grid"
     press(page, "Shift+Tab", "ArrowUp")
     assert page.evaluate(FOCUSED).startswith("head 1.0: ")
 
 
 def test_the_whole_explorer_is_worked_with_the_keyboard(one, opened):
     _, page = explorer(one, opened)
-    press(page, "Tab", "Tab", "Tab", "Tab", "Tab", "Home", "ArrowDown", "Enter")
+    tab_to(page, "[role=gridcell]")
+    tab_to(page, "[data-head]")
+    press(page, "Home", "ArrowDown", "Enter")
     second = page.evaluate("() => document.activeElement.dataset.head")
     assert page.locator("h3.heads-title").inner_text() == f"Head {second}", "the focus stays"
-    press(page, "Tab", "Tab", "Enter")
+    assert tab_to(page, ".heads-switch button") == 1, "the list is one stop of the Tab key"
+    press(page, "Tab", "Enter")
     assert page.evaluate("() => document.activeElement.textContent") == "steered"
-    press(page, "Tab", "Tab", "Tab", "ArrowLeft", "Enter")
+    tab_to(page, "[role=gridcell]")
+    tab_to(page, ".token")
+    press(page, "ArrowLeft", "Enter")
     assert page.evaluate("() => document.activeElement.getAttribute('aria-pressed')") == "true"
     n = len(inspection(one).tokens)
     assert page.url.endswith(f"#?h={second}&w=steered&t={n - 2}")
@@ -173,7 +187,7 @@ def test_a_token_tints_where_it_looks_and_who_looks_at_it(one, opened):
     assert nodes.nth(4).get_attribute("aria-pressed") == "true"
     nodes.nth(2).hover()
     painted(2)
-    page.locator("h2").hover()
+    page.locator("h3").hover()
     painted(4)
     nodes.nth(5).focus()
     painted(5)
@@ -216,12 +230,15 @@ def test_heads_within_the_random_vectors_band_are_drawn_grey(one, opened):
     control = ts.inspect(one, ts.random_bank(bank_of(one), n=6), PROMPTS[2])
     seen, page = explorer(one, opened, control=control)
     change, random = seen.attention_change[1], control.attention_change
-    within = (change >= random.amin(0)) & (change <= random.amax(0)) & (change > 0)
+    within = (change <= random.amax(0)) & (change > 0)
     squares = page.locator(f"{GRID} .grid-room path.fill-base").evaluate_all(
         "nodes => nodes.reduce((sum, n) => sum + n.getAttribute('d').split('M').length - 1, 0)"
     )
     assert squares == int(within.sum())
-    assert "within what 6 random vectors do" in page.locator(GRID).inner_text()
+    assert (
+        "no further than random (lowest to highest of 6 random vectors)"
+        in page.locator(GRID).inner_text()
+    )
     press(page, "Tab")
     low, high = numbers(page.evaluate(FOCUSED))[2:4]
     layer, head = seen.kept[1, 0].tolist()
