@@ -168,9 +168,9 @@ def test_a_token_tints_where_it_looks_and_who_looks_at_it(one, opened):
     seen, page = explorer(one, opened, heads="all", address="#?h=3.0&w=steered&t=4")
     pattern = seen.patterns[1, seen.kept[1].tolist().index([3, 0]), 1].float()
     told = page.locator(".heads-panel > div > p")
-    nodes = page.locator(".heads-panel button.token")
+    nodes = page.locator(".heads-panel .token")
     look = """nodes => nodes.map((node) => [
-      Number((node.style.background.match(/[\\d.]+(?=\\)$)/) || ["0"])[0]),
+      Number((node.style.backgroundColor.match(/[\\d.]+(?=\\)$)/) || ["0"])[0]),
       node.style.boxShadow !== ""])"""
 
     def painted(t):
@@ -278,6 +278,27 @@ def test_a_pattern_that_looks_ahead_is_shown_whole(one, opened):
     page.locator(".heads-panel [role=gridcell]").focus()
     press(page, "ArrowRight", "ArrowRight", "ArrowRight")
     assert numbers(page.evaluate(FOCUSED).split(": ")[-1])[:2] == [0.5, 0.5]
+
+
+def test_heads_attribution_is_walked_and_opens_what_the_head_looks_at(one, opened):
+    seen = inspection(one)
+    report = ts.report(bank_of(one), inspections=[seen])
+    page = opened(report.html(), address="#v1/attribution")
+    page.locator(".heads-attribution [role=gridcell]").focus()
+    press(page, "ArrowRight", "ArrowRight", "ArrowRight", "ArrowDown")
+    said = page.evaluate(FOCUSED)
+    toward = seen.heads[1, 3, 1, 0] - seen.heads[1, 3, 1, 4]
+    assert said.startswith("head 3.1: ")
+    assert close(numbers(said)[1], float(toward)), said
+    drawn(page)
+    press(page, "Enter")
+    settle(page)
+    assert page.url.endswith("#v1/attention?h=3.1")
+    assert page.locator("h3.heads-title").inner_text() == "Head 3.1"
+    single = opened(ts.views.logit_attribution(seen, 1).html())
+    single.locator(".heads-attribution [role=gridcell]").focus()
+    press(single, "Enter")
+    assert "#" not in single.url, "there is nothing to open"
 
 
 CELLS = """(root, data, T) => {
