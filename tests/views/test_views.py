@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from conftest import PROMPTS, bank_of
-from packed import read
+from packed import inflated, read
 
 import tl_steer as ts
 from tl_steer.banks.generations import Generations
@@ -204,6 +204,15 @@ def test_the_last_token_s_attention_is_in_a_page_for_every_head(one):
     assert ts.views.attention_change(old, 1).data["last"] is None
 
 
+def test_a_report_has_unsteered_attention_once_for_all_vectors(one):
+    report = ts.report(bank_of(one), inspections=[inspection(one)])
+    packed = [inflated(report.blocks[f"v{v}.attention_change.0"])["data"]["last"] for v in range(4)]
+    assert len({rows["unsteered"]["u8"] for rows in packed}) == 1
+    assert all(len(rows["unsteered"]["u8"]) < 8 for rows in packed), "a number of a word"
+    data = read(report, "v2.attention_change.0")["data"]
+    assert data == json.loads(embedded(ts.views.attention_change(inspection(one), 2, heads=8).data))
+
+
 def test_attention_that_is_no_number_is_said_to_be_none(one):
     seen = inspection(one)
     patterns, rows = seen.patterns.clone(), seen.last_rows.clone()
@@ -221,8 +230,7 @@ def test_attention_has_random_vectors_band_and_refuses_another_prompt_s(one):
     control = ts.inspect(one, ts.random_bank(bank_of(one), n=5), PROMPT)
     band = ts.views.attention_change(seen, 0, control=control).data["band"]
     low, high = control.attention_change.amin(0), control.attention_change.amax(0)
-    torch.testing.assert_close(torch.tensor(band["low"]), low, rtol=1e-2, atol=0)
-    torch.testing.assert_close(torch.tensor(band["high"]), high, rtol=1e-2, atol=0)
+    torch.testing.assert_close(torch.tensor(band), torch.stack([low, high]), rtol=1e-2, atol=0)
     with pytest.raises(SettingError, match="its prompt is"):
         other = ts.inspect(one, ts.random_bank(bank_of(one), n=5), PROMPTS[1])
         ts.views.attention_change(seen, 0, control=other)

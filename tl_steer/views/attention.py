@@ -10,7 +10,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import capped, shorten
 from tl_steer.inspection.result import Inspection
-from tl_steer.views.control import band, refuse_other
+from tl_steer.views.control import ends, refuse_other, told
 from tl_steer.views.page import rounded, shares
 from tl_steer.views.view import View
 
@@ -34,8 +34,8 @@ def attention_change(
         heads: at most so many whole patterns of those that the inspection kept, or "all"; those
             that change most come first. Of every other head there is the last token's row, where
             the inspection has it.
-        control: random vectors on the same prompt: heads that move no further than theirs (the 5 to
-            95 % band) are drawn small and grey.
+        control: random vectors on the same prompt, whose 5 to 95 % band stands beside every head;
+            those that move no further than that are drawn small and grey.
 
     The number of a head is the total variation between its two patterns, mean over destination
     tokens: the share of attention that moved. It says nothing of what the head then wrote: the
@@ -63,7 +63,8 @@ def attention_change(
         "attribution": _attribution(seen, v),
         "kept": [_pattern(seen, v, k, shown) for k in range(kept)],
         "last": _last_rows(seen, v, shown),
-        "band": _band(control),
+        "control": told(control),
+        "band": None if control is None else ends(control.attention_change),
     }
     title = f"Attention under vector {vector}"
     return View("attention_change", title, data, tuple(_lines(seen, v, len(shown))), 980)
@@ -103,10 +104,9 @@ def _pattern(seen: Inspection, v: int, k: int, shown: Int[Tensor, " shown"]) -> 
     if not bool(both.nan_to_num(0.0).triu(1).any()):
         below = torch.ones(both.shape[1:], dtype=torch.bool, device=both.device).tril()
         both = both[:, below]
-    # Apart, since what is unsteered is the same for every vector, and a page holds it once.
     return {
         "head": [layer, head],
-        "unsteered": shares(both[0]),
+        "unsteered": shares(both[0], shared=True),  # the same for every vector
         "steered": shares(both[1]),
         "gone": gone,
     }
@@ -121,17 +121,10 @@ def _last_rows(seen: Inspection, v: int, shown: Int[Tensor, " shown"]) -> dict[s
     whole = (rows.nan_to_num(0.0).clamp(0, 1) * 255).round()
     moved = (whole[:, :, 1] - whole[:, :, 0]).remainder(256)
     return {
-        "unsteered": shares(whole[:, :, 0] / 255),
+        "unsteered": shares(whole[:, :, 0] / 255, shared=True),
         "moved": shares(moved / 255),
         "gone": (~rows.isfinite()).any(dim=-1).nonzero().tolist(),
     }
-
-
-def _band(control: Inspection | None) -> dict[str, Any] | None:
-    if control is None:
-        return None
-    low, high = band(control.attention_change)
-    return {"low": rounded(low, 3), "high": rounded(high, 3), "vectors": len(control)}
 
 
 def _toward(seen: Inspection, v: int) -> Float[Tensor, "layer head"] | None:

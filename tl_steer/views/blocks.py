@@ -2,7 +2,7 @@
 
 A report of many vectors names the same tokens thousands of times. In a packed block a text of up
 to 80 characters is `~` and its number in the page's table of words, in base 36; a longer one is
-itself.
+itself, unless it is `Shared`.
 `T.read` in the page undoes it.
 """
 
@@ -17,6 +17,10 @@ from tl_steer.files.tables import plain
 
 _SHORT = 80
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+class Shared(str):
+    """A text of any length that other blocks hold too, so that a page has it once."""
 
 
 class Words:
@@ -35,6 +39,8 @@ class Words:
 
     def _of(self, value: Any) -> Any:
         kind = type(value)
+        if kind is Shared:
+            return self._number(value)
         if kind is str:
             # A long text that begins as a number of a word does must not be taken for one.
             return self._number(value) if len(value) <= _SHORT or value[0] == "~" else shown(value)

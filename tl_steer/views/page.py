@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.files.text import capped, plain
-from tl_steer.views.blocks import finite, shown
+from tl_steer.views.blocks import Shared, finite, shown
 
 _SCRIPTS = (
     "core.js",
@@ -180,14 +180,15 @@ def thousandths(values: Tensor) -> Any:
     return (values.double() * 1000).round().nan_to_num(0.0).to(torch.int32).tolist()
 
 
-def shares(values: Tensor) -> dict[str, Any]:
+def shares(values: Tensor, *, shared: bool = False) -> dict[str, Any]:
     """Numbers from 0 to 1 as bytes, to 1/255: a quarter of the room of text, and quickly made.
 
-    `T.shares` in the page makes nested lists of them again. NaN becomes 0.
+    `T.shares` in the page makes nested lists of them again. NaN becomes 0. Those that other blocks
+    of a report hold too are `shared`, and in it once.
     """
     whole = (values.double().clamp(0, 1) * 255).round().nan_to_num(0.0).to(torch.uint8)
     text = base64.b64encode(whole.contiguous().cpu().numpy().tobytes()).decode("ascii")
-    return {"u8": text, "shape": list(values.shape)}
+    return {"u8": Shared(text) if shared else text, "shape": list(values.shape)}
 
 
 @functools.cache

@@ -16,7 +16,7 @@
 
   const inWords = (data, toward) => (h) => {
     const moved = Number.isNaN(h.change) ? "no attention, or no number" : `${T.num(h.change)} of its attention moved`;
-    const random = data.band ? `, random ${T.num(h.low)} to ${T.num(h.high)}` : "";
+    const said = T.between(h.low, h.high), random = said && ", " + said;
     const mattered = toward && !Number.isNaN(h.by) ? `; ${T.num(h.by, true)} logits toward ${toward.tokens}` : "";
     return `head ${h.name}: ${moved}${random}${mattered}`;
   };
@@ -27,8 +27,8 @@
     const toward = by && { tokens, up: `adds to ${tokens}`, down: "takes from it" };
     const one = (layer, head) => {
       const name = `${layer}.${head}`, change = T.value(data.change[layer][head]);
-      const [low, high] = ["low", "high"].map((end) => (data.band ? T.value(data.band[end][layer][head]) : NaN));
-      const mattered = by ? T.value(by.heads[layer][head]) : NaN, within = change >= low && change <= high;
+      const [low, high] = data.band ? data.band.map((end) => T.value(end[layer][head])) : [NaN, NaN];
+      const mattered = by ? T.value(by.heads[layer][head]) : NaN, within = change <= high;
       return { layer, head, name, change, by: mattered, low, high, within, whole: whole.has(name) };
     };
     const all = data.change.flatMap((row, layer) => row.map((_, head) => one(layer, head)));
@@ -47,12 +47,12 @@
 
   const headGrid = (data, heads, more) => {
     const across = (rows) => rows[0].map((_, head) => rows.map((layer) => layer[head]));
-    const { attribution, band } = data, within = band && `within what ${band.vectors} random vectors do`;
+    const { attribution, band, control } = data, says = band && `no further than random (${T.bandOf(control)})`;
     return T.grid(across(data.change), {
       label: "Heads by the change of their attention: heads down, layers across", width: 860, most: 28, least: 10,
       columns: { title: "layer →" }, rows: { title: "head ↓" }, says: (layer, head) => heads.says(heads.at(layer, head)),
       marks: attribution && { values: across(attribution.heads), ...heads.toward },
-      band: band && { low: across(band.low), high: across(band.high), says: within }, ...more,
+      band: band && { low: across(band[1].map((row) => row.map(() => 0))), high: across(band[1]), says }, ...more,
     });
   };
 

@@ -38,6 +38,12 @@
     return values.flatMap((row, y) => row.map((raw, x) => kind(raw) === "infinite" && sign(x, y)));
   };
 
+  /* A line across what is less than nothing, so that the sign outlives a photocopier. */
+  const across = (places, size) => {
+    const side = size - (size > 8 ? 1 : 0);
+    return places.map(([x, y]) => `M${x * size} ${y * size + Math.floor(side / 2)}h${side}v1h${-side}z`).join("");
+  };
+
   /* undefined is left out, NaN is hatched, infinity has full colour and a mark; what lies within a band
      is small and grey. */
   T.cells = (values, { limit = 0, size = 4, band = null } = {}) => {
@@ -46,6 +52,7 @@
       const [fill, depth] = key.split(" "), d = squares(places, size, fill === "base" ? Math.round(size * 0.22) : 0);
       if (fill === "missing") T.add(group, hatch(id), svg("path", { fill: `url(#${id})`, d }));
       else T.add(group, svg("path", { class: "fill-" + fill, "fill-opacity": (depth / DEPTHS).toFixed(3), d }));
+      if (fill === "less" && size > 4) T.add(group, svg("path", { class: "grid-less", d: across(places, size) }));
     }
     return T.add(group, infinite(values, size));
   };

@@ -71,6 +71,15 @@
     ["x", "y", "width", "height"].forEach((name, i) => shape.setAttribute(name, box[i]));
   };
 
+  /* Where the cursor begins: at the largest number. */
+  const largest = (values) => {
+    let place = [0, 0], most = -1;
+    values.forEach((row, y) => row.forEach((raw, x) => {
+      if (Math.abs(T.value(raw)) > most) [place, most] = [[x, y], Math.abs(T.value(raw))];
+    }));
+    return place;
+  };
+
   /* values[y][x]: numbers, null or NaN for none, undefined for cells that are not there.
        label: its accessible name; columns, rows: { title, name: (i) => text, tilt: names of columns aslant }
        says(x, y, value): what a cell is, for eyes and for a screen reader
@@ -94,7 +103,7 @@
     });
     const room = el("div", { class: "grid-room" }, picture);
     const node = el("div", { class: "grid" }, room, T.cellsLegend(values, top, { band, marks, signed: options.signed }), told);
-    let layout = null, at = options.picked || [0, 0], picked = options.picked || null, crossed = [null, null];
+    let layout = null, at = options.picked || largest(values), picked = options.picked || null, crossed = [null, null];
 
     const frame = (x = null, y = null) => {
       crossed = [x, y];

@@ -107,12 +107,22 @@
         el("div", { class: "split" },
           el("div", {}, el("h3", {}, "By component, largest first"), T.figure("Attribution by component", T.banded(shown, { signed: true }), () => rows(all)),
             data.control && el("p", { class: "note" }, band ? `Grey: random, ${T.bandOf(data.control)}, each on the pair of tokens that it moves most.` : "Random vectors are shown for the first pair of tokens only.")),
-          el("div", {}, el("h3", {}, "Through the layers"), T.figure("Attribution by layer", profile(data, of), () => rows(all)), heads && heads.flat().some(Number.isFinite) && el("div", {}, el("h3", { style: { marginTop: "16px" } }, "Heads down, layers across"),
-            T.figure("Attribution to heads", T.map(heads[0].map((_, head) => heads.map((layer) => layer[head])), { label: "Attribution to heads", width: 480, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)}` }),
-              () => [["layer", "head", "logits"], ...heads.flatMap((layer, l) => layer.map((v, h) => [l, h, v]))]), T.scale(T.num(-T.most(heads.flat())), "+" + T.num(T.most(heads.flat())), true),
+          el("div", {}, el("h3", {}, "Through the layers"), T.figure("Attribution by layer", profile(data, of), () => rows(all)), heads && heads.flat().some(Number.isFinite) && el("div", {}, headGrid(heads),
             band && band.head && el("p", { class: "note" }, `Random vectors' largest head: ${T.num(band.head[0])} to ${T.num(band.head[1])}.`)))));
     };
     show();
+  };
+  /* In a report, picking a head opens what it looks at. */
+  const headGrid = (heads) => {
+    const vector = T.opened(), prompt = T.at.get("p");
+    const open = (layer, head) => { location.hash = `v${vector}/attention?${prompt ? `p=${prompt}&` : ""}h=${layer}.${head}`; };
+    const grid = T.grid(heads[0].map((_, head) => heads.map((layer) => layer[head])), {
+      label: "Attribution to heads: heads down, layers across", signed: true, width: 560, least: 8, pick: vector === null ? null : open,
+      columns: { title: "layer →" }, rows: { title: "head ↓" }, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, true)} logits`,
+    });
+    const rows = () => [["layer", "head", "logits"], ...heads.flatMap((layer, l) => layer.map((v, h) => [l, h, v]))];
+    return el("div", { class: "heads-attribution" }, el("h3", {}, "Through each head"), T.figure("Attribution to heads", grid.node, rows),
+      vector !== null && el("p", { class: "note" }, "Pick a head to see what it looks at."));
   };
   const beside = (band, s, k) => {
     if (!band) return {};

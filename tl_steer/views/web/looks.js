@@ -8,14 +8,16 @@
     el("span", {}, "filled: where the framed token looks"), whole && el("span", {}, "underlined: who looks at it")];
 
   const paint = (nodes, { out, into, top }, t, whole) => nodes.forEach((node, i) => {
-    node.style.background = T.tint((out[i] ?? 0) / top);
+    const ground = T.painted((out[i] ?? 0) / top, T.UNDER_TEXT);
+    Object.assign(node.style, { backgroundColor: "", backgroundImage: "", ...ground.style });
+    node.className = "token " + ground.class;
     node.style.boxShadow = i !== t && into[i] ? `inset 0 -4px ${T.tint(into[i] / top)}` : "";
     node.classList.toggle("here", whole ? i === t : i === nodes.length - 1);
   });
 
-  const buttons = (data, does) => data.tokens.map((text, i) => el("button", {
-    class: "token", type: "button", "aria-label": `token ${data.places[i]}: ${T.token(T.short(text))}`,
-    onclick: () => does.keep(i), onmouseenter: () => does.tint(i), onfocus: () => does.tint(i),
+  const buttons = (data, does) => data.tokens.map((text, i) => el("span", {
+    class: "token", role: "button", "aria-label": `token ${data.places[i]}: ${T.token(T.short(text))}`,
+    onclick: (event) => { event.target.focus(); does.keep(i); }, onmouseenter: () => does.tint(i), onfocus: () => does.tint(i),
   }, T.token(T.short(text))));
 
   /* kept: the token that is held, or -1; pick(t) as another one is; leave() on Escape with none held;
@@ -47,7 +49,9 @@
     box.addEventListener("keydown", (event) => {
       const at = nodes.indexOf(document.activeElement);
       const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: last }[event.key];
-      if (event.key === "Escape") { if (kept >= 0) keep(-1); else leave(); }
+      if (at < 0) return;
+      if (event.key === "Enter" || event.key === " ") nodes[at].click();
+      else if (event.key === "Escape") { if (kept >= 0) keep(-1); else leave(); }
       else if (to === undefined) return;
       else if (nodes[to]) { nodes[at].tabIndex = -1; nodes[to].tabIndex = 0; nodes[to].focus(); }
       event.preventDefault();
