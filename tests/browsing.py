@@ -65,6 +65,7 @@ def opened(browser, tmp_path):
 
 def settle(page):
     """Wait until charts are drawn: two frames behind the last change of the layout."""
+    page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
     page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 150))")
 
 

@@ -73,11 +73,6 @@ class Strengths(Record):
     def __len__(self) -> int:
         return len(self.vectors)
 
-    @property
-    def origin(self) -> Origin:
-        """The bank and the model that this is of."""
-        return Origin(self.bank, self.model)
-
     def of(self, vector: int) -> tuple[Strength, ...]:
         """A vector at every strength, from the lowest.
 

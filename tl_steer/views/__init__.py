@@ -4,6 +4,7 @@ Every view shows itself in a notebook, prints a few words in a terminal, and has
 `web/` is what the browser gets. Imports `inspection` and what lies below.
 """
 
+from tl_steer.views import circuitsvis as circuitsvis
 from tl_steer.views.alerts import alerts_view as alerts_view
 from tl_steer.views.attention import attention_change as attention_change
 from tl_steer.views.bank import (
@@ -11,10 +12,10 @@ from tl_steer.views.bank import (
     selection_scores as selection_scores,
 )
 from tl_steer.views.continuation import continuation as continuation
+from tl_steer.views.likelihood import likelihood as likelihood
 from tl_steer.views.logits import (
     logit_attribution as logit_attribution,
     logit_change as logit_change,
-    token_log_probs as token_log_probs,
 )
 from tl_steer.views.notes import Notes as Notes, notes as notes
 from tl_steer.views.own import own_view as own_view

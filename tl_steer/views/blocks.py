@@ -62,7 +62,7 @@ class Words:
 
 
 def deflated(text: str) -> str:
-    return base64.b64encode(zlib.compress(text.encode("ascii"), 6)).decode("ascii")
+    return base64.b64encode(zlib.compress(text.encode("utf-8"), 6)).decode("ascii")
 
 
 def shown(text: str) -> str:

@@ -28,7 +28,6 @@ _MADE = {
     Generations: ("texts", "generate(model, bank, prompts)"),
     DoseResponse: ("doses", "dose_response(model, bank, prompts)"),
     Selection: ("selection", "halve(model, bank, ...)"),
-    Strengths: ("strengths", "inspection.strengths(model, bank, prompt)"),
     SweepResult: ("sweep", "sweep(model, bank, prompts)"),
 }
 

@@ -10,7 +10,6 @@ from tl_steer.views.page import rounded
 from tl_steer.views.view import View
 
 _DETAILED = 160  # tokens whose gains and losses are listed
-_LAST = 256  # tokens whose likeliest ones are listed
 
 
 def logit_change(seen: Inspection, vector: int, *, control: Inspection | None = None) -> View:
@@ -56,35 +55,6 @@ def logit_change(seen: Inspection, vector: int, *, control: Inspection | None = 
         for i, random in zip(top, beside, strict=True)
     ]
     return View("logit_change", f"Next tokens under vector {vector}", data, tuple(lines), 480)
-
-
-def token_log_probs(seen: Inspection, vector: int) -> View:
-    """How likely the prompt's own tokens are, unsteered and steered; on hover, the likeliest
-    tokens there. Long prompts show their last 256 tokens."""
-    v = seen.index(vector)
-    start = max(0, len(seen.tokens) - _LAST)
-
-    def run(row: int) -> dict[str, Any]:
-        at = slice(start, len(seen.tokens) - 1)
-        return {
-            "topKTokens": [
-                [seen.word(token) for token in tokens] for tokens in seen.likely[row, at].tolist()
-            ],
-            "topKLogProbs": rounded(seen.likely_lp[row, at]),
-            "correctTokenRank": seen.next_rank[row, at].tolist(),
-            "correctTokenLogProb": rounded(seen.next_lp[row, at]),
-        }
-
-    data = {
-        "tokens": [capped(text) for text in seen.tokens[start:]],
-        "left_out": start,
-        "unsteered": run(0),
-        "steered": run(v + 1),
-    }
-    means = [float(seen.next_lp[row].mean()) for row in (0, v + 1)]
-    line = f"mean log-probability per token: {means[0]:.3f} unsteered, {means[1]:.3f} steered"
-    title = f"The prompt's own tokens under vector {vector}"
-    return View("token_log_probs", title, data, (line,), 620, circuitsvis=True)
 
 
 def logit_attribution(seen: Inspection, vector: int, *, control: Inspection | None = None) -> View:

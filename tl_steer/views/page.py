@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.files.text import capped, plain
-from tl_steer.views.blocks import Shared, finite, shown
+from tl_steer.views.blocks import Shared, deflated, finite, shown
 
 _SCRIPTS = (
     "core.js",
@@ -28,6 +28,7 @@ _SCRIPTS = (
     "notes.js",
     "export.js",
     "circuitsvis.js",
+    "components.js",
     "diff.js",
     "cells.js",
     "grid.js",
@@ -35,6 +36,7 @@ _SCRIPTS = (
     "looks.js",
     "headlist.js",
     "attention.js",
+    "likelihood.js",
     "logits.js",
     "stream.js",
     "texts.js",
@@ -80,7 +82,8 @@ def document(
         title: for the browser's window.
         data: JSON values by the id of the block that will hold them.
         start: the script line that draws them. Ours, never built from data.
-        circuitsvis: whether CircuitsVis (1.3 MB) is needed.
+        circuitsvis: whether CircuitsVis (0.48 MB, deflated) is needed. It starts when one of its
+            components is first drawn (`web/circuitsvis.js`).
         drawings: the sources of JavaScript functions of one's own, one for each `drawn_by` kind.
         later: packed blocks (`blocks.Words`), behind what is drawn first; CircuitsVis comes behind
             them too, so that a large page shows something before it has been read.
@@ -94,10 +97,10 @@ def document(
         f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    body = [*_blocks(data), *map(_script, (*own, *theirs, ours))]
-    if later is not None:
-        body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(later)]
-        body += map(_script, theirs)
+    packed = dict(later or {})
+    if circuitsvis:
+        packed["circuitsvis"] = _deflated(circuitsvis_script())
+    body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(packed)]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -206,7 +209,10 @@ def circuitsvis_script() -> str:
     import circuitsvis
 
     path = Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js"
-    return path.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    return path.read_text(encoding="utf-8")
+
+
+_deflated = functools.cache(deflated)
 
 
 @functools.cache

@@ -15,7 +15,8 @@ from tl_steer.views.attention import attention_change
 from tl_steer.views.blocks import Words
 from tl_steer.views.continuation import continuation
 from tl_steer.views.control import kl_band
-from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
+from tl_steer.views.likelihood import likelihood
+from tl_steer.views.logits import logit_attribution, logit_change
 from tl_steer.views.stream import residual_response, steered_tokens
 from tl_steer.views.view import View
 
@@ -24,12 +25,19 @@ _CONTROLS, _COMPARED = 2, ("logit_change", "attention_change", "residual_respons
 
 Draw = Callable[..., View]
 
+
+def _circuitsvis(seen: Inspection, vector: int) -> View:
+    """All components of CircuitsVis, which take their numbers from the other panels."""
+    return View("circuitsvis", f"CircuitsVis of vector {vector}", {}, circuitsvis=True)
+
+
 VIEWS: dict[str, Draw] = {
     "logit_change": logit_change,
     "attention_change": partial(attention_change, heads=8),
     "residual_response": residual_response,
     "logit_attribution": logit_attribution,
-    "token_log_probs": token_log_probs,
+    "likelihood": likelihood,
+    "circuitsvis": _circuitsvis,
     "steered_tokens": steered_tokens,
 }
 # What is left out of a report that would be too large, the least read first. Attention never goes

@@ -41,7 +41,7 @@ class View:
         data: every number and text in it, as JSON has them.
         lines: the same in a few words, for a terminal.
         height: about how high it is, in pixels, until it is drawn.
-        circuitsvis: whether a component of CircuitsVis is in it (1.3 MB of script).
+        circuitsvis: whether a component of CircuitsVis is in it (0.48 MB of script).
         drawing: a JavaScript function that draws it, where it is not of a kind of ours
             (`own_view`).
     """

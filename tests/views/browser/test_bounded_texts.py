@@ -36,7 +36,7 @@ def test_a_capped_text_says_how_long_it_was():
     [
         "attention_change",
         "logit_change",
-        "token_log_probs",
+        "likelihood",
         "logit_attribution",
         "residual_response",
         "steered_tokens",
@@ -47,12 +47,11 @@ def test_pages_of_hostile_tokens_are_as_small_as_others(one, opened, name):
     made = view(hostile(one), 0)
     assert LONG[:100] not in made.html()
     assert len(made.html()) < len(view(inspection(one), 0).html()) + 200_000
-    if name != "token_log_probs":
-        page = opened(made.html())
-        assert page.evaluate("() => document.documentElement.scrollHeight") < 9000
-        shown = page.locator("#root").inner_text()
-        assert "…(10,000)" in shown or name == "attention_change"
-        drawn(page)
+    page = opened(made.html())
+    assert page.evaluate("() => document.documentElement.scrollHeight") < 9000
+    shown = page.locator("#root").inner_text()
+    assert "…(10,000)" in shown or name == "attention_change"
+    drawn(page)
 
 
 def test_titles_and_labels_are_bounded_too(one, opened):

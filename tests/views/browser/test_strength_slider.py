@@ -31,7 +31,8 @@ def shown(page):
         page.locator(".compare .steered").inner_text(),
         page.locator(".chances").inner_text().replace("\xa0", " "),
         page.evaluate(
-            "() => [...document.querySelectorAll('.token')].map((n) => n.style.backgroundColor).join()"
+            "() => [...document.querySelectorAll('.token')]"
+            ".map((n) => n.style.backgroundColor).join()"
         ),
     )
 

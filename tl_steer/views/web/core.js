@@ -116,19 +116,19 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
   /* Data of the page (views/blocks.py): `block` is there at once; `read` inflates a packed one, which
      may lie behind this script, and is null where there is none. */
   T.block = (id) => JSON.parse(document.getElementById(id).textContent);
-  const parsed = () => document.readyState !== "loading" ? null
+  T.parsed = () => document.readyState !== "loading" ? null
     : new Promise((done) => addEventListener("DOMContentLoaded", done, { once: true }));
-  const inflated = (text) => {
+  T.inflated = (text) => {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
   };
   let words = null;
   T.read = async (id) => {
-    await parsed();
+    await T.parsed();
     const block = document.getElementById(id);
     if (!block) return null;
-    words = words || inflated(document.getElementById("words").textContent).then(JSON.parse);
-    const table = await words, text = await inflated(block.textContent);
+    words = words || T.inflated(document.getElementById("words").textContent).then(JSON.parse);
+    const table = await words, text = await T.inflated(block.textContent);
     return JSON.parse(text, (_, v) => (typeof v === "string" && v[0] === "~" ? table[parseInt(v.slice(1), 36)] : v));
   };
   T.has = (id) => document.getElementById(id) !== null;

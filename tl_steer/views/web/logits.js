@@ -65,20 +65,6 @@
     show(first);
   };
 
-  T.draw.token_log_probs = (root, data) => {
-    const prompt = data.tokens.map(T.inert);
-    T.add(root, el("p", { class: "note" }, "Each token is coloured by how likely it was, and lists the likeliest ones on hover.", data.left_out ? ` The first ${data.left_out} tokens are left out.` : ""));
-    if (prompt.length < 2) { T.add(root, el("p", { class: "note" }, "A prompt of one token predicts none of its own.")); return; }
-    const words = (run) => ({ prompt, ...run, topKTokens: run.topKTokens.map((row) => row.map(T.inert)), topKLogProbs: run.topKLogProbs.map((row) => row.map(T.value)), correctTokenLogProb: run.correctTokenLogProb.map(T.value) });
-    const before = data.unsteered.correctTokenLogProb, after = data.steered.correctTokenLogProb;
-    const mean = (values) => T.num(values.reduce((a, b) => a + T.value(b), 0) / values.length);
-    const box = root.appendChild(el("div", { class: "stack" }));
-    T.circuitsvis(box, "TokenLogProbs", words(data.unsteered), `Unsteered · mean log-probability ${mean(before)}`);
-    T.circuitsvis(box, "TokenLogProbs", words(data.steered), `Steered · mean log-probability ${mean(after)}`);
-    const change = after.map((x, i) => T.value(x) - T.value(before[i])), top = T.most(change) || 1;
-    T.add(root, el("h3", {}, "Difference"), T.tokens(data.tokens.slice(1), { share: (i) => change[i] / top, says: (i) => `${T.num(change[i], true)} nats` }), T.scale(T.num(-top), "+" + T.num(top), true, T.UNDER_TEXT), el("div", { class: "room" }));
-  };
-
   const part = (stream, kind, source) => (stream === 0 ? "in front of block 0" : kind === 2 ? (stream - 1 === source ? "the vector itself" : `block ${stream - 1}, rest`) : `block ${stream - 1} ${kind ? "MLP" : "attention"}`);
 
   T.draw.logit_attribution = (root, data) => {

@@ -2,10 +2,10 @@
 (() => {
   const T = TlSteer, el = T.el;
   // Tabs in this order; kinds that are not named here come behind.
-  const ORDER = ["text", "strengths", "continuation", "logit_change", "attention_change", "residual_response", "logit_attribution", "token_log_probs", "circuitsvis", "steered_tokens", "sweep_row", "alerts"];
+  const ORDER = ["text", "strengths", "continuation", "logit_change", "attention_change", "residual_response", "logit_attribution", "likelihood", "circuitsvis", "steered_tokens", "sweep_row", "alerts"];
   T.vectorTabs.push({ kind: "text", name: "text", title: "Text" }, { kind: "logit_change", name: "tokens", title: "Next tokens" },
     { kind: "attention_change", name: "attention", title: "Attention" }, { kind: "residual_response", name: "response", title: "Response" },
-    { kind: "logit_attribution", name: "attribution", title: "What carries it" }, { kind: "token_log_probs", name: "likelihood", title: "Likelihood" },
+    { kind: "logit_attribution", name: "attribution", title: "What carries it" }, { kind: "likelihood", name: "likelihood", title: "Likelihood" },
     { kind: "steered_tokens", name: "steered", title: "Where added" }, { kind: "sweep_row", name: "sweep", title: "Sweep" }, { kind: "alerts", name: "alerts", title: "Alerts" });
   let data = null, drawing = 0;
 
