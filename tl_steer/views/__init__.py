@@ -16,6 +16,7 @@ from tl_steer.views.logits import (
     logit_change as logit_change,
     token_log_probs as token_log_probs,
 )
+from tl_steer.views.monitor import monitor_view as monitor_view
 from tl_steer.views.notes import Notes as Notes, notes as notes
 from tl_steer.views.own import own_view as own_view
 from tl_steer.views.report import Report as Report, report as report

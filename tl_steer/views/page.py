@@ -24,6 +24,8 @@ from tl_steer.views.blocks import finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "plot.js",
+    "windowed.js",
     "control.js",
     "notes.js",
     "export.js",
@@ -44,11 +46,13 @@ _SCRIPTS = (
     "sweep.js",
     "scan.js",
     "alerts.js",
+    "monitor.js",
     "list.js",
     "vector.js",
     "compare.js",
     "report.js",
 )
+_STYLES = ("style.css", "circuitsvis.css", "report.css", "monitor.css")
 _STYLES = (
     "style.css",
     "export.css",
