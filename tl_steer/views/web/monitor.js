@@ -2,7 +2,7 @@
 (() => {
   const T = TlSteer, el = T.el;
   const DASHES = [null, "7 3", "2 3", "8 3 2 3", "12 4", "4 2"];
-  const COLOURS = { calibration: "base", clean: "ink", steered: "more" };
+  const COLOURS = { calibration: "ink", clean: "base", steered: "more" };
   const KINDS = { "known perturbation": "more", "unknown anomaly": "less", "could not be scored": "ink", drift: "base", other: "base" };
 
   T.draw.monitor = (root, data) => {
@@ -60,7 +60,7 @@
     const plot = T.plot({ x: { low: -0.3, high: length - 0.7, ticks, says: (i) => (i ? String(i) : "prompt"), label: "generated token" }, y: { low, high: high * 1.04, label: "score, nats" }, label: "Scores over tokens" });
     for (const { name, quantiles } of data.tokens) {
       const lines = quantiles.map((values) => values.map((v, i) => [i, v]));
-      plot.band(lines[0], lines[2], "shade-" + (COLOURS[name] === "ink" ? "base" : COLOURS[name]));
+      plot.band(lines[0], lines[2], "shade-" + (COLOURS[name]));
       plot.line(lines[1], COLOURS[name]);
     }
     if (Number.isFinite(T.value(limits[0]))) plot.across(limits[0], "less", { "stroke-dasharray": "5 4" });

@@ -17,6 +17,8 @@
     return found;
   };
   const round = (v) => (Math.abs(v) >= 1e5 || (v && Math.abs(v) < 1e-4) ? T.num(v) : String(v).replace("-", "−"));
+  T.ticks = linear;
+  T.tick = round;
   /* What an axis may be: the numbers as they are, their logarithms, or normal quantiles (Winitzki's
      approximation, by which points and ticks are placed alike). */
   const probit = (p) => {
@@ -32,8 +34,11 @@
     return place;
   };
 
+  /* How wide a picture may be, for its text to be as large as the page's. */
+  T.room = (most) => Math.max(300, Math.min(most, document.getElementById("root").clientWidth || most));
+
   /* x and y: { low, high, scale, ticks, label, says }. What lies outside is drawn at the edge. */
-  T.plot = ({ x, y, label, width = 460, height = 280, left = 58, bottom = 38 }) => {
+  T.plot = ({ x, y, label, width = T.room(460), height = 280, left = 58, bottom = 38 }) => {
     const right = width - 10, top = 10, base = height - bottom;
     const px = axis(x, left, right), py = axis(y, base, top);
     const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "plot" });
@@ -65,6 +70,20 @@
 
   /* A share as a tick says it: 5 %, 0.1 %. */
   T.share = (p) => (p === 0 ? "0 %" : T.percent(p).replace(".0 %", " %"));
+
+  /* Nodes as one stop of the Tab key; arrow keys, Home and End walk them. */
+  T.walk = (nodes) => {
+    const move = (to) => { nodes.forEach((node) => node.setAttribute("tabindex", node === to ? "0" : "-1")); };
+    nodes.forEach((node, i) => {
+      node.addEventListener("focus", () => move(node));
+      node.addEventListener("keydown", (event) => {
+        const to = { ArrowDown: i + 1, ArrowRight: i + 1, ArrowUp: i - 1, ArrowLeft: i - 1, Home: 0, End: nodes.length - 1 }[event.key];
+        if (to === undefined || !nodes[to]) return;
+        event.preventDefault(); event.stopPropagation(); nodes[to].focus();
+      });
+    });
+    if (nodes.length) move(nodes[0]);
+  };
 
   /* The smallest and largest of what is known, with `also`; 0 and 1 where nothing is. */
   T.span = (values, ...also) => {
