@@ -25,6 +25,7 @@ from tl_steer.views.view import View
 
 _TRACES = 24  # requests of a group that can be picked
 _CONTROLS = 6  # curves that can be told apart
+_ALPHA = 0.01
 _KINDS = (KNOWN, UNKNOWN, UNSCORABLE, DRIFT)
 _BAND, _WITHIN = (0.05, 0.5, 0.95), (0.025, 0.975)
 
@@ -37,7 +38,7 @@ def monitor_view(
     steered: Scores | None = None,
     controls: Mapping[str, tuple[Scores, Scores]] | None = None,
     log: str | Path | Rows | None = None,
-    alpha: float | int = 0.01,
+    alpha: float | int | None = None,
     title: str = "Monitor",
 ) -> View:
     """What a monitor's scores are worth, as pictures; each is there if what it needs is given.
@@ -62,8 +63,9 @@ def monitor_view(
         controls: by name, clean and steered scores of other monitors on the same requests, such as
             one of as many random vectors (`random_bank`) and one without any (`score=None,
             unknown=Mahalanobis()`). Six at most. Without them nobody can tell what a bank adds.
-        log: an audit log's path, or alerts as `alerts_view` takes them.
-        alpha: the level of alarms.
+        log: an audit log's path, or alerts as `alerts_view` takes them; what another bank raised is
+            left out.
+        alpha: the level of alarms; unless given that of the log's, or 0.01 where there are none.
 
     Raises:
         SettingError: alpha is below what the calibration resolves, controls without clean and
@@ -73,13 +75,14 @@ def monitor_view(
     """
     found = dict(controls or {})
     _refuse(clean, steered, found)
+    alerts, requests, p_values, level = _logged(log, monitor.bank.digest())
+    alpha = (level or _ALPHA) if alpha is None else alpha
     promise = [str(monitor.guarantee(alpha, category=i)) for i in range(_categories(monitor))]
     groups = {"clean": clean, "steered": steered}
     given = {name: scores for name, scores in groups.items() if scores is not None}
     pairs: dict[str, tuple[Scores, Scores]] = {}
     if clean is not None and steered is not None:
         pairs = {"monitor": (clean, steered), **found}
-    alerts, requests, p_values, level = _logged(log, alpha)
     data = {
         "alpha": alpha,
         "promise": promise,
@@ -92,7 +95,7 @@ def monitor_view(
         "roc": [_curve(name, *pair, alpha) for name, pair in pairs.items()],
         "calibration": _calibration(monitor, clean, p_values),
         "time": over_time(alerts, requests),
-        "level": level,
+        "level": level or alpha,
     }
     return View("monitor", title, data, (*promise, *_lines(given, alpha, data["roc"])), 900)
 
@@ -219,14 +222,14 @@ def _shares(p_values: np.ndarray, alphas: np.ndarray) -> list[float]:
 
 
 def _logged(
-    log: Any, alpha: float | int
-) -> tuple[list[tuple[float, str]], list[float], np.ndarray, float]:
+    log: Any, bank: str
+) -> tuple[list[tuple[float, str]], list[float], np.ndarray, float | None]:
     """Alerts with their times; times of all requests and their p-values, where known; and the
-    level at which alarms were raised, where that was one."""
+    level of the alarms, where it was one."""
     if log is None:
-        return [], [], np.zeros(0), float(alpha)
-    rows = alert_rows(log)
-    if rows and "kind" not in rows[0]:
+        return [], [], np.zeros(0), None
+    rows = [row for row in alert_rows(log) if row.get("bank", "") in ("", bank)]
+    if any("kind" not in row for row in rows[:1]):
         raise SettingError(
             f"monitor_view(): the log has {list(rows[0])}; expected alerts, with kind and at."
         )
@@ -236,14 +239,13 @@ def _logged(
         for at, kind in timed
         if at is not None and math.isfinite(at)
     ]
-    raised_at = {as_number(row.get("alpha")) for row in rows if row.get("kind") != DRIFT}
-    level = raised_at.pop() if len(raised_at) == 1 else None
-    level = float(alpha) if level is None else level
+    of_alarms = {as_number(row.get("alpha")) for row in rows if row.get("kind") != DRIFT}
+    level = of_alarms.pop() if len(of_alarms) == 1 else None
     if not isinstance(log, (str, Path)):
         return known, [], np.zeros(0), level
-    asked = [(row["at"], as_number(row["p_value"])) for row in read_log(log, "requests")]
-    p = np.array([p for _, p in asked if p is not None], dtype=np.float64)
-    return known, [at for at, _ in asked], p, level
+    asked = [row for row in read_log(log, "requests") if row["bank"] in ("", bank)]
+    p = np.array([row["p_value"] for row in asked if row["p_value"] is not None], dtype=np.float64)
+    return known, [row["at"] for row in asked], p, level
 
 
 def _lines(given: Mapping[str, Scores], alpha: float | int, curves: Any) -> list[str]:

@@ -36,7 +36,7 @@
 
   const vector = (number, label) => {
     const said = [`vector ${number}`, label && T.quoted(label)].filter(Boolean).join(" ");
-    return T.open && /^\d+$/.test(number) ? el("a", { href: "#v" + number }, said) : said;
+    return T.has("overview") && /^\d+$/.test(number) ? el("a", { href: "#v" + number }, said) : said;
   };
   const detail = (root, alert) => {
     const facts = [["time (UTC)", T.when(alert.at)], ["p", T.num(alert.p_value)], ["score", T.num(alert.statistic)], ["threshold", T.num(alert.threshold)],

@@ -24,7 +24,7 @@
     T.add(root, names.length > 1 && bar, el("div", { class: "map-split" }, body, card));
     /* The first click picks, the second one compares with what was picked. */
     const pick = (i) => {
-      if (state.picked !== null && state.picked !== i && T.open) { location.hash = `v${data.order[state.picked]}?vs=${data.order[i]}`; return; }
+      if (state.picked !== null && state.picked !== i && T.has("overview")) { location.hash = `v${data.order[state.picked]}?vs=${data.order[i]}`; return; }
       const before = state.picked === i ? null : state.picked;
       state.picked = i;
       T.at.set({ m: data.order[i] });
@@ -33,7 +33,7 @@
     let nodes = [];
     const mark = () => nodes.forEach((node, i) => node.setAttribute("aria-pressed", String(i === state.picked)));
     const tell = (before) => T.put(card, before !== null && about(data, before), state.picked !== null ? about(data, state.picked) : el("p", { class: "note" }, "Click a dot, or move with the arrow keys and press Enter."),
-      state.picked !== null && T.open && el("p", { class: "note" }, "Click another vector to compare the two."), clusterList(data, chosen(), pick));
+      state.picked !== null && T.has("overview") && el("p", { class: "note" }, "Click another vector to compare the two."), clusterList(data, chosen(), pick));
     const chosen = () => data.planes.find((p) => p.name === state.by);
     const show = () => {
       [...bar.children].forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.name === state.by)));
@@ -48,7 +48,7 @@
     ` Two dimensions show ${T.percent(p.share)} of what is apart: near dots may still differ, far ones do. Larger dots: larger objective. Outlined: clusters, named by their middle vector.`];
   const cluster = (p, i) => p.clusters.findIndex((c) => c.members.includes(i));
   const rows = (data, p) => [["vector", "label", "x", "y", "cluster", "text"], ...data.order.map((v, i) => [v, data.labels[i], ...p.points[i], cluster(p, i) + 1 || "", data.texts ? data.texts[i] : ""])];
-  const about = (data, i) => el("div", { class: "card" }, el("h3", {}, T.open ? el("a", { href: "#v" + data.order[i] }, `vector ${data.order[i]}`) : `vector ${data.order[i]}`, data.labels[i] && ` ${T.quoted(data.labels[i])}`),
+  const about = (data, i) => el("div", { class: "card" }, el("h3", {}, T.has("overview") ? el("a", { href: "#v" + data.order[i] }, `vector ${data.order[i]}`) : `vector ${data.order[i]}`, data.labels[i] && ` ${T.quoted(data.labels[i])}`),
     data.texts && el("p", { class: "said" }, data.texts[i]), el("p", { class: "note" }, `objective ${T.num(data.objective[i])}`));
   const clusterList = (data, p, pick) => p.clusters.length > 0 && el("div", {}, el("h3", {}, `${p.clusters.length} clusters by ${p.name}`), el("ul", { class: "clusters" }, p.clusters.slice(0, 24).map((c, k) => el("li", {},
     el("i", { class: coloured(k) }), el("button", { type: "button", title: said(data, c.representative), onclick: () => pick(c.representative) }, short(said(data, c.representative), 46)),
@@ -107,7 +107,7 @@
     const one = (title, values) => {
       const axis = { name: (i) => String(data.order[i]), tilt: false };
       const grid = T.grid(values, { limit: 1, signed: true, least: 2, most: 22, width: 520, label: `Cosines of ${title}`, columns: axis, rows: axis,
-        says: (x, y, v) => `${named(data, y)} and ${named(data, x)}: cosine ${T.num(v, true)}`, pick: (x, y) => { if (T.open) location.hash = x === y ? "v" + data.order[x] : `v${data.order[y]}?vs=${data.order[x]}`; } });
+        says: (x, y, v) => `${named(data, y)} and ${named(data, x)}: cosine ${T.num(v, true)}`, pick: (x, y) => { if (T.has("overview")) location.hash = x === y ? "v" + data.order[x] : `v${data.order[y]}?vs=${data.order[x]}`; } });
       return el("div", {}, el("h3", {}, title), T.figure(`cosines of ${title}`, grid.node, () => [["", ...data.order], ...values.map((row, i) => [data.order[i], ...row.map(T.value)])]));
     };
     T.add(root, el("h2", {}, "Cosines of all pairs"), el("p", { class: "note" }, "Vectors in the same clustered order in both. Pairs that are alike on the right and not on the left have the same effect by different ways.", left_out),

@@ -65,7 +65,7 @@
   const row = (data, q, i, { x, y, width, left, narrow }) => {
     const [v, low, high] = q.values[i].map(T.value), label = named(data, i), interval = Number.isFinite(low) && Number.isFinite(high);
     const span = interval ? ` (${T.num(low)} to ${T.num(high)})` : "", most = narrow ? 14 : 24;
-    const linked = T.open && /^\d+$/.test(data.vectors[i]);
+    const linked = T.has("overview") && /^\d+$/.test(data.vectors[i]);
     const node = T.svg(linked ? "a" : "g", { class: "line", href: linked ? "#v" + data.vectors[i] : null, "aria-label": `${label}: ${T.num(v)}${span}`, role: linked ? null : "img" },
       T.svg("rect", { class: "hover", x: 0, y: y - STEP / 2, width, height: STEP }),
       T.svg("text", { class: "strong", x: left - 12, y: y + 4, "text-anchor": "end" }, label.length > most ? label.slice(0, most - 1) + "…" : label),
