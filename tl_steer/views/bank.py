@@ -59,9 +59,9 @@ def map_data(bank: Bank, generations: Generations | None = None) -> dict[str, An
     numbers = [bank.numbers[i] for i in rows[order].tolist()]
     said = None if generations is None else _texts(generations, numbers)
     planes = []
-    if measured:
+    if measured and numbers:
         planes.append(_plane("response", _apart(responses[order][:, order])))
-    if said is not None and generations is not None:
+    if said and generations is not None:
         planes.append(_plane("text", of_texts([*said, generations.unsteered]), len(numbers)))
     return {
         "order": numbers,

@@ -24,7 +24,7 @@ def roc(
     """
     thresholds = np.unique(np.concatenate([clean, steered]))[::-1]
     false, true = (
-        np.r_[0.0, 1 - np.searchsorted(np.sort(each), thresholds, "left") / len(each)]
+        np.r_[0, len(each) - np.searchsorted(np.sort(each), thresholds, "left")] / len(each)
         for each in (clean, steered)
     )
     area = float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))

@@ -258,7 +258,7 @@ def _sections(
 
 
 def _watched(monitor: Panel, log: Any, alerts: list[Row]) -> View:
-    """With the log where its path is known, since it has all requests; not with tables of tokens."""
+    """With the whole log where its path is known: it has all requests. Not with tokens alone."""
     if not isinstance(log, (str, Path)):
         log = alerts if alerts and "trace" in alerts[0] else None
     return monitor_view(monitor, log=log)
