@@ -9,6 +9,7 @@ from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.monitoring.audit import read_log
 from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
@@ -99,8 +100,7 @@ def _place(token: Row) -> int:
 
 
 def _short(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
+    return "" if value is None else capped(str(value), _LETTERS)
 
 
 def _rounded(value: float) -> float:

@@ -13,6 +13,7 @@ from tl_steer.banks.bank import Bank, largest
 from tl_steer.banks.generations import Generations
 from tl_steer.banks.selection import Selection
 from tl_steer.errors import SettingError
+from tl_steer.files.text import capped
 from tl_steer.perturbations.sphere import cosines
 from tl_steer.views.page import rounded
 from tl_steer.views.plane import clusters, of_texts, plane
@@ -67,7 +68,7 @@ def map_data(bank: Bank, generations: Generations | None = None) -> dict[str, An
         "order": numbers,
         "directions": rounded(directions[order][:, order], 2),
         "responses": rounded(responses[order][:, order], 2) if measured else None,
-        "labels": [bank.labels[i][:_SHOWN] for i in rows[order].tolist()],
+        "labels": [capped(bank.labels[i]) for i in rows[order].tolist()],
         "objective": rounded(bank.objective[rows[order]], 3),
         "texts": None if said is None or generations is None else _shown(said, generations),
         "planes": planes,
@@ -133,7 +134,7 @@ def _shown(said: Sequence[Sequence[str]], generations: Generations) -> list[str]
         pairs = zip(own, generations.unsteered, strict=False)
         changed = [text for text, unsteered in pairs if text != unsteered]
         text = (changed or list(own) or [""])[0]
-        found.append(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+        found.append(capped(text, _SHOWN))
     return found
 
 
@@ -155,7 +156,7 @@ def selection_scores(found: Selection, *, title: str = "Selected vectors") -> Vi
     random vectors and the unsteered model. Points far under the diagonal were luck."""
     data: dict[str, Any] = {
         "winners": [
-            [called, float(found.validation[i]), float(found.held_out[i]), found.labels[i]]
+            [called, float(found.validation[i]), float(found.held_out[i]), capped(found.labels[i])]
             for i, called in enumerate(found.numbers)
         ],
         "random": [

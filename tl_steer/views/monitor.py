@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
+from tl_steer.files.text import capped
 from tl_steer.monitoring.alert import DRIFT, KNOWN, UNKNOWN, UNSCORABLE
 from tl_steer.monitoring.audit import read_log
 from tl_steer.monitoring.panel import Panel, Scores
@@ -119,7 +120,7 @@ def _refuse(
         sizes, own = tuple(map(len, pair)), (len(clean or ()), len(steered or ()))
         if sizes != own:
             raise SettingError(
-                f"monitor_view(): the control {name!r:.60} has {sizes[0]} clean and {sizes[1]} "
+                f"monitor_view(): the control {capped(name)!r} has {sizes[0]} clean and {sizes[1]} "
                 f"steered requests, and the monitor {own[0]} and {own[1]}: score the same ones."
             )
 
@@ -181,7 +182,7 @@ def _curve(name: str, clean: Scores, steered: Scores, alpha: float | int) -> dic
     false, true, area = roc(_array(clean.statistic), _array(steered.statistic))
     rates = [_rate(scores, alpha) for scores in (clean, steered)]
     return {
-        "name": name[:60],
+        "name": capped(name),
         "points": thinned(false, true, len(clean)),
         "area": area,
         "false": rates[0],

@@ -52,7 +52,6 @@ _SCRIPTS = (
     "compare.js",
     "report.js",
 )
-_STYLES = ("style.css", "circuitsvis.css", "report.css", "monitor.css")
 _STYLES = (
     "style.css",
     "export.css",
@@ -64,6 +63,7 @@ _STYLES = (
     "heads.css",
     "notes.css",
     "compare.css",
+    "monitor.css",
 )
 
 

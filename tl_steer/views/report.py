@@ -17,17 +17,17 @@ from tl_steer.files.tables import number, plain
 from tl_steer.files.write import write_beside
 from tl_steer.inspection.generated import Continuations
 from tl_steer.inspection.result import Inspection
-from tl_steer.monitoring.panel import Panel
 from tl_steer.inspection.strength import Strengths
+from tl_steer.monitoring.panel import Panel
 from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views import overview as overview_of
 from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.bank import bank_map, selection_scores
 from tl_steer.views.blocks import Words
-from tl_steer.views.monitor import monitor_view
 from tl_steer.views.continuation import continuation as continuation_view
 from tl_steer.views.fits import refuse, refuse_control
+from tl_steer.views.monitor import monitor_view
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
 from tl_steer.views.panels import control_panels, drawn, packed, paired, panels
@@ -132,9 +132,6 @@ def report(
     A report of 256 vectors inspected on a prompt of 38 tokens stays under 15 MB. Where one would
     not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
-    _refuse(bank, inspections, generations, control)
-    if isinstance(sweep, SweepResult) and sweep.asked["bank"] != bank.digest():
-        raise SettingError("The sweep is of another bank: pass one that this bank made.")
     if monitor is not None and monitor.bank.digest() != bank.digest():
         raise SettingError("The monitor is of another bank: pass one that was fitted with this.")
     unchecked = _refuse(

@@ -5,6 +5,7 @@ from typing import Any
 
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
+from tl_steer.files.text import capped
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views.rows import Row, Rows, as_number, table_rows
 from tl_steer.views.view import View
@@ -35,8 +36,8 @@ def sweep_view(table: SweepResult | Rows, *, title: str = "Sweep") -> View:
     kept = _largest(rows, names[0])
     random = _of_random(table)
     data = {
-        "vectors": [str(row.get("vector", i))[:40] for i, row in kept],
-        "labels": [str(row.get("label", ""))[:200] for _, row in kept],
+        "vectors": [capped(str(row.get("vector", i))) for i, row in kept],
+        "labels": [capped(str(row.get("label", ""))) for _, row in kept],
         "quantities": [
             {"name": name, "values": [_span(row, name) for _, row in kept]}
             | {"random": random.get(name)}
@@ -95,7 +96,7 @@ def _categories(rows: list[Row]) -> list[dict[str, Any]]:
     for name, value in rows[0].items():
         if name in _TEXTS or not isinstance(value, str):
             continue
-        texts = [str(row.get(name, ""))[:80] for row in rows]
+        texts = [capped(str(row.get(name, ""))) for row in rows]
         if 1 < len(set(texts)) <= _CATEGORIES:
             found.append({"name": name, "values": texts})
     return found
