@@ -17,6 +17,7 @@ from tl_steer.views.logits import (
     logit_attribution as logit_attribution,
     logit_change as logit_change,
 )
+from tl_steer.views.monitor import monitor_view as monitor_view
 from tl_steer.views.notes import Notes as Notes, notes as notes
 from tl_steer.views.own import own_view as own_view
 from tl_steer.views.report import Report as Report, report as report

@@ -1,5 +1,7 @@
-"""Alerts of a monitor: scores over tokens, the threshold, and what fired."""
+"""Alerts of a monitor: which there were, and of each the scores over tokens and what fired."""
 
+import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,17 +14,21 @@ from tl_steer.monitoring.audit import read_log
 from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
 
-# The newest; a log of a year would make a page that nobody opens.
-_MOST = 200
+# What a page holds of a log, the newest first: so many alerts, and so many tokens of all of them.
+_MOST, _TOKENS = 5000, 400_000
+# What it holds of one alert; a log is somebody else's file.
+_OF_ONE, _NAMED, _LETTERS = 4096, 8, 160
 
 
 def alerts_view(log: str | Path | Rows, *, title: str = "Alerts") -> View:
-    """Scores over tokens with the threshold, and what fired.
+    """A list of alerts, sorted and filtered in the page; of the one that is picked, its scores over
+    tokens with the threshold, and what fired. Times are UTC.
 
     Args:
         log: an audit log's path; alerts, as `watch` collects them or `read_log` gives them; or any
             table (see `sweep_view`) with a row per token: `score`, and if known `token`,
-            `threshold`, `fired` and `vector` (the nearest of the bank). The newest 200 alerts.
+            `threshold`, `fired` and `vector` (the nearest of the bank). The newest 5000 alerts, or
+            fewer where they have more than 400,000 tokens, and the first 4096 tokens of each.
 
     Raises:
         AuditError: no audit log at that path.
@@ -31,14 +37,15 @@ def alerts_view(log: str | Path | Rows, *, title: str = "Alerts") -> View:
     rows = alert_rows(log)
     if not rows:
         raise SettingError("No alerts, so there is nothing to show.")
-    whole = "trace" in rows[0]  # alerts, not a table of tokens
-    groups = [_of_alert(row) for row in rows[-_MOST:]] if whole else [_of_table(rows)]
-    left_out = max(0, len(rows) - _MOST) if whole else 0
-    data = {"alerts": groups, "left_out": left_out}
-    fired = sum(sum(group["fired"]) for group in groups)
-    lines = [f"{fired} of {sum(len(group['scores']) for group in groups)} tokens fired"]
-    lines += [group["title"] for group in groups[:3] if group["title"]]
-    return View("alerts", title, data, tuple(lines), 480)
+    if "trace" not in rows[0]:
+        return _of_tokens(rows, title)
+    kept = _newest(rows)
+    alerts = [_of_alert(row) for row in kept]
+    data = {"alerts": alerts, "left_out": len(rows) - len(kept)}
+    fired = sum(len(one["fired"]) for one in alerts)
+    scored = sum(len(one["trace"]) for one in alerts)
+    lines = [f"{len(rows)} alerts; {fired} of {scored} tokens fired", *map(_line, alerts[-3:])]
+    return View("alerts", title, data, tuple(lines), 640)
 
 
 def alert_rows(log: str | Path | Rows) -> list[Row]:
@@ -52,50 +59,80 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
     rows = rows_of(found)
     if rows and "trace" not in rows[0]:
         return rows
-    last = {(row["request"], row["kind"]): row for row in rows}
+    last = {(row.get("request"), row.get("kind")): row for row in rows}
     return list(last.values())
 
 
+def _newest(rows: list[Row]) -> list[Row]:
+    """The last of them whose tokens a page has room for, the very last whatever it holds."""
+    sizes = (len(_trace(row)) for row in reversed(rows))
+    fitting = itertools.takewhile(lambda total: total <= _TOKENS, itertools.accumulate(sizes))
+    return rows[-max(1, min(_MOST, sum(1 for _ in fitting))) :]
+
+
+def _trace(row: Row) -> list[float | None]:
+    return [as_number(score) for score in itertools.islice(row.get("trace") or (), _OF_ONE)]
+
+
 def _of_alert(row: Row) -> dict[str, Any]:
-    texts = {
-        token["position"]: capped(token.get("text") or str(token["id"])) for token in row["tokens"]
-    }
-    n = len(row["trace"])
-    vector = "" if row["vector"] is None else str(row["vector"])
-    named = f", vector {vector}" if vector else ""
-    label = f" ({capped(row['label'])})" if row["label"] else ""
+    tokens = list(itertools.islice(row.get("tokens") or (), _OF_ONE))
+    others = list(itertools.islice(row.get("alternatives") or (), _NAMED))
+    names = ("p_value", "statistic", "threshold", "vector_p", "explained", "alpha")
     return {
-        "title": f"{row['kind']}{named}{label}, p = {number(row['p_value'])}",
-        "request": capped(row["request"]),
-        "vector": vector,
-        "tokens": [texts.get(i, "") for i in range(n)],
-        "places": ["prompt" if i == 0 else f"+{i}" for i in range(n)],
-        "scores": [as_number(score) for score in row["trace"]],
-        "thresholds": [as_number(row["threshold"])] * n,
-        "fired": [i in texts for i in range(n)],
-        "vectors": [vector if i in texts else "" for i in range(n)],
+        "at": as_number(row.get("at")),
+        "kind": _short(row.get("kind")),
+        "vector": _short(row.get("vector")),
+        "label": _short(row.get("label")),
+        "request": _short(row.get("request")),
+        **{name: as_number(row.get(name)) for name in names},
+        "fired": [[_place(one), _short(one.get("text") or one.get("id"))] for one in tokens],
+        "trace": [value if value is None else _rounded(value) for value in _trace(row)],
+        "others": [
+            [_short(one.get("vector")), _short(one.get("label")), as_number(one.get("score"))]
+            for one in others
+        ],
     }
 
 
-def _of_table(rows: list[Row]) -> dict[str, Any]:
+def _place(token: Row) -> int:
+    place = as_number(token.get("position"))
+    return int(place) if place is not None and math.isfinite(place) else -1
+
+
+def _short(value: Any) -> str:
+    return "" if value is None else capped(str(value), _LETTERS)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _line(alert: dict[str, Any]) -> str:
+    named = f", vector {alert['vector']}" if alert["vector"] else ""
+    label = f" ({alert['label']})" if alert["label"] else ""
+    return f"{alert['kind']}{named}{label}, p = {number(alert['p_value'])}"
+
+
+def _of_tokens(rows: list[Row], title: str) -> View:
+    """A table of tokens, which is of one request or of what somebody put together."""
     if "score" not in rows[0]:
         raise SettingError(f"The log has {list(rows[0])}; expected a column 'score'.")
-    vectors = (row.get("vector") for row in rows)
-    return {
-        "title": "",
-        "request": "",
-        "vector": "",
-        "tokens": [capped(str(row.get("token", ""))) for row in rows],
-        "places": [""] * len(rows),
-        "scores": [as_number(row["score"]) for row in rows],
-        "thresholds": [as_number(row.get("threshold")) for row in rows],
-        "fired": [_fired(row) for row in rows],
-        "vectors": ["" if vector is None else capped(str(vector)) for vector in vectors],
+    kept = rows[:_OF_ONE]
+    fired = [_fired(row) for row in kept]
+    tokens = {
+        "tokens": [_short(row.get("token")) for row in kept],
+        "scores": [as_number(row.get("score")) for row in kept],
+        "thresholds": [as_number(row.get("threshold")) for row in kept],
+        "fired": fired,
+        "vectors": [_short(row.get("vector")) for row in kept],
     }
+    data = {"alerts": [], "left_out": len(rows) - len(kept), "tokens": tokens}
+    line = f"{sum(fired)} of {len(kept)} tokens fired"
+    return View("alerts", title, data, (line,), 480)
 
 
 def _fired(row: Row) -> bool:
     if row.get("fired") is not None:
         return bool(row["fired"])
-    score, threshold = as_number(row["score"]), as_number(row.get("threshold"))
+    score, threshold = as_number(row.get("score")), as_number(row.get("threshold"))
     return score is not None and threshold is not None and score > threshold

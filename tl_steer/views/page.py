@@ -24,6 +24,8 @@ from tl_steer.views.blocks import Shared, deflated, finite, shown
 _SCRIPTS = (
     "core.js",
     "charts.js",
+    "plot.js",
+    "windowed.js",
     "control.js",
     "notes.js",
     "export.js",
@@ -46,6 +48,7 @@ _SCRIPTS = (
     "sweep.js",
     "scan.js",
     "alerts.js",
+    "monitor.js",
     "print.js",
     "list.js",
     "vector.js",
@@ -63,6 +66,7 @@ _STYLES = (
     "heads.css",
     "notes.css",
     "compare.css",
+    "monitor.css",
     "print.css",
 )
 

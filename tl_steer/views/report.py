@@ -18,6 +18,7 @@ from tl_steer.files.write import write_beside
 from tl_steer.inspection.generated import Continuations
 from tl_steer.inspection.result import Inspection
 from tl_steer.inspection.strength import Strengths
+from tl_steer.monitoring.panel import Panel
 from tl_steer.radii.band import DoseResponse
 from tl_steer.sweeps.result import SweepResult
 from tl_steer.views import overview as overview_of
@@ -25,6 +26,7 @@ from tl_steer.views.alerts import alert_rows, alerts_view
 from tl_steer.views.bank import bank_map, selection_scores
 from tl_steer.views.blocks import Words
 from tl_steer.views.fits import refuse, refuse_control
+from tl_steer.views.monitor import monitor_view
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
 from tl_steer.views.panels import continued, control_panels, drawn, packed, paired, panels
@@ -105,6 +107,7 @@ def report(
     continuations: Sequence[Continuations] = (),
     sweep: SweepResult | Rows | None = None,
     alerts: str | Path | Rows | None = None,
+    monitor: Panel | None = None,
     views: Sequence[View] = (),
     title: str = "",
 ) -> Report:
@@ -123,6 +126,8 @@ def report(
         sweep: what `sweep` found, or a table as `sweep_view` takes it.
         alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
             are on its page too.
+        monitor: one of this bank: its thresholds and calibration, and with an audit log as
+            `alerts` the traffic against them. Scores of requests: `views=[monitor_view(...)]`.
         views: further views, each under its title: `own_view`s, or any of `tl_steer.views`.
         title: the heading.
 
@@ -132,6 +137,8 @@ def report(
     A report of 256 vectors inspected on a prompt of 38 tokens stays under 15 MB. Where one would
     not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
+    if monitor is not None and monitor.bank.digest() != bank.digest():
+        raise SettingError("The monitor is of another bank: pass one that was fitted with this.")
     unchecked = _refuse(
         bank,
         [*inspections, *strengths, *continuations, generations, doses, selection, sweep],
@@ -148,7 +155,11 @@ def report(
     blocks, left_out = panels(seen, words, most=_MOST - sum(map(len, told.values())))
     blocks |= told
     blocks |= _of_tables(bank, swept, alerted, words)
-    sections = [*_sections(bank, doses, selection, swept, alerted), *_further(views)]
+    whole = sweep if isinstance(sweep, SweepResult) else swept
+    sections = _sections(bank, generations, doses, selection, whole, alerted)
+    if monitor is not None:
+        sections.append(("monitor", _watched(monitor, alerts, alerted)))
+    sections += _further(views)
     blocks |= {f"section-{name}": packed(view, words) for name, view in sections}
     blocks["texts"] = words.packed(overview_of.texts(bank, generations, control))
     blocks |= control_panels(seen, words)
@@ -228,15 +239,16 @@ def _cell(value: Any) -> str:
 
 def _sections(
     bank: Bank,
+    generations: Generations | None,
     doses: DoseResponse | None,
     selection: Selection | None,
-    sweep: list[Row] | None,
+    sweep: SweepResult | list[Row] | None,
     alerts: list[Row],
 ) -> list[tuple[str, View]]:
     """What is about the whole bank."""
     views: list[tuple[str, View]] = []
     if len(bank) > 1:
-        views.append(("map", bank_map(bank)))
+        views.append(("map", bank_map(bank, generations=generations)))
     if doses is not None:
         views.append(("dose", dose_response(doses)))
     if selection is not None:
@@ -246,6 +258,13 @@ def _sections(
     if alerts:
         views.append(("alerts", alerts_view(alerts)))
     return views
+
+
+def _watched(monitor: Panel, log: Any, alerts: list[Row]) -> View:
+    """With the whole log where its path is known: it has all requests. Not with tokens alone."""
+    if not isinstance(log, (str, Path)):
+        log = alerts if alerts and "trace" in alerts[0] else None
+    return monitor_view(monitor, log=log)
 
 
 def _further(views: Sequence[View]) -> list[tuple[str, View]]:

@@ -51,5 +51,5 @@ def rows_of(table: object) -> list[Row]:
 def as_number(value: Any) -> float | None:
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

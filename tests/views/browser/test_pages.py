@@ -4,7 +4,6 @@ import pytest
 from browsing import FOREIGN, drawn, in_a_browser, settle
 from conftest import bank_of
 from test_views import (
-    ALERT_LOG,
     ATTACKS,
     INSIDE,
     all_views,
@@ -32,6 +31,7 @@ KINDS = [
     "sweep",
     "scan",
     "alerts",
+    "monitor",
 ]
 
 
@@ -210,22 +210,6 @@ def test_a_vector_that_is_not_there_is_said_to_be_missing(one, opened):
     assert "no vector 99" in page.locator("#root").inner_text()
     page = opened(ts.report(bank_of(one)).html(), address="#v1")
     assert "Nothing was measured" in page.locator("#root").inner_text()
-
-
-def test_alerts_are_listed_and_drawn_one_at_a_time(one, opened):
-    page = opened(ts.views.alerts_view(ALERT_LOG).html())
-    buttons = page.locator("table.plain button")
-    assert buttons.count() == len(ALERT_LOG)
-    assert "traffic as a whole" in page.locator("#root").inner_text(), "the newest is open"
-    buttons.nth(1).click()
-    assert buttons.nth(1).get_attribute("aria-pressed") == "true"
-    assert page.locator("h3").text_content() == buttons.nth(1).text_content()
-    assert "1 of 3 tokens fired" in page.locator("#root").inner_text()
-    assert page.locator("svg circle.fill-less").count() == 1
-    assert page.locator("svg circle.fill-base").count() == 2
-    page = opened(full_report(one).html(), address="#v2/alerts")
-    assert page.locator("table.plain button").count() == 2
-    drawn(page)
 
 
 def test_generations_of_several_prompts_are_switched(opened):

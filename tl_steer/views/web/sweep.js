@@ -1,27 +1,77 @@
 /* What a sweep found of every vector. */
 (() => {
   const T = TlSteer, el = T.el;
+  const STEP = 24, TOP = 20;
+  const size = (v) => (Number.isNaN(T.value(v)) ? -Infinity : T.value(v));
+  const SORTS = {
+    value: (q) => (a, b) => size(q.values[b][0]) - size(q.values[a][0]) || a - b,
+    vector: () => (a, b) => a - b,
+    "lower end": (q) => (a, b) => size(q.values[b][1]) - size(q.values[a][1]) || a - b,
+    "width of interval": (q) => (a, b) => (wide(q, a) - wide(q, b)) || a - b,
+  };
+  const wide = (q, i) => { const [, low, high] = q.values[i].map(T.value), w = high - low; return Number.isNaN(w) ? Infinity : w; };
+  const select = (label, options, chosen, pick) => {
+    const box = el("select", { onchange: () => pick(box.value) }, options.map(([value, said]) => el("option", { value, selected: value === chosen }, said)));
+    return el("label", { class: "small" }, label + " ", box);
+  };
 
   T.draw.sweep = (root, data) => {
-    let by = 0;
-    const body = el("div"), bar = el("div", { class: "row" }, data.quantities.map((q, i) => el("button", { type: "button", onclick: () => { by = i; show(); } }, q.name)));
-    T.add(root, bar, body);
+    const names = data.quantities.map((q) => q.name), grouped = data.categories.map((c) => c.name);
+    const asked = (name, among, other) => (among.includes(T.at.get(name)) ? T.at.get(name) : other);
+    const state = { m: asked("m", names, names[0]), s: asked("s", Object.keys(SORTS), "value"), g: asked("g", grouped, "") };
+    const set = (changes) => { Object.assign(state, changes); T.at.set(changes); show(); };
+    const bar = el("div", { class: "row", role: "group", "aria-label": "Quantity" }, names.map((name) => el("button", { type: "button", "data-name": name, onclick: () => set({ m: name }) }, T.short(name))));
+    const body = el("div");
+    T.add(root, bar, el("div", { class: "row" }, select("sorted by", Object.keys(SORTS).map((s) => [s, s]), state.s, (s) => set({ s })),
+      grouped.length > 0 && select("grouped by", [["", "nothing"], ...grouped.map((g) => [g, T.short(g)])], state.g, (g) => set({ g }))),
+    data.left_out > 0 && el("p", { class: "note" }, `${data.left_out} vectors are left out: those of the smallest ${names[0]}.`), body);
     const show = () => {
-      [...bar.children].forEach((b, i) => b.setAttribute("aria-pressed", String(i === by)));
-      const q = data.quantities[by], ends = q.values.flat().map(T.value).filter(Number.isFinite), low = Math.min(0, ...ends), high = Math.max(...ends, 1e-9);
-      const order = q.values.map((_, i) => i).sort((a, b) => (T.value(q.values[b][0]) || 0) - (T.value(q.values[a][0]) || 0));
-      const step = 24, width = 640, left = 150, x = (v) => left + ((T.value(v) - low) / (high - low || 1)) * (width - left - 70), height = order.length * step + 30;
-      const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, style: { maxWidth: width + 80 + "px" }, role: "img", "aria-label": q.name });
-      for (const v of [low, (low + high) / 2, high]) T.add(svg, T.svg("line", { class: "axis", x1: x(v), x2: x(v), y1: 18, y2: height }), T.svg("text", { x: x(v), y: 12, "text-anchor": "middle" }, T.num(v)));
-      order.forEach((i, n) => {
-        const [v, a, b] = q.values[i], y = 18 + (n + 0.5) * step, label = `${data.vectors[i]} ${data.labels[i]}`;
-        T.add(svg, T.svg("text", { class: "strong", x: left - 12, y: y + 4, "text-anchor": "end" }, label.length > 22 ? label.slice(0, 21) + "…" : label));
-        if (a !== null && b !== null) T.add(svg, T.svg("line", { class: "base", x1: x(a), x2: x(b), y1: y, y2: y }));
-        if (Number.isFinite(T.value(v))) T.add(svg, T.tip(T.svg("circle", { class: "fill-more", cx: x(v), cy: y, r: 5 }), `${label}: ${T.num(v)}${a !== null ? ` (${T.num(a)} to ${T.num(b)})` : ""}`));
-        T.add(svg, T.svg("text", { x: width - 4, y: y + 4, "text-anchor": "end" }, T.num(v)));
-      });
-      T.put(body, el("h3", {}, q.name), svg);
+      [...bar.children].forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.name === state.m)));
+      const q = data.quantities.find((each) => each.name === state.m), groups = inGroups(data, q, state);
+      T.put(body, legend(q), T.figure(`sweep, ${q.name}`, chart(data, q, groups), () => [["vector", "label", q.name, "low", "high"], ...groups.flatMap(([, rows]) => rows.map((i) => [data.vectors[i], data.labels[i], ...q.values[i].map(T.value)]))]));
     };
     show();
+  };
+
+  const inGroups = (data, q, { s, g }) => {
+    const order = q.values.map((_, i) => i).sort(SORTS[s](q)), kinds = data.categories.find((c) => c.name === g);
+    if (!kinds) return [["", order]];
+    return [...new Set(kinds.values)].map((kind) => [kind || "(none)", order.filter((i) => kinds.values[i] === kind)]);
+  };
+  const legend = (q) => el("p", { class: "note" }, `${q.name}, with intervals where they are known. `,
+    q.random !== null && `Dashed: the random vectors' median, ${T.num(q.random)}.`);
+
+  const chart = (data, q, groups) => {
+    const [low, high] = T.span(q.values.flat(), 0, q.random === null ? 0 : q.random);
+    const width = T.room(860), narrow = width < 560, longest = Math.max(...data.vectors.map((_, i) => named(data, i).length));
+    const place = { width, narrow, left: Math.min(narrow ? 110 : 180, 24 + 7 * longest), right: narrow ? 58 : 160 };
+    const headed = groups.length > 1, count = groups.reduce((n, [, rows]) => n + rows.length + (headed ? 1 : 0), 0), height = TOP + count * STEP + 6;
+    const x = (v) => place.left + ((T.value(v) - low) / (high - low)) * (width - place.left - place.right);
+    const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "sweep", role: "group", "aria-label": `${q.name} of every vector; arrow keys move` });
+    const down = (v, kind, said) => T.add(svg, T.svg("line", { class: kind, x1: x(v), x2: x(v), y1: TOP - 2, y2: height }), said && T.svg("text", { x: x(v), y: 12, "text-anchor": "middle" }, said));
+    T.ticks(low, high).forEach((v) => down(v, v === 0 ? "zero" : "axis", T.tick(v)));
+    if (q.random !== null) down(q.random, "base dash");
+    let y = TOP - STEP / 2;
+    const nodes = [];
+    for (const [kind, rows] of groups) {
+      if (headed) T.add(svg, T.svg("text", { class: "strong", x: 0, y: (y += STEP) + 4, "font-weight": 600 }, `${kind} (${rows.length})`));
+      for (const i of rows) { const node = row(data, q, i, { ...place, y: (y += STEP), x }); nodes.push(node); T.add(svg, node); }
+    }
+    T.walk(nodes);
+    return svg;
+  };
+
+  const named = (data, i) => `${data.vectors[i]} ${data.labels[i]}`.trim();
+  const row = (data, q, i, { x, y, width, left, narrow }) => {
+    const [v, low, high] = q.values[i].map(T.value), label = named(data, i), interval = Number.isFinite(low) && Number.isFinite(high);
+    const span = interval ? ` (${T.num(low)} to ${T.num(high)})` : "", most = narrow ? 14 : 24;
+    const linked = T.has("overview") && /^\d+$/.test(data.vectors[i]);
+    const node = T.svg(linked ? "a" : "g", { class: "line", href: linked ? "#v" + data.vectors[i] : null, "aria-label": `${label}: ${T.num(v)}${span}`, role: linked ? null : "img" },
+      T.svg("rect", { class: "hover", x: 0, y: y - STEP / 2, width, height: STEP }),
+      T.svg("text", { class: "strong", x: left - 12, y: y + 4, "text-anchor": "end" }, label.length > most ? label.slice(0, most - 1) + "…" : label),
+      interval && T.svg("line", { class: "interval", x1: x(low), x2: x(high), y1: y, y2: y }),
+      Number.isFinite(v) && T.svg("circle", { class: "fill-more", cx: x(v), cy: y, r: 5 }),
+      T.svg("text", { x: width - 2, y: y + 4, "text-anchor": "end" }, T.num(v) + (narrow ? "" : span)));
+    return T.tip(node, `${label}: ${T.num(v)}${span}`);
   };
 })();
