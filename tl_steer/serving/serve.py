@@ -1,7 +1,6 @@
 """Serve a report with its model behind it, on this machine and to nobody else."""
 
 import contextlib
-import functools
 import secrets
 import socket
 import threading
@@ -221,9 +220,13 @@ def _listening(port: int) -> socket.socket:
 
 
 def _config(uvicorn: Any, app: Any) -> Any:
-    """Nothing is logged, as addresses hold the secret, and no header of a proxy is believed."""
-    make = functools.partial(uvicorn.Config, app, log_config=None, access_log=False)
-    return make(
+    """No address is logged, as it holds the secret (below warnings, uvicorn logs them), and no
+    header of a proxy is believed."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
         loop="asyncio",
         http="h11",
         ws="none",

@@ -4,7 +4,7 @@
   const T = TlSteer, el = T.el;
   const CARDS = [["steered", "Steered"], ["unsteered", "Unsteered"], ["random", "Random vector of the same length"]];
   const EVERY = 2000; // milliseconds between looks for new alerts
-  const LEAST = -2, MOST = 2, STEP = 0.05;
+  const MOST = 2, STEP = 0.05; // of strengths
   const live = T.has("live") ? T.block("live") : null;
 
   /* the server */
@@ -40,7 +40,7 @@
       prompt: (T.at.get("ask") || "").slice(0, live.most.prompt),
       chat: live.chat && T.at.get("raw") !== "1",
       mix: mix.length ? mix : [{ random: false, number: live.vectors[0][0], strength: 1 }],
-      all: numbered("s", 1, LEAST, MOST),
+      all: numbered("s", 1, -50, 50),
       tokens: Math.round(numbered("n", Math.min(40, live.most.tokens), 1, live.most.tokens)),
       temperature: numbered("t", 0, 0, 10),
       seed: Math.round(numbered("seed", 0, 0, 2 ** 31)),
@@ -59,14 +59,14 @@
   /* a strength: a slider and the number that it stands for, which may be typed beyond the slider's ends */
   const slider = (label, value, set) => {
     const box = el("input", { type: "number", step: STEP, min: -50, max: 50, value, "aria-label": label + ", as a number" });
-    const track = el("input", { type: "range", min: LEAST, max: MOST, step: STEP, value, "aria-label": label });
+    const track = el("input", { type: "range", min: -MOST, max: MOST, step: STEP, value, "aria-label": label });
     track.addEventListener("input", () => { box.value = track.value; set(Number(track.value)); });
     box.addEventListener("input", () => {
       if (!Number.isFinite(box.valueAsNumber)) return;
       track.value = box.value;
       set(Math.max(-50, Math.min(50, box.valueAsNumber)));
     });
-    return [el("div", { class: "ends" }, track, el("small", {}, el("span", {}, T.num(LEAST)), el("span", {}, "0"), el("span", {}, "+" + MOST))), box];
+    return [el("div", { class: "ends" }, track, el("small", {}, el("span", {}, "−" + MOST), el("span", {}, "0"), el("span", {}, "+" + MOST))), box];
   };
   const named = (number, label) => `vector ${number}${label ? " " + T.quoted(T.short(label)) : ""}`;
   const title = (part) => (part.random ? `random vector ${part.number}` : `vector ${part.number}`);
@@ -114,7 +114,7 @@
   const settings = (now, changed) => {
     const kind = el("select", {}, el("option", { value: "chat", selected: now.chat }, "a user's message"), el("option", { value: "raw", selected: !now.chat }, "as it is"));
     kind.addEventListener("change", () => { now.chat = kind.value === "chat"; changed(); });
-    return el("div", { class: "row" }, live.chat && field("prompt is read as", kind),
+    return el("div", { class: "row live-settings" }, live.chat && field("prompt is read as", kind),
       field("tokens at most", counter(now, "tokens", { min: 1, max: live.most.tokens, step: 1 }, changed)),
       field("temperature (0 is greedy)", counter(now, "temperature", { min: 0, max: 10, step: 0.1 }, changed)),
       field("seed", counter(now, "seed", { min: 0, max: 2 ** 31, step: 1 }, changed)));
