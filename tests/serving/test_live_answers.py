@@ -34,9 +34,7 @@ def test_texts_are_those_of_generate_steered_random_and_unsteered(one, live):
     assert found[-1] == {"done": True}
     said = texts(found)[-1]
     own = ts.generate(one, bank[2] * 1.5, prompt, max_new_tokens=4)
-    control = ts.generate(
-        one, ts.random_bank(bank[2] * 1.5, n=1, seed=3), prompt, max_new_tokens=4
-    )
+    control = ts.generate(one, ts.random_bank(bank[2] * 1.5, n=1, seed=3), prompt, max_new_tokens=4)
     assert said["steered"] == own.texts[0][0]
     assert said["unsteered"] == own.unsteered[0]
     assert said["random"] == control.texts[0][0]
@@ -51,9 +49,7 @@ def test_texts_come_token_by_token(live):
 
 def test_a_mixture_is_the_sum_of_its_vectors_at_their_strengths(one):
     bank = bank_of(one)
-    mix, strength = mixture(
-        bank, [Part(1, False, 0.5), Part(3, False, -2.0), Part(7, True, 1.0)]
-    )
+    mix, strength = mixture(bank, [Part(1, False, 0.5), Part(3, False, -2.0), Part(7, True, 1.0)])
     whole = 0.5 * bank[1].vector - 2 * bank[3].vector + ts.random_bank(bank, n=1, seed=7).vector
     torch.testing.assert_close(strength * mix.vector, whole)
 
@@ -232,7 +228,9 @@ def test_what_does_not_fit_is_refused_before_anything_runs(one, tmp_path):
     with pytest.raises(ts.errors.SettingError, match="alpha"):
         ts.serve(one, bank, monitor=monitor_of(one), alpha=1e-9)
     with pytest.raises(ts.errors.AuditError):
-        ts.serve(one, bank, monitor=monitor_of(one), log=tmp_path / "no" / "folder.sqlite")
+        ts.serve(
+            one, bank, monitor=monitor_of(one), alpha=ALPHA, log=tmp_path / "no" / "log.sqlite"
+        )
     with ts.serve(one, bank) as page, pytest.raises(ts.errors.SettingError, match="Port"):
         ts.serve(one, bank, port=page.port)
     with pytest.raises(ts.errors.SettingError, match="65535"):

@@ -161,9 +161,7 @@ def test_names_of_colabs_proxy_are_taken_in_colab_alone():
         )
         assert sent.status_code == 200
     for origin in ("https://colab.dev.evil.example", "https://evilcolab.dev", f"http://{host}x"):
-        sent = guard(colab=True, host=host).post(
-            f"/{SECRET}/api/x", headers={"origin": origin}
-        )
+        sent = guard(colab=True, host=host).post(f"/{SECRET}/api/x", headers={"origin": origin})
         assert sent.status_code == 403
     assert guard(host=host).get(f"/{SECRET}/").status_code == 421
 
@@ -317,7 +315,10 @@ def test_questions_within_bounds_are_read_as_they_are():
     found = asked_of(QUESTION | {"temperature": 1, "mix": [part(3, -2), part(1, random=True)]})
     assert found.prompt == QUESTION["prompt"]
     assert (found.temperature, found.tokens, found.seed, found.chat) == (1.0, 4, 0, False)
-    assert [(p.number, p.strength, p.random) for p in found.mix] == [(3, -2.0, False), (1, 1.0, True)]
+    assert [(p.number, p.strength, p.random) for p in found.mix] == [
+        (3, -2.0, False),
+        (1, 1.0, True),
+    ]
     assert asked_of(QUESTION).temperature is None
 
 

@@ -41,9 +41,16 @@ def serve(
     watching = None if monitor is None else ts.Monitor.load(monitor)
     page = ts.report(found, inspections=seen, alerts=log if log and log.is_file() else None)
     hooked = loaded(model, device, dtype)
-    notes = bank.with_name(f"{bank.name}.notes.json")
-    how = {"log": log, "alpha": alpha, "notes": notes, "port": port}
-    with ts.serve(hooked, found, report=page, monitor=watching, **how) as served:
+    with ts.serve(
+        hooked,
+        found,
+        report=page,
+        monitor=watching,
+        log=log,
+        alpha=alpha,
+        notes=bank.with_name(f"{bank.name}.notes.json"),
+        port=port,
+    ) as served:
         tell(f"Live at {served.url}\nWhoever has this address can use the model. Ctrl-C stops it.")
         if show:
             served.open()

@@ -126,15 +126,15 @@ async def _streamed(desk: Desk, work: Work, asked: Asked) -> Any:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     job = desk.worker.submit(work(desk.model, desk.bank, asked), tell)
+    stream = StreamingResponse(_lines(events), media_type="application/x-ndjson")
 
-    class Stream(StreamingResponse):
-        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            try:
-                await super().__call__(scope, receive, send)
-            finally:
-                job.stopped.set()
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await stream(scope, receive, send)
+        finally:
+            job.stopped.set()
 
-    return Stream(_lines(events), media_type="application/x-ndjson")
+    return answer
 
 
 async def _lines(events: Any) -> AsyncIterator[str]:

@@ -104,4 +104,3 @@ def number_of(given: Any, name: str) -> int:
         ValueError: it is something else.
     """
     return jsons.whole(jsons.fields(given, {name})[name])
-

@@ -1,4 +1,4 @@
-"""Google Colab, whose notebooks run elsewhere: a proxy leads from the browser to a kernel's ports."""
+"""Google Colab, whose kernels run elsewhere: a proxy leads from the browser to their ports."""
 
 import sys
 from typing import Any

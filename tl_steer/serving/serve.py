@@ -1,6 +1,5 @@
 """Serve a report with its model behind it, on this machine and to nobody else."""
 
-import contextlib
 import secrets
 import socket
 import threading
@@ -14,6 +13,7 @@ from tl_steer.banks.provenance import check_fits
 from tl_steer.errors import SettingError
 from tl_steer.files.optional import imported
 from tl_steer.files.signatures import typed
+from tl_steer.files.undo import Scope
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.model import HookedModel, model_name
 from tl_steer.models.prompt_row import templated
@@ -57,6 +57,9 @@ class Served:
             name="tl-steer-server",
             daemon=True,
         )
+
+    def _start(self) -> None:
+        self._worker.start()
         self._thread.start()
 
     def open(self) -> None:
@@ -74,10 +77,15 @@ class Served:
     def stop(self) -> None:
         """End what is under way, put the model back as it was, and free the port. May be called
         again."""
+        with Scope() as scope:  # the last one first, and Ctrl-C waits until all are done
+            scope.undo(self._socket.close)
+            scope.undo(self._end)
+            scope.undo(self._worker.close)
+
+    def _end(self) -> None:
         self._server.should_exit = True
-        self._worker.close()
-        self._thread.join()
-        self._socket.close()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def __enter__(self) -> "Served":
         return self
@@ -157,15 +165,15 @@ def serve(
         return shown.html(live={**told, **kept.asked({})})
 
     watching = None if monitor is None else _watching(model, monitor, tail, log, alpha)
-    with contextlib.ExitStack() as stack:
-        listening = stack.enter_context(_listening(port))
-        worker = Worker(model, watching)
-        stack.callback(worker.close)
-        served = Served(Desk(model, bank, page, worker, tail, kept), listening)
-        stack.callback(served.stop)
+    desk = Desk(model, bank, page, Worker(model, watching), tail, kept)
+    served = Served(desk, _listening(port))
+    try:
+        served._start()
         if open:
             served.open()
-        stack.pop_all()
+    except BaseException:
+        served.stop()
+        raise
     return served
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tl_steer.monitoring.alert import Alert
 from tl_steer.monitoring.audit import read_log
 from tl_steer.views.alerts import alert_rows, alerts_view
+from tl_steer.views.rows import Row
 
 _MOST = 50  # alerts shown, the newest
 
@@ -24,7 +25,7 @@ class Tail:
     def __init__(self, log: Path | None, bank: str) -> None:
         self._log, self._bank, self._since = log, bank, time.time()
         self._raised: list[Alert] = []
-        self._seen: list[dict[str, Any]] = []
+        self._seen: list[Row] = []
         self._state: Any = None
         self._version = 0
         self._lock = threading.Lock()
@@ -49,7 +50,7 @@ class Tail:
                 told["data"] = alerts_view(list(rows)[-_MOST:]).data
             return told
 
-    def _read(self, log: Path) -> list[dict[str, Any]]:
+    def _read(self, log: Path) -> list[Row]:
         """The log's rows, read again only after somebody wrote."""
         state = [_stat(path) for path in (log, log.with_name(f"{log.name}-wal"))]
         if state != self._state and log.is_file():
@@ -66,4 +67,3 @@ def _stat(path: Path) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return found.st_size, found.st_mtime_ns
-

@@ -57,9 +57,6 @@ class Worker:
 
     Args:
         watching: opens the monitor's watch in the worker's thread, with what takes its alerts.
-
-    Raises:
-        SteerError: whatever `watching` raises.
     """
 
     def __init__(self, model: HookedModel, watching: Any = None) -> None:
@@ -72,10 +69,16 @@ class Worker:
         self._running: Job | None = None
         self._begun: queue.Queue[BaseException | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="tl-steer-worker", daemon=True)
+
+    def start(self) -> None:
+        """Take the model; on return the worker waits for jobs.
+
+        Raises:
+            SteerError: whatever `watching` raises.
+        """
         self._thread.start()
         failure = self._begun.get()
         if failure is not None:
-            self._thread.join()
             raise failure
 
     def submit(
@@ -114,7 +117,8 @@ class Worker:
         for job in known:
             job.stopped.set()
         self._jobs.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def _run(self) -> None:
         try:

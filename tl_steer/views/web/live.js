@@ -193,7 +193,6 @@
     };
     const common = (event) => {
       if (event.job) { job = event.job; tell(event.ahead ? `Waiting behind ${event.ahead}` : "Reading the prompt"); if (stopping) stop(); }
-      if (!form.isConnected && !stopping) stop(); // somebody went on to another page of the report
       if (event.stopped) tell("Stopped.");
       if (event.error) tell(event.error, true);
       if (event.done) tell("Done.");
@@ -214,6 +213,11 @@
       if (event.views) inspected(views, event.views);
       else if (event.job && !event.ahead) tell("Inspecting");
     });
+    const leave = () => {
+      if (form.isConnected) return;
+      removeEventListener("hashchange", leave);
+      stop(); // somebody went on to another page of the report
+    };
     const stop = () => { stopping = true; if (job !== null) asJson("stop", { job }).catch((error) => tell(said(error), true)); };
     const busy = (is) => {
       job = null;
@@ -230,6 +234,7 @@
       el("div", { class: "row" }, steering, stopper, inspecting, el("span", { class: "small hide-small" }, el("kbd", {}, "Ctrl"), " ", el("kbd", {}, "Enter"), " steers"), status));
     form.addEventListener("submit", (event) => { event.preventDefault(); if (!steering.disabled) steer(); });
     form.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); } });
+    addEventListener("hashchange", leave);
     T.add(root, el("h2", {}, "Live: " + live.model),
       el("p", { class: "note" }, "Your prompt under the vectors that you choose, at any strength, beside a random vector of the same length and the model as it is."),
       form, texts.node, views);
