@@ -22,7 +22,7 @@ from tl_steer.files import jsons
 from tl_steer.models.model import HookedModel
 from tl_steer.serving.asked import Asked, asked_of, number_of
 from tl_steer.serving.jobs import inspecting, steering
-from tl_steer.serving.notes import Notes
+from tl_steer.serving.notes import KeptNotes
 from tl_steer.serving.tail import Tail
 from tl_steer.serving.worker import Busy, Job, Worker
 from tl_steer.views.page import embedded
@@ -41,7 +41,7 @@ class Desk:
     page: Callable[[], str]
     worker: Worker
     tail: Tail
-    notes: Notes
+    notes: KeptNotes
 
 
 class Refused(Exception):

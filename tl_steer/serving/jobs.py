@@ -18,21 +18,11 @@ from tl_steer.monitoring.alert import Alert
 from tl_steer.serving.asked import Asked
 from tl_steer.serving.mixture import mixture
 from tl_steer.serving.worker import Job
-from tl_steer.views.attention import attention_change
-from tl_steer.views.logits import logit_attribution, logit_change, token_log_probs
-from tl_steer.views.stream import residual_response, steered_tokens
+from tl_steer.views.panels import VIEWS
 from tl_steer.views.view import View
 
 # In the order of the batch: the mixture, a random vector of its length, and the model as it is.
 ROWS = ("steered", "random", "unsteered")
-_VIEWS = (
-    logit_change,
-    attention_change,
-    residual_response,
-    logit_attribution,
-    token_log_probs,
-    steered_tokens,
-)
 
 
 def steering(model: HookedModel, bank: Bank, asked: Asked) -> Callable[[Job], None]:
@@ -65,7 +55,7 @@ def inspecting(model: HookedModel, bank: Bank, asked: Asked) -> Callable[[Job], 
     def work(job: Job) -> None:
         mix, strength = mixture(bank, asked.mix)
         seen = inspect(model, mix, _tokens(model, asked), scale=strength)
-        made = (view(seen, seen.vectors[0]) for view in _VIEWS)
+        made = (view(seen, seen.vectors[0]) for view in VIEWS.values())
         job.tell({"views": [_shown(view, seen.vectors[0]) for view in made]})
 
     return work

@@ -1,4 +1,5 @@
-"""What somebody noted about vectors, kept in a file beside the bank and written whole."""
+"""What somebody noted about vectors in a page that is served, kept in a file beside the bank and
+written whole."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,12 @@ from typing import Any
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files import jsons
 from tl_steer.files.write import write_beside
+from tl_steer.views.notes import checked_note
 
-_FIELDS = {"flag": 20, "label": 200, "comment": 4000}
 _MOST_BYTES = 4_000_000
 
 
-class Notes:
+class KeptNotes:
     """Notes by vector, `{"4": {"flag": "", "label": "", "comment": ""}}`.
 
     Args:
@@ -65,12 +66,6 @@ class Notes:
         strange = sorted(set(given) - self._numbers)
         if strange:
             raise ValueError(f"the bank has no vector {strange[0][:20]!r}")
-        return {number: _note(given[number]) for number in given}
-
-
-def _note(given: Any) -> dict[str, str]:
-    found = {name: jsons.text(value) for name, value in jsons.fields(given, set(_FIELDS)).items()}
-    for name, most in _FIELDS.items():
-        if len(found[name]) > most:
-            raise ValueError(f"a {name} of {len(found[name])} characters; expected at most {most}")
-    return found
+        for note in given.values():
+            checked_note(note)
+        return {number: dict(note) for number, note in given.items()}

@@ -24,7 +24,7 @@ from tl_steer.serving import asked
 from tl_steer.serving.app import Desk, app_of
 from tl_steer.serving.colab import in_colab, show_port
 from tl_steer.serving.guard import guarded
-from tl_steer.serving.notes import Notes
+from tl_steer.serving.notes import KeptNotes
 from tl_steer.serving.tail import Tail
 from tl_steer.serving.worker import Worker
 from tl_steer.views.report import Report, report as report_of
@@ -157,7 +157,7 @@ def serve(
         imported(package, install='"tl_steer[serve]"')
     check_fits(model, bank.provenance)
     refuse_no_text(model)
-    kept = Notes(None if notes is None else Path(notes), bank.numbers)
+    kept = KeptNotes(None if notes is None else Path(notes), bank.numbers)
     tail = Tail(None if log is None else Path(log), bank.digest())
     shown, told = report or report_of(bank), _live(model, bank, monitor, log, notes)
 

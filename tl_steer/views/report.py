@@ -60,10 +60,12 @@ class Report:
     views: tuple[View, ...] = ()
 
     def html(self, *, live: Mapping[str, Any] | None = None) -> str:
-        """The page; with `live`, one that a server gives, and what it has to know of it."""
+        """The page; with `live`, one that a server gives, and what it has to know of it, the notes
+        that it keeps among that."""
+        kept = {} if live is None else {"notes": live["notes"]}
         return document(
             self.title,
-            {"overview": self.overview, "notes": self.marks},
+            {"overview": self.overview, "notes": self.marks | kept},
             start="TlSteer.report();",
             circuitsvis=live is not None
             or any(row["seen"] for row in self.overview["rows"])

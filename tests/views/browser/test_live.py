@@ -1,5 +1,7 @@
 """The live page in a real browser, with a model behind it."""
 
+import json
+
 import pytest
 from browsing import drawn, in_a_browser, settle
 from conftest import bank_of
@@ -236,6 +238,55 @@ def test_a_page_that_is_a_file_has_no_such_tab(one, opened):
     assert "Live" not in page.locator("nav.main").inner_text()
 
 
+def flag(page, number, name):
+    page.goto(page.url.split("#")[0] + f"#v{number}?note=1")
+    settle(page)
+    with page.expect_response("**/api/notes"):
+        page.locator(".notes").get_by_label(name).check()
+    settle(page)
+
+
+def flagged(page, number, name):
+    page.goto(page.url.split("#")[0] + f"#v{number}?note=1")
+    settle(page)
+    return page.locator(".notes").get_by_label(name).is_checked()
+
+
+def test_notes_are_kept_by_the_server_and_seen_in_every_browser(one, visited, tmp_path):
+    notes = tmp_path / "notes.json"
+    with ts.serve(one, bank_of(one), notes=notes) as served:
+        page = visited(served, "")
+        flag(page, 2, "dangerous")
+        assert "Save a copy" not in page.locator(".notes-standing").inner_text()
+        assert json.loads(notes.read_text()) == {
+            "2": {"flag": "dangerous", "label": "", "comment": ""}
+        }
+        page.reload()
+        settle(page)
+        assert flagged(page, 2, "dangerous")
+        assert flagged(visited(served, ""), 2, "dangerous")
+    with ts.serve(one, bank_of(one), notes=notes) as served:
+        assert flagged(visited(served, ""), 2, "dangerous")
+
+
+def test_a_vectors_page_leads_to_its_live_one(one, visited):
+    with ts.serve(one, bank_of(one)) as served:
+        page = visited(served, "#v3")
+        page.get_by_text("try it live").click()
+        settle(page)
+        assert page.get_by_label("Strength of vector 3", exact=True).is_visible()
+
+
+def test_a_copy_that_is_saved_is_a_file_like_others(one, visited, opened):
+    with ts.serve(one, bank_of(one)) as served:
+        page = visited(served, "")
+        with page.expect_download() as copied:
+            page.get_by_role("button", name="Save copy").click()
+        text = copied.value.path().read_text()
+        assert served.url.split("/")[3] not in text
+    assert "Live" not in opened(text).locator("nav.main").inner_text()
+
+
 @pytest.mark.smollm2
 def test_smollm2_is_typed_to_steered_stopped_mixed_flagged_and_reloaded(smollm2, visited, tmp_path):
     prompt = "How do I bake bread?"
@@ -266,7 +317,12 @@ def test_smollm2_is_typed_to_steered_stopped_mixed_flagged_and_reloaded(smollm2,
         says(page, "Done.", timeout=300_000)
         mixed = ts.generate(smollm2, bank[0] - bank[1], [ts.chat(prompt)], max_new_tokens=8)
         assert text(page, "steered").strip() == mixed.texts[0][0].strip()
+        address = page.url
+        flag(page, 1, "benign")
+        page.goto(address)
         page.reload()
         settle(page)
         assert page.get_by_label("Prompt", exact=True).input_value() == prompt
         assert page.get_by_label("Strength of vector 1, as a number").input_value() == "-1"
+        assert flagged(page, 1, "benign")
+        assert json.loads(notes.read_text())["1"]["flag"] == "benign"

@@ -5,7 +5,8 @@
   const CARDS = [["steered", "Steered"], ["unsteered", "Unsteered"], ["random", "Random vector of the same length"]];
   const EVERY = 2000; // milliseconds between looks for new alerts
   const MOST = 2, STEP = 0.05; // of strengths
-  const live = T.has("live") ? T.block("live") : null;
+  // A copy of the page that somebody saved has no server.
+  const live = T.has("live") && location.protocol !== "file:" ? T.block("live") : null;
 
   /* the server */
   const post = async (name, asked) => {
@@ -243,6 +244,7 @@
 
   if (!live) return;
   T.mainTabs.push({ name: "live", title: "Live", draw });
+  T.tryLive = (number) => el("a", { href: `#live?m=${number}:1` }, "try it live");
   /* Notes go to the server, which keeps them beside the bank. */
   if (T.notes && live.keeps) T.notes.send = async (notes) => { await asJson("notes", { notes }); return true; };
 })();
