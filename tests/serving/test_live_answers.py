@@ -231,6 +231,12 @@ def test_what_does_not_fit_is_refused_before_anything_runs(one, tmp_path):
         ts.serve(
             one, bank, monitor=monitor_of(one), alpha=ALPHA, log=tmp_path / "no" / "log.sqlite"
         )
+    with pytest.raises(ts.errors.AuditError):
+        ts.serve(one, bank, log=tmp_path)
+    with pytest.raises(ts.errors.SettingError, match="report is about bank"):
+        ts.serve(one, bank, report=ts.report(bank * 2))
+    with pytest.raises(ts.errors.SettingError, match="another bank's vectors"):
+        ts.serve(one, bank * 2, monitor=monitor_of(one), alpha=ALPHA)
     with ts.serve(one, bank) as page, pytest.raises(ts.errors.SettingError, match="Port"):
         ts.serve(one, bank, port=page.port)
     with pytest.raises(ts.errors.SettingError, match="65535"):
@@ -244,6 +250,12 @@ def shifted():
         for weight in other.blocks[0].parameters():
             weight += 0.1
     return other
+
+
+def test_a_monitor_of_some_of_the_banks_vectors_is_one_of_this_bank(one, tmp_path):
+    path = monitor_of(one).save(tmp_path / "monitor.safetensors")
+    with served(one, monitor=ts.Monitor.load(path), alpha=ALPHA) as (_, client):
+        assert events(client)[-1] == {"done": True}
 
 
 def test_a_report_of_yours_is_the_page(one):

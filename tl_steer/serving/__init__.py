@@ -4,4 +4,5 @@ One worker owns the model; a small server hands it what the page asks for, and t
 are generated. Imports `views` and what lies below.
 """
 
-from tl_steer.serving.serve import Served as Served, serve as serve
+from tl_steer.serving.serve import serve as serve
+from tl_steer.serving.served import Served as Served

@@ -28,7 +28,7 @@ class KeptNotes:
     def __init__(self, path: Path | None, numbers: Sequence[int]) -> None:
         self._path, self._numbers = path, {str(number) for number in numbers}
         self._lock = threading.Lock()
-        self._notes = {} if path is None or not path.exists() else self._read(path)
+        self._notes = {} if path is None else self._read(path)
 
     def asked(self, asked: Any) -> dict[str, Any]:
         """The notes, after they were replaced by those that were sent, if there are any.
@@ -55,6 +55,8 @@ class KeptNotes:
             if len(found) > _MOST_BYTES:
                 raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
             return self._checked(jsons.from_text(found.decode("utf-8")))
+        except FileNotFoundError:
+            return {}
         except (OSError, ValueError) as error:
             raise BankFileError(
                 f"{path} holds no notes on this bank: {error}. Move it away, or put it right."

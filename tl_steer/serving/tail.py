@@ -15,15 +15,15 @@ _MOST = 50  # alerts shown, the newest
 
 
 class Tail:
-    """Alerts of one bank since a moment.
+    """Alerts of some banks from now on.
 
     Args:
         log: an audit log, which other processes may write to; it need not exist yet.
-        bank: the digest of the bank whose alerts are shown; those of others are left out.
+        banks: digests of the banks whose alerts are shown; those of others are left out.
     """
 
-    def __init__(self, log: Path | None, bank: str) -> None:
-        self._log, self._bank, self._since = log, bank, time.time()
+    def __init__(self, log: Path | None, banks: set[str]) -> None:
+        self._log, self._banks, self._since = log, banks, time.time()
         self._raised: list[Alert] = []
         self._seen: list[Row] = []
         self._state: Any = None
@@ -55,7 +55,7 @@ class Tail:
         state = [_stat(path) for path in (log, log.with_name(f"{log.name}-wal"))]
         if state != self._state and log.is_file():
             rows = alert_rows(list(read_log(log, since=self._since)))
-            found = [row for row in rows if row.get("bank") in ("", self._bank)]
+            found = [row for row in rows if row.get("bank") in self._banks]
             self._version += found != self._seen
             self._seen, self._state = found, state
         return self._seen
