@@ -22,6 +22,7 @@ FRAGMENTS = (
     "docs/radius.md",
     "docs/methods.md",
     "docs/views.md",
+    "docs/live.md",
     "docs/generalisation.md",
 )  # they say `model`, `bank`, `prompts`
 GUIDES = (

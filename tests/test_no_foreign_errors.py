@@ -263,6 +263,19 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
             "title": "",
         },
     ),
+    "serve": (
+        entered(ts.serve),
+        lambda m: {
+            "model": m,
+            "bank": bank_of(m),
+            "report": None,
+            "monitor": None,
+            "log": None,
+            "alpha": 0.01,
+            "notes": None,
+            "port": 0,
+        },
+    ),
     "perturbing": (
         entered(ts.perturbing),
         lambda m: {"model": m, "perturbation": bank_of(m)[0], "rows": None, "tokens": None},

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         organisms as organisms,
         perturbations as perturbations,
         radii as radii,
+        serving as serving,
         sweeps as sweeps,
         views as views,
     )
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from tl_steer.monitoring import Monitor as Monitor, watch as watch
     from tl_steer.perturbations import Additive as Additive, Perturbation as Perturbation
     from tl_steer.radii import dose_response as dose_response
+    from tl_steer.serving import serve as serve
     from tl_steer.sweeps import load_sweep as load_sweep, sweep as sweep
     from tl_steer.views import report as report
 
@@ -73,6 +75,7 @@ _NAMES = {
     "monitoring": "Monitor watch",
     "perturbations": "Additive Perturbation",
     "radii": "dose_response",
+    "serving": "serve",
     "sweeps": "load_sweep sweep",
     "views": "report",
 }

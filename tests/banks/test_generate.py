@@ -9,6 +9,7 @@ from conftest import HAS_BRIDGE, KINDS, LLAMAS, PROMPTS, SOURCE, TARGET, bank_of
 from state import snapshot
 
 import tl_steer as ts
+from tl_steer.banks.generate import texts_by_row
 from tl_steer.errors import PromptError, SettingError
 from tl_steer.models.rows import continued, through_end, until_end
 from tl_steer.monitoring.identity import identity_of
@@ -181,3 +182,33 @@ def test_a_generate_that_cannot_be_told_of_ends_is_cut_behind_them(one, monkeypa
     monkeypatch.setattr(one.cfg, "eos_token_id", [end], raising=False)
     new = continued(one, ts.tokenize(one, [prompt]).ids, 8)[0]
     assert until_end(one, new).tolist() == whole[: whole.index(end)]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_tokens_are_heard_one_by_one_as_they_come(model, cached):
+    ids = ts.tokenize(model, PROMPTS[:1]).ids.repeat(2, 1)
+    told: list[torch.Tensor] = []
+    with torch.no_grad():
+        new = continued(model, ids, 6, cached=cached, heard=told.append)
+    # Rows that have ended are filled, and generation ends with the last of them.
+    assert [len(each[0]) for each in told] == list(range(1, new.shape[1]))
+    assert all(torch.equal(each, new[:, : each.shape[1]]) for each in told)
+
+
+def test_who_hears_can_end_the_generation_and_leaves_nothing_behind(llama):
+    class Enough(Exception):
+        pass
+
+    def heard(rows, texts):
+        told.append(texts)
+        if len(told) == 2:
+            raise Enough
+
+    told: list[list[str]] = []
+    bank, tokens = steered_bank(llama), ts.tokenize(llama, PROMPTS[:1])
+    before = snapshot(llama)
+    with pytest.raises(Enough), torch.no_grad():
+        texts_by_row(llama, bank.perturbation(), tokens, 6, {}, heard=heard)
+    assert snapshot(llama) == before
+    whole = ts.generate(llama, bank, PROMPTS[:1], max_new_tokens=2)
+    assert told[-1] == [texts[0] for texts in whole.texts]

@@ -1,5 +1,6 @@
 """Steered generation: many vectors in one batch, each row its own vector."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, by_row, continued, until_end
 from tl_steer.models.state import frozen, seeded
 from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
-from tl_steer.perturbations.perturbation import Scale
+from tl_steer.perturbations.perturbation import Perturbation, Scale
 
 
 @checked
@@ -61,17 +62,20 @@ def generate(
     refuse_no_text(model, cached=use_past_kv_cache)
     tokens = tokenize(model, prompts)
     refuse_beyond_context(model, tokens, max_new_tokens)
-    sampling: dict[str, Any] = {"do_sample": temperature is not None}
-    if temperature is not None:
-        sampling |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-
-    def work(ids: Tensor, rows: list[Row]) -> list[str]:
-        new = continued(model, ids, max_new_tokens, cached=use_past_kv_cache, **sampling)
-        return [decode(model, until_end(model, row), special=False) for row in new]
-
+    sampling = sampling_of(temperature) | (
+        {} if temperature is None else {"top_k": top_k, "top_p": top_p}
+    )
     edits = bank.perturbation().used(scale, positions).beside_unsteered()
     with frozen(model), torch.no_grad(), seeded(model, seed):
-        done = by_row(model, edits, tokens, work, batch_rows=batch_rows)
+        done = texts_by_row(
+            model,
+            edits,
+            tokens,
+            max_new_tokens,
+            sampling,
+            cached=use_past_kv_cache,
+            batch_rows=batch_rows,
+        )
     n = len(bank)
     return Generations(
         prompts=tokens.texts,
@@ -83,6 +87,41 @@ def generate(
         | used_settings(scale, positions),
         origin=origin,
     )
+
+
+def sampling_of(temperature: float | int | None) -> dict[str, Any]:
+    """Settings of the model's own generation; greedy without a temperature."""
+    return {"do_sample": temperature is not None} | (
+        {} if temperature is None else {"temperature": temperature}
+    )
+
+
+def texts_by_row(
+    model: HookedModel,
+    edits: Perturbation,
+    tokens: TokenBatch,
+    n: int,
+    sampling: Mapping[str, Any],
+    *,
+    cached: bool = True,
+    batch_rows: int = 64,
+    heard: Callable[[list[Row], list[str]], None] | None = None,
+) -> dict[Row, str]:
+    """What the model says of every prompt under every edit; it must be frozen.
+
+    Args:
+        heard: told of the rows of a batch and of their texts so far, whenever there is one more
+            token, from inside the forward pass (`models.rows.continued`).
+    """
+
+    def texts(new: Tensor) -> list[str]:
+        return [decode(model, until_end(model, row), special=False) for row in new]
+
+    def work(ids: Tensor, rows: list[Row]) -> list[str]:
+        tell = None if heard is None else lambda new: heard(rows, texts(new))
+        return texts(continued(model, ids, n, cached=cached, heard=tell, **sampling))
+
+    return by_row(model, edits, tokens, work, batch_rows=batch_rows)
 
 
 def used_settings(scale: Scale, positions: Positions | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.text import Text
 
-from tl_steer.cli import audit, demo, elicit, export, generate, grid, notes, report, sweep
+from tl_steer.cli import audit, demo, elicit, export, generate, grid, notes, report, serve, sweep
 from tl_steer.cli.app import app
 from tl_steer.errors import SteerError
 from tl_steer.files.text import one_line

@@ -12,15 +12,19 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_steer.errors import PromptError
+from tl_steer.files.undo import Scope
 from tl_steer.models.hooks import perturbing
 from tl_steer.models.model import HookedModel, context_of
+from tl_steer.models.state import listen
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.perturbations.perturbation import Perturbation
 
 Item = TypeVar("Item")
+# Called with the ids of all new tokens so far, `[batch new]`.
+Heard = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,17 @@ def continued(
     n: int,
     *,
     cached: bool = True,
+    heard: Heard | None = None,
     **sampling: Any,
 ) -> Int[Tensor, "batch new"]:
     """TransformerLens's own generation loop, on tokens; returns the new ones only.
 
     A row that has ended goes on being filled, with what TransformerLens pads: see `until_end`.
+
+    Args:
+        heard: told of every new token but the last as the model reads it back in, from inside the
+            forward pass; an exception out of it ends the generation. It hears nothing of a model
+            that has no module `embed`.
 
     Raises:
         PromptError: the model's context ends before.
@@ -104,16 +114,40 @@ def continued(
             f"context of {context}."
         )
     generate: Any = model.generate  # type: ignore[attr-defined]
-    out: Tensor = generate(
-        ids,
-        max_new_tokens=n,
-        use_past_kv_cache=cached,
-        return_type="tokens",
-        verbose=False,
-        **_stops(model, generate),
-        **({"do_sample": False} | sampling),
-    )
+    with Scope() as scope:
+        if heard is not None:
+            _tell(scope, model, heard)
+        out: Tensor = generate(
+            ids,
+            max_new_tokens=n,
+            use_past_kv_cache=cached,
+            return_type="tokens",
+            verbose=False,
+            **_stops(model, generate),
+            **({"do_sample": False} | sampling),
+        )
     return out[:, ids.shape[1] :]
+
+
+def _tell(scope: Scope, model: HookedModel, heard: Heard) -> None:
+    """Tell of tokens as they are embedded: the first pass is the prompts', every other one begins
+    with one new token a row, whether the others are run again or cached."""
+    new: list[Tensor] | None = None
+
+    def embedded(_m: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal new
+        ids = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+            return
+        if new is None:
+            new = []
+            return
+        new.append(ids[:, -1].detach())
+        heard(torch.stack(new, dim=1))
+
+    embed = getattr(model, "embed", None)
+    if isinstance(embed, nn.Module):
+        listen(scope, embed, embedded, before=True)
 
 
 def _stops(model: HookedModel, generate: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Alert:
         alternatives: the other vectors whose activations fit best.
         trace: the statistic at every scored token, from the prompt's end on; NaN at one that could
             not be scored.
+        batch_row: the request's row in the batch that the model ran.
     """
 
     request: str
@@ -85,6 +86,7 @@ class Alert:
     examples: tuple[Int[Tensor, " _"], ...] = field(repr=False, compare=False, default=())
     at: float = field(default_factory=time.time, compare=False)
     said: float = 0.0
+    batch_row: int = field(compare=False, default=0)
 
     @property
     def verdict(self) -> str:

@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import dataclasses
 import functools
 import math
 import threading
@@ -142,7 +143,7 @@ class Watch:
             dict(zip(names, rows, strict=True)),
             mask=torch.tensor([scorable], dtype=torch.bool, device="cpu"),
         )
-        return alert_for(
+        alert = alert_for(
             self._monitor,
             scores,
             0,
@@ -151,9 +152,10 @@ class Watch:
             ids=request.ids,
             tokenizer=self._tokenizer,
         )
+        return dataclasses.replace(alert, batch_row=request.row)
 
     def _unscorable_alert(self, request: Request) -> Alert:
-        return unscorable_alert(
+        alert = unscorable_alert(
             self._monitor,
             request=request.id,
             alpha=self._alpha,
@@ -163,6 +165,7 @@ class Watch:
             lost=sorted(request.unscorable),
             tokenizer=self._tokenizer,
         )
+        return dataclasses.replace(alert, batch_row=request.row)
 
     def _raise(self, request: Request, lane: Lane) -> None:
         try:

@@ -170,7 +170,7 @@ def _read(given: Mapping[str, Any]) -> Notes:
     """
     if not isinstance(given["notes"], Mapping):
         raise ValueError("its notes are no mapping from vectors")
-    found = sorted((_number(key), _note(value)) for key, value in given["notes"].items())
+    found = sorted((_number(key), checked_note(value)) for key, value in given["notes"].items())
     bank = text(given["bank"])
     if not re.fullmatch("[0-9a-f]{16}", bank):
         raise ValueError(f"it names no bank, but {bank[:40]!r}")
@@ -190,7 +190,12 @@ def _number(key: str) -> int:
     return int(key)
 
 
-def _note(given: Any) -> tuple[str, ...]:
+def checked_note(given: Any) -> tuple[str, ...]:
+    """Flag, label and comment of one note.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
     words = fields(given, set(_MOST))
     for name, most in _MOST.items():
         if len(text(words[name])) > most:

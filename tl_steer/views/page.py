@@ -53,6 +53,7 @@ _SCRIPTS = (
     "list.js",
     "vector.js",
     "compare.js",
+    "live.js",
     "report.js",
 )
 _STYLES = (
@@ -66,6 +67,7 @@ _STYLES = (
     "heads.css",
     "notes.css",
     "compare.css",
+    "live.css",
     "monitor.css",
     "print.css",
 )
@@ -79,6 +81,7 @@ def document(
     circuitsvis: bool,
     drawings: Sequence[str] = (),
     later: Mapping[str, str] | None = None,
+    live: Mapping[str, Any] | None = None,
 ) -> str:
     """A page that draws `data`.
 
@@ -91,6 +94,8 @@ def document(
         drawings: the sources of JavaScript functions of one's own, one for each `drawn_by` kind.
         later: packed blocks (`blocks.Words`), behind what is drawn first; CircuitsVis comes behind
             them too, so that a large page shows something before it has been read.
+        live: what a page has to know of the server that gave it, and may talk to; `None` of a file,
+            which talks to nobody.
     """
     ours = "\n".join([*map(asset, _SCRIPTS), start])
     theirs = [circuitsvis_script()] if circuitsvis else []
@@ -101,10 +106,19 @@ def document(
         f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
+<<<<<<< /tmp/mp_o
     packed = dict(later or {})
     if circuitsvis:
         packed["circuitsvis"] = _deflated(circuitsvis_script())
     body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(packed)]
+=======
+    if live is not None:
+        data, policy = {**data, "live": live}, f"{policy}; connect-src 'self'"
+    body = [*_blocks(data), *map(_script, (*own, *theirs, ours))]
+    if later is not None:
+        body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(later)]
+        body += map(_script, theirs)
+>>>>>>> /tmp/mp_t
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

@@ -60,15 +60,20 @@ class Report:
     notes: tuple[str, ...] = ()
     views: tuple[View, ...] = ()
 
-    def html(self) -> str:
+    def html(self, *, live: Mapping[str, Any] | None = None) -> str:
+        """The page; with `live`, one that a server gives, and what it has to know of it, the notes
+        that it keeps among that."""
+        kept = {} if live is None else {"notes": live["notes"]}
         return document(
             self.title,
-            {"overview": self.overview, "notes": self.marks},
+            {"overview": self.overview, "notes": self.marks | kept},
             start="TlSteer.report();",
-            circuitsvis=any(row["seen"] for row in self.overview["rows"])
+            circuitsvis=live is not None
+            or any(row["seen"] for row in self.overview["rows"])
             or any(view.circuitsvis for view in self.views),
             drawings=[view.drawing for view in self.views if view.drawing],
             later=self.blocks,
+            live=live,
         )
 
     def save(self, path: str | Path) -> Path:
