@@ -106,19 +106,12 @@ def document(
         f"default-src 'none'; script-src {' '.join(map(_hash, (ours, *own, *theirs)))}; "
         f"style-src {_hash(style)}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-<<<<<<< /tmp/mp_o
+    if live is not None:
+        data, policy = {**data, "live": live}, f"{policy}; connect-src 'self'"
     packed = dict(later or {})
     if circuitsvis:
         packed["circuitsvis"] = _deflated(circuitsvis_script())
     body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(packed)]
-=======
-    if live is not None:
-        data, policy = {**data, "live": live}, f"{policy}; connect-src 'self'"
-    body = [*_blocks(data), *map(_script, (*own, *theirs, ours))]
-    if later is not None:
-        body = [*_blocks(data), *map(_script, (*own, ours)), *_packed(later)]
-        body += map(_script, theirs)
->>>>>>> /tmp/mp_t
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

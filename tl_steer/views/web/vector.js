@@ -101,14 +101,9 @@
     if (!row) { T.add(root, el("p", {}, `There is no vector ${number}.`)); return; }
     const list = tabs(row), wanted = T.vectorTabs.find((t) => t.name === tab), current = list.find((t) => t.name === tab) || (tab ? null : list[0]);
     const redraw = () => { T.put(root); T.vector(root, data, number, tab); };
-<<<<<<< HEAD
-    const bar = el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data));
+    const bar = el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data), T.tryLive && T.tryLive(number));
     T.add(root, bar,
       el("h1", { tabindex: "-1" }, `Vector ${number} `, T.notes.badge(number)),
-=======
-    T.add(root, el("div", { class: "row no-print" }, T.backToList(), steps(number, tab), picker(row, redraw), T.compareWith && T.compareWith(row, data), T.tryLive && T.tryLive(number)),
-      el("h1", { tabindex: "-1" }, `Vector ${number}`, row.label ? ` ${T.quoted(row.label)}` : ""),
->>>>>>> h/serve
       heading(row, seenOf(row)), note(number));
     if (!list.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured of this vector on a prompt.")); return; }
     T.add(root, el("nav", { class: "tabs", "aria-label": "Views" }, list.map((t) => el("a", { href: address(number, t.name), "aria-current": t === current ? "page" : null }, t.title))));
