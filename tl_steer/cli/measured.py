@@ -7,6 +7,7 @@ from typing import Any
 
 import tl_steer as ts
 from tl_steer.models.model import HookedModel
+from tl_steer.views.quotes import hidden, quoted
 
 # Random vectors beside the bank's: enough for a band, and few of each whose texts are read.
 _RANDOM, _READ = 8, 3
@@ -47,13 +48,17 @@ def measure(
         deep: how many of them, on the first prompt, at seven strengths and token by token as well.
         tokens: how many each text has.
     """
-    random, first = ts.random_bank(bank, n=_RANDOM), rows[:deep]
+    random = ts.random_bank(bank, n=_RANDOM)
     at: dict[str, Any] = {"scale": scale, "positions": positions}
     steered, control = (
         ts.generate(model, each, prompts, max_new_tokens=tokens, **at) for each in (bank, random)
     )
+    seen = [ts.inspect(model, bank, prompt, vectors=rows, **at) for prompt in prompts]
+    # Those that repeat the system prompt are looked at first.
+    around = hidden(seen)
+    first = sorted(rows, key=lambda row: -quoted(steered, row, around))[:deep]
     return Measured(
-        [ts.inspect(model, bank, prompt, vectors=rows, **at) for prompt in prompts],
+        seen,
         [ts.inspect(model, random, prompt, **at) for prompt in prompts],
         steered,
         control,

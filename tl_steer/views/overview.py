@@ -14,6 +14,7 @@ from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.panels import Seen
+from tl_steer.views.quotes import hidden, quoted
 from tl_steer.views.texts import cut
 
 _SNIPPET = 220  # characters of text in a row
@@ -26,7 +27,7 @@ def prompts(found: Sequence[Any], generations: Generations | None) -> list[str]:
 
 
 def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> list[dict[str, Any]]:
-    found = []
+    found, around = [], hidden([one.found for one in seen])
     for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
             "vector": bank.numbers[i],
@@ -42,8 +43,18 @@ def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> l
                 if bank.numbers[i] in one.found.vectors
             },
         }
-        found.append(row if generations is None else row | _texts(generations, i))
+        if generations is not None:
+            row |= _texts(generations, i) | {"quotes": quoted(generations, i, around)}
+        found.append(row)
     return found
+
+
+def most_quoted(seen: Sequence[Seen], control: Generations | None) -> int | None:
+    """The most words in a row of the system prompt that any random vector's text repeats."""
+    if control is None:
+        return None
+    around = hidden([one.found for one in seen])
+    return max((quoted(control, i, around) for i in range(len(control))), default=0)
 
 
 def _texts(found: Generations, row: int) -> dict[str, Any]:

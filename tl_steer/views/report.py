@@ -176,6 +176,7 @@ def report(
         "facts": overview_of.facts(bank, generations, control),
         "rows": overview_of.rows(bank, seen, generations),
         "scores": list(bank.scores),
+        "quoted": overview_of.most_quoted(seen, control),
         "bands": {str(one.prompt): one.band() for one in seen if one.control},
         "prompts": [cut(text) for text in prompts],
         "sections": [{"name": name, "title": view.title} for name, view in sections],

@@ -41,12 +41,21 @@
       { key: "kls", name: "over tokens", cell: (r) => of("kls")(r) && T.spark(of("kls")(r), { bars: true, label: "KL over tokens" }), value: (r) => (of("kls")(r) ? T.most(of("kls")(r)) : NaN), wide: true },
       { key: "growth", name: "through layers", cell: (r) => of("growth")(r) && T.spark(of("growth")(r), { label: "Response through the layers" }), value: (r) => (of("growth")(r) ? T.value(of("growth")(r).at(-1)) : NaN), wide: true },
       { key: "head_change", name: "head", cell: (r) => (of("head")(r) ? `${of("head")(r)}\u00a0(${T.num(of("head_change")(r))})` : ""), value: (r) => T.value(of("head_change")(r)), wide: true });
+    if (data.rows.some((row) => row.quotes)) list.push({ key: "quotes", name: "quotes", num: true, says: quotes(), cell: (r) => r.quotes || "–", value: (r) => r.quotes || NaN });
     if (data.rows.some((row) => row.changed && row.changed.length > 1)) list.push({ key: "changed", name: "changed", num: true, cell: (r) => `${count(r)} of ${changed(r).length}`, value: count });
     const generated = data.rows.some((row) => row.text !== undefined);
     list.push({ key: "text", name: generated ? "text" : "notes", kind: "text", cell: says, value: (r) => text(r) || noted(r) });
     return list;
   };
 
+  /* What nobody should have to look for. */
+  const leak = () => {
+    const most = data.rows.reduce((a, b) => ((b.quotes || 0) > (a.quotes || 0) ? b : a), {});
+    if (!most.quotes || data.quoted === null || most.quotes <= data.quoted) return null;
+    const least = data.quoted ? `at most ${data.quoted}` : "fewer than 4";
+    return el("p", { class: "finding" }, el("a", { href: "#v" + most.vector }, `Vector ${most.vector}`), ` repeats ${most.quotes} words in a row from the system prompt; random vectors ${least}.`);
+  };
+  const quotes = () => `Words in a row from the system prompt. Random vectors: ${data.quoted === null ? "not measured" : data.quoted || "fewer than 4"}.`;
   const strength = (row, seen) => {
     if (!seen) return el("span", { title: "Not inspected on this prompt." }, "–");
     const at = Object.keys(row.seen).find((p) => row.seen[p] === seen), band = (data.bands || {})[at];
@@ -131,7 +140,7 @@
   T.list = (root, overview) => {
     data = overview;
     const list = columns(), body = el("tbody"), status = el("span", { class: "small", role: "status" });
-    const heads = list.map((c) => el("th", { scope: "col", "data-key": c.key, class: [c.num ? "num" : "", c.wide ? "wide-only" : ""].join(" ").trim() || null }, el("button", { type: "button", onclick: () => sort(c.key) }, c.name)));
+    const heads = list.map((c) => el("th", { scope: "col", "data-key": c.key, class: [c.num ? "num" : "", c.wide ? "wide-only" : ""].join(" ").trim() || null }, el("button", { type: "button", onclick: () => sort(c.key), title: c.says || null }, c.name)));
     const sort = (key) => {
       const { by, down } = sorting();
       T.at.set({ s: (by === key ? !down : key !== "vector" && key !== "text") ? "-" + key : key });
@@ -155,7 +164,7 @@
     };
     const filter = el("input", { type: "search", class: "filter", placeholder: "Search all texts, notes, tokens, or #number", "aria-label": "Filter vectors", value: T.at.get("q") || "", oninput: search });
     const table = el("table", { class: "bank" }, el("thead", {}, el("tr", {}, heads)), body);
-    T.add(root, picker(fill), shownPrompt(), el("div", { class: "row" }, filter, status,
+    T.add(root, leak(), picker(fill), shownPrompt(), el("div", { class: "row" }, filter, status,
       el("span", { class: "small hide-small no-print" }, [["/", "search"], ["j", ""], ["k", "move"], ["Enter", "open"], ["?", "keys"]].map(([key, does]) => [el("kbd", {}, key), ` ${does} `]))),
       T.figure("Vectors", table, () => exported(list)));
     fill();
