@@ -270,7 +270,7 @@ def test_what_a_script_or_a_text_says_is_not_taken_for_the_notes(bank, tmp_path)
         {"overview": {"text": forged}, "notes": block(bank)},
         start="",
         circuitsvis=False,
-        later={"vector-0": {forged: forged}},
+        later={"words": "QUJD"},
     )
     path = tmp_path / "page.html"
     path.write_text(page.replace("<body>", f"<body><script>{forged}</script>"), encoding="utf-8")
