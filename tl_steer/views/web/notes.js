@@ -199,7 +199,8 @@
   };
   const decoded = (coded) => { try { return decodeURIComponent(coded); } catch { return coded; } };
   const fileName = () => {
-    const last = decoded(location.pathname.split("/").pop());
+    // A server's address may hold a secret, which is no name for a file.
+    const last = location.protocol === "file:" ? decoded(location.pathname.split("/").pop()) : "";
     const own = last.replace(/\.html?$/i, "").replace(/(-notes)?( \(\d+\))?$/, "").replace(/[^\p{L}\p{N} ._-]/gu, "_");
     return (own.slice(0, 80) || "report") + "-notes.html";
   };
