@@ -6,6 +6,8 @@ Every message says what came, what was expected and what to do. Catch `SteerErro
 import re
 import unicodedata
 
+# All but the letters, signs and spaces that most texts are made of: only these are looked at.
+_DOUBTFUL = re.compile("[^\\t\\n -~\u00a0-\u00ac\u00ae-\u02ff]")
 # Selectors and fillers count as printable, and are seen no more than those that do not.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f\U000e0100-\U000e01ef]"
@@ -22,17 +24,18 @@ def plain(text: str) -> str:
     """
     if text.isprintable() and not _UNSEEN.search(text):
         return text
-    text = text.replace("\r\n", "\n")
-    return "".join(
-        c if _read(text, i) else c.encode("unicode_escape").decode("ascii")
-        for i, c in enumerate(text)
-    )
+    return _DOUBTFUL.sub(_spelled, text.replace("\r\n", "\n"))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    seen = _read(found.string, found.start())
+    return found[0] if seen else found[0].encode("unicode_escape").decode("ascii")
 
 
 def _read(text: str, i: int) -> bool:
     """Whether a character is seen as what it is, where it stands."""
     c, before, after = text[i], text[i - 1 : i] if i else "", text[i + 1 : i + 2]
-    if c in "\n\t" or unicodedata.category(c) == "Zs":
+    if unicodedata.category(c) == "Zs":
         return True
     if c in (_ZWNJ, _ZWJ):
         emoji = c == _ZWJ and _emoji(before) and _emoji(after)

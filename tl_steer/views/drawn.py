@@ -50,10 +50,10 @@ def _opened(page: str, kind: str) -> str:
 
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "view.html"
-        path.write_text(page, encoding="utf-8")
         try:
+            path.write_text(page, encoding="utf-8")
             return _said_by(_browser(driver), path.as_uri(), kind)
-        except Error as error:
+        except (Error, OSError) as error:
             raise SettingError(
                 f"Chromium did not draw this view: {said(error, most=300)}. Save it as .html, "
                 "which needs no browser."

@@ -125,6 +125,13 @@ def test_numbers_and_their_units_stay_on_one_line(one, opened, width):
         drawn(page)
 
 
+def test_a_number_is_not_broken_where_there_is_no_room(opened):
+    script = """(root, data, T) => T.el("div",
+      { style: { width: "20px", overflowWrap: "anywhere" } }, T.el("b", { class: "num" }, T.num(6.01) + " nats"))"""
+    page = opened(ts.views.own_view("Own", script=script).html())
+    assert page.locator("b").evaluate("(node) => node.getClientRects().length") == 1
+
+
 def test_a_percentage_is_not_parted_from_its_sign(opened):
     script = "(root, data, T) => T.el('p', {}, [0.45, 0.0001, 0.99999].map(T.percent).join(' '))"
     page = opened(ts.views.own_view("Own", script=script).html())

@@ -71,7 +71,7 @@
   };
 
   /* one cell of a matrix, and the same marks as T.painted has */
-  const cellOf = (pen, v, x, y, size) => {
+  const cellOf = (pen, colour, v, x, y, size) => {
     const side = size - (size > 8 ? 1 : 0), marked = (name, draw) => {
       pen.save(); pen.beginPath(); pen.rect(x, y, side, side); pen.clip();
       pen.strokeStyle = pen.fillStyle = colour(name); pen.lineWidth = 1; draw(); pen.restore();
@@ -100,10 +100,10 @@
     const size = cell || Math.max(3, Math.min(26, Math.floor(width / Math.max(across, 1))));
     const canvas = el("canvas", { width: Math.max(across, 1) * size, height: Math.max(height, 1) * size, role: "img", "aria-label": label });
     const paint = () => {
-      const pen = canvas.getContext("2d");
+      const pen = canvas.getContext("2d"), known = {}, ink = (name) => (known[name] ??= colour(name));
       pen.clearRect(0, 0, canvas.width, canvas.height);
-      rows.forEach((row, y) => row.forEach((raw, x) => cellOf(pen, T.value(raw) / top, x * size, y * size, size)));
-      pen.lineWidth = 1.5; pen.strokeStyle = colour("--ink");
+      rows.forEach((row, y) => row.forEach((raw, x) => cellOf(pen, ink, T.value(raw) / top, x * size, y * size, size)));
+      pen.lineWidth = 1.5; pen.strokeStyle = ink("--ink");
       for (const [x, y] of rings) pen.strokeRect(x * size + 0.75, y * size + 0.75, size - 2.5, size - 2.5);
     };
     const place = (event) => {

@@ -160,8 +160,8 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     T.drawn(root, view.kind, view.data);
   };
 
-  /* In a notebook's frame (frame.js). A frame out of sight is laid out when it is asked for its size, but
-     observes and animates nothing, so changes of its nodes and a clock measure too. */
+  /* In a notebook's frame (frame.js). A frame out of sight is laid out when it is asked for its size, and
+     otherwise neither drawn nor observed, so changes of its nodes measure it too. */
   const framed = (root) => {
     if (parent === window) return;
     const PRINTED = "620px";  // about what a notebook's cell has on a page of A4
@@ -179,11 +179,13 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     });
     parent.postMessage({ tlSteerAsks: "dark" }, "*");
     let waits = 0;
-    const soon = () => { clearTimeout(waits); waits = setTimeout(measure, 60); };
+    const soon = (records) => {
+      if (records.every((one) => one.target === root && one.type === "attributes")) return;  // measure did that
+      clearTimeout(waits);
+      waits = setTimeout(measure, 60);
+    };
     new ResizeObserver(tell).observe(root);
-    new MutationObserver(soon).observe(root, { childList: true, subtree: true });
-    requestAnimationFrame(() => requestAnimationFrame(measure));
-    for (const wait of [100, 500, 2000]) setTimeout(measure, wait);
+    new MutationObserver(soon).observe(root, { childList: true, subtree: true, attributeFilter: ["style", "class", "height", "hidden", "open"] });
   };
   /* "light", "dark", or null for what the system has */
   T.theme = (name) => {
