@@ -51,15 +51,15 @@ def attributed(
     by_head_part = torch.full((tail, some), torch.nan, dtype=torch.float32, device="cpu")
     for k in range(tail if read else 0):
         at = k - tail
-        gradient = average_gradient(
+        (toward,) = average_gradient(
             read,  # type: ignore[arg-type]
             seen.stream[0, -1, at],
             seen.stream[1, -1, at],
-            torch.stack([new[k], found["against"][k]]),
+            new[k : k + 1],
+            less=found["against"][k : k + 1],
             dtype=dtype_of(model),
             device=device_of(model),
         )
-        toward = gradient[0] - gradient[1]
         change = parts(seen, at)
         direct[k] = (change @ toward)[0]
         split = through_heads(model, seen, change[:, 1:, 0], at)
