@@ -69,10 +69,11 @@ def test_a_recorded_pass_finds_what_a_launched_one_finds(method):
 def test_generation_inspection_and_doses_say_the_same(pair):
     bank, found = bank_of(pair[0]), []
     for model in pair:
-        found.append(ts.generate(model, bank, PROMPTS, max_new_tokens=5).to_json())
+        found.append(ts.generate(model, bank, PROMPTS, max_new_tokens=5).texts)
         ts.generate(model, bank, PROMPTS, max_new_tokens=5, temperature=1.0, seed=3)
         ts.dose_response(model, bank, PROMPTS, shares=(0.5, 1), max_new_tokens=3)
         ts.inspect(model, bank, PROMPTS[0])
+        ts.inspection.continuations(model, bank, PROMPTS[0], max_new_tokens=3)
         ts.rank(model, bank, PROMPTS, by="switch")
         ts.rank(model, bank, PROMPTS, by="flatness")
     assert found[0] == found[1]

@@ -32,10 +32,12 @@ def average_gradient(
     end: Float[Tensor, " d_model"],
     tokens: Int[Tensor, " token"],
     *,
+    less: Int[Tensor, " token"] | None = None,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Float[Tensor, "token d_model"]:
-    """Mean gradient of each token's logit along the line from `start` to `end`."""
+    """Mean gradient of each token's logit along the line from `start` to `end`; of its difference
+    to another's, where `less` names that."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     t = torch.tensor((nodes + 1) / 2, dtype=torch.float32, device="cpu")
     line = torch.lerp(start[None], end[None], t[:, None]).to(device, dtype)
@@ -43,6 +45,8 @@ def average_gradient(
     with torch.enable_grad():
         every = read(line)[:, 0]
         logits = every[:, tokens.to(every.device)]
+        if less is not None:
+            logits = logits - every[:, less.to(every.device)]
         found = [
             torch.autograd.grad(column.sum(), line, retain_graph=True)[0][:, 0]
             for column in logits.unbind(dim=1)

@@ -26,21 +26,20 @@ from tl_steer.inspection.asked import (
     rows_per_pass,
 )
 from tl_steer.inspection.attended import Attended
-from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
+from tl_steer.inspection.attribution import differentiable
 from tl_steer.inspection.generated import STEPS, Continuations
+from tl_steer.inspection.steps import attributed, compared
 from tl_steer.models.caches import refuse_no_text
 from tl_steer.models.hooks import perturbing
 from tl_steer.models.model import HookedModel, device_of, dtype_of
-from tl_steer.models.recording import Recording, record
+from tl_steer.models.recording import record
 from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, decode, refuse_beyond_context
 from tl_steer.objectives.divergence import at_least_float32
-from tl_steer.objectives.output_kl import Readout, divergence_from
+from tl_steer.objectives.output_kl import Readout
 from tl_steer.perturbations.perturbation import Perturbation, Scale
-
-_HEADS = 6  # that attribution names at each token
 
 
 @checked
@@ -188,71 +187,12 @@ def _steps(
     looked = Attended(tail, src, asked.heads)
     both = Part([0], ("",), edit).behind_unsteered().to(device_of(model))
     seen = record(model, both, asked.tokens, look=looked.look, behind=new[:-1])
-    found = _compared(seen.logits[:, -tail:], new, asked.top)
-    found |= _attributed(model, seen, found, new, asked.read)
+    found = compared(seen.logits[:, -tail:], new, asked.top)
+    found |= attributed(model, seen, found, new, asked.read)
     kept, change, rows = looked.kept()
     attention = {"kept": kept, "change": change, "rows": rows, "mean_rows": looked.mean()}
     length = torch.tensor(tail, dtype=torch.long, device="cpu")
     return {"new": new, "lengths": length, **found, **attention}
-
-
-def _compared(
-    logits: Float[Tensor, "2 step vocabulary"], new: Int[Tensor, " step"], top: int
-) -> dict[str, Tensor]:
-    """Both models' distributions where the tokens of one text were taken from."""
-    own = at_least_float32(logits).log_softmax(dim=-1).cpu()
-    told = own.gather(2, new.expand(2, -1)[..., None])
-    likely = own.topk(top).indices
-    each = torch.stack([one.gather(1, likely.transpose(0, 1).flatten(1)) for one in own], dim=-1)
-    favourites = own[0].topk(2).indices
-    second = favourites[:, 0] == new
-    against = torch.where(second, favourites[:, 1], favourites[:, 0])
-    gap = told[..., 0] - own.gather(2, against.expand(2, -1)[..., None])[..., 0]
-    return {
-        "lp": told[..., 0].float(),
-        "rank": (own > told).sum(dim=-1),
-        "kl": divergence_from(own[0], own[1]).float(),
-        "likely": likely,
-        "likely_lp": each.unflatten(1, (2, top)).transpose(0, 1).float(),
-        "against": against,
-        "moved": (gap[1] - gap[0]).float(),
-    }
-
-
-def _attributed(
-    model: HookedModel,
-    seen: Recording,
-    found: dict[str, Tensor],
-    new: Int[Tensor, " step"],
-    read: Readout | None,
-) -> dict[str, Tensor]:
-    """Which component moved the written token's logit away from the unsteered favourite's."""
-    tail, streams = len(new), seen.stream.shape[1]
-    direct = torch.full((tail, streams, 3), torch.nan, dtype=torch.float32, device="cpu")
-    some = min(_HEADS, int(model.cfg.n_heads) * (streams - 1)) if read and seen.z else 0
-    by_head = torch.zeros(tail, some, 2, dtype=torch.long, device="cpu")
-    by_head_part = torch.full((tail, some), torch.nan, dtype=torch.float32, device="cpu")
-    for k in range(tail if read else 0):
-        at = k - tail
-        gradient = average_gradient(
-            read,  # type: ignore[arg-type]
-            seen.stream[0, -1, at],
-            seen.stream[1, -1, at],
-            torch.stack([new[k], found["against"][k]]),
-            dtype=dtype_of(model),
-            device=device_of(model),
-        )
-        toward = gradient[0] - gradient[1]
-        change = parts(seen, at)
-        direct[k] = (change @ toward)[0]
-        split = through_heads(model, seen, change[:, 1:, 0], at)
-        if split is not None and some:
-            part = (split @ toward)[0]
-            best = part.nan_to_num(0.0).abs().flatten().topk(some).indices
-            layer = best.div(part.shape[1], rounding_mode="floor")
-            by_head[k] = torch.stack([layer, best % part.shape[1]], dim=1)
-            by_head_part[k] = part.flatten()[best]
-    return {"direct": direct, "by_head": by_head, "by_head_part": by_head_part}
 
 
 def _stacked(texts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
