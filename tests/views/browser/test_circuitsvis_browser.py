@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -211,6 +212,27 @@ def test_missing_and_infinite_numbers_are_said_and_others_keep_their_colour(one,
     assert colours[1] == "rgb(11, 114, 133)", "infinite is deepest"
     finite = int(kl[1].nan_to_num(0, posinf=0).argmax())
     assert colours[finite] == "rgb(11, 114, 133)"
+
+
+def test_the_scale_has_the_colours_of_the_tokens(one, opened):
+    seen = inspection(one)
+    kl = torch.zeros_like(seen.kl)
+    kl[1, :5] = torch.linspace(0, 2, 5)
+    page = opened(view_of(dataclasses.replace(seen, kl=kl), "colored_tokens", "kl").html())
+    tokens, scale = page.evaluate(
+        """() => [
+          [...document.querySelectorAll('.colored-tokens > span > span')]
+            .map((node) => node.style.backgroundColor),
+          getComputedStyle(document.querySelector('.scale.paper i')).backgroundImage,
+        ]"""
+    )
+    steps, shown = numbers(scale)[::2], numbers(str(tokens[:5]))
+    for step, token in zip(steps, shown, strict=True):
+        assert max(abs(a - b) for a, b in zip(step, token, strict=True)) <= 2, (step, token)
+
+
+def numbers(colours):
+    return [[int(n) for n in text.split(",")] for text in re.findall(r"rgb\(([^)]*)\)", colours)]
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
