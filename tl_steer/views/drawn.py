@@ -16,6 +16,7 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 # Some charts are drawn after the page: it is saved when nothing has changed in it for a while.
 _SAVED = """async (kind) => {
   await document.fonts.ready;
+  while (document.querySelector("[aria-busy=true]")) await new Promise(requestAnimationFrame);
   await new Promise((done) => {
     let quiet = setTimeout(done, 300);
     const wait = () => { clearTimeout(quiet); quiet = setTimeout(done, 300); };

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
 from browsing import COLOURS, FOREIGN, in_a_browser, settle
+from conftest import bank_of
 from test_circuitsvis import COMPONENTS, component
 from test_views import ATTACKS, inspection, poisoned
 
@@ -212,6 +214,27 @@ def test_missing_and_infinite_numbers_are_said_and_others_keep_their_colour(one,
     assert colours[finite] == "rgb(11, 114, 133)"
 
 
+def test_the_scale_has_the_colours_of_the_tokens(one, opened):
+    seen = inspection(one)
+    kl = torch.zeros_like(seen.kl)
+    kl[1, :5] = torch.linspace(0, 2, 5)
+    page = opened(view_of(dataclasses.replace(seen, kl=kl), "colored_tokens", "kl").html())
+    tokens, scale = page.evaluate(
+        """() => [
+          [...document.querySelectorAll('.colored-tokens > span > span')]
+            .map((node) => node.style.backgroundColor),
+          getComputedStyle(document.querySelector('.scale.paper i')).backgroundImage,
+        ]"""
+    )
+    steps, shown = numbers(scale)[::2], numbers(str(tokens[:5]))
+    for step, token in zip(steps, shown, strict=True):
+        assert max(abs(a - b) for a, b in zip(step, token, strict=True)) <= 2, (step, token)
+
+
+def numbers(colours):
+    return [[int(n) for n in text.split(",")] for text in re.findall(r"rgb\(([^)]*)\)", colours)]
+
+
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_attacks_are_shown_and_neither_run_nor_become_elements(one, opened, name):
     page = opened(component(name, poisoned(one), 1).html())
@@ -262,10 +285,68 @@ def test_what_has_left_the_page_is_unmounted_and_forgotten(one, opened, name):
     assert many[1] <= few[1] + 40, "nodes"
 
 
+def reported(one):
+    return ts.report(bank_of(one), inspections=[inspection(one)])
+
+
+def test_a_report_draws_them_from_the_numbers_that_it_has(one, opened):
+    seen = inspection(one)
+    html = reported(one).html()
+    assert html.count('id="circuitsvis"') == 1
+    page = opened(html, address="#v1/circuitsvis")
+    assert page.evaluate("() => typeof CircuitsVis") == "object"
+    group = page.get_by_role("group", name="Component")
+    titles = group.get_by_role("button").all_inner_texts()
+    assert len(titles) == len(COMPONENTS)
+    for title in titles:
+        group.get_by_role("button", name=title, exact=True).click()
+        settle(page)
+        assert page.locator(".place > *").count() == 1
+        assert page.evaluate("() => TlSteer.circuitsvisMounted()") == 1
+    assert "component=text_neuron_activations" in page.url
+    address = page.url.split("?")[0].split("#")[1] + "?component=colored_tokens&which=difference"
+    again = opened(html, address="#" + address)
+    shown = again.locator("button[aria-pressed=true]").all_inner_texts()
+    assert [text.lower() for text in shown[-2:]] == ["coloured tokens", "difference"]
+    assert again.locator(".colored-tokens > span").count() == len(seen.tokens) - 1
+
+
+def test_it_starts_only_when_its_tab_is_opened(one, opened):
+    page = opened(reported(one).html(), address="#v1/attention")
+    assert page.evaluate("() => typeof CircuitsVis") == "undefined"
+    page.get_by_role("link", name="CircuitsVis").click()
+    settle(page)
+    assert page.evaluate("() => typeof CircuitsVis") == "object"
+    assert page.locator(".place canvas").count() > 1
+    page.get_by_role("link", name="Next tokens").click()
+    settle(page)
+    assert page.evaluate("() => TlSteer.circuitsvisMounted()") == 0
+
+
+def test_forty_visits_to_the_tab_leave_nothing_behind(one, opened):
+    page = opened(reported(one).html(), address="#v1/circuitsvis")
+    cdp = page.context.new_cdp_session(page)
+    cdp.send("Performance.enable")
+
+    def visit(times):
+        for at in range(times):
+            page.evaluate("(at) => { location.hash = `v${at % 4}/circuitsvis`; }", at)
+            page.wait_for_function("() => document.querySelectorAll('.place canvas').length > 1")
+            page.evaluate("(at) => { location.hash = `v${at % 4}/tokens`; }", at)
+            page.wait_for_function("() => TlSteer.circuitsvisMounted() === 0")
+
+    visit(4)
+    few = counts(page, cdp)
+    visit(40)
+    many = counts(page, cdp)
+    assert many[0] <= few[0] + 10, "listeners"
+    assert many[1] <= few[1] + 40, "nodes"
+
+
 def test_likelihood_shows_what_was_likely_in_a_token_s_place(one, opened):
     seen = inspection(one)
     page = opened(ts.views.likelihood(seen, 1).html())
-    page.locator("button.token").nth(2).click()
+    page.locator(".token").nth(2).click()
     card = page.locator(".card").inner_text()
     assert "(token 3)" in card
     for row in (0, 2):

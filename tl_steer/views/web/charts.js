@@ -116,9 +116,13 @@
     T.repaint(canvas, paint);
     return el("div", { class: "map" }, canvas, T.oddities(rows.flat()));
   };
-  const painters = [];
-  T.repaint = (node, paint) => { painters.push([new WeakRef(node), paint]); paint(); };
-  T.repaintAll = () => painters.forEach(([node, paint]) => { if (node.deref()) paint(); });
+  // A painter holds its picture, so that only the picture may hold the painter.
+  const painters = new WeakMap(), pictures = new Set();
+  T.repaint = (node, paint) => { painters.set(node, paint); pictures.add(new WeakRef(node)); paint(); };
+  T.repaintAll = () => pictures.forEach((picture) => {
+    const node = picture.deref();
+    if (node) painters.get(node)(); else pictures.delete(picture);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => T.repaintAll());
 
   /* The legend of T.tint: shares run evenly across, and have the colours that they have in the picture. */

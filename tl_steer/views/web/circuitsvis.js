@@ -10,6 +10,7 @@
     const script = document.createElement("script");
     script.textContent = await T.inflated(document.getElementById("circuitsvis").textContent);
     document.body.append(script);
+    script.remove();  // it has run, and a copy of the page does without
     // It makes tensors that it never disposes of: these are collected, textures would not be.
     await globalThis._tfengine.setBackend("cpu");
   };

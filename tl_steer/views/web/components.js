@@ -6,13 +6,20 @@
   const KINDS = [["difference", "difference"], ["steered", "steered"], ["unsteered", "unsteered"]];
   const nats = (x, signed) => T.num(x, signed) + " nats";
 
-  /* Its colours are mixed with white in Lab, and so is their scale. */
-  const scale = (low, high, ...colours) => {
-    const bar = el("i");
-    bar.style.background = `linear-gradient(90deg, ${colours.join(", ")})`;
-    bar.style.background = `linear-gradient(in lab to right, ${colours.join(", ")})`;
-    return el("div", { class: "scale paper" }, low, bar, high);
+  /* Its colours are mixed with white in Lab. The scale has the same ones, in steps, as a browser mixes them. */
+  const STEPS = Array.from({ length: 9 }, (_, i) => i / 8);
+  const from = (colour) => {
+    const pen = el("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+    return STEPS.map((share) => {
+      pen.fillStyle = `color-mix(in lab, ${colour} ${100 * share}%, white)`;
+      pen.fillRect(0, 0, 1, 1);
+      return `rgb(${pen.getImageData(0, 0, 1, 1).data.slice(0, 3).join(", ")})`;
+    });
   };
+  const white = (colour) => (CSS.supports("color", "color-mix(in lab, red, white)") ? from(colour) : ["white", colour]);
+  const both = (less, more) => [...white(less).reverse(), ...white(more).slice(1)];
+  const scale = (low, high, colours) => el("div", { class: "scale paper" }, low,
+    el("i", { style: { background: `linear-gradient(90deg, ${colours.join(", ")})` } }), high);
   /* It draws no missing number and takes infinity for white: what is not finite is said beside the token. */
   const marked = (text, value) => {
     const x = T.value(value);
@@ -48,7 +55,7 @@
     return {
       component: "AttentionHeads", names: list.map((head) => "head " + head.name), rows: cells(list, data.tokens), nothing: !list.length,
       note: `${SAID[which]}, from destination (down) to source (across). Hover a head to see it large, click it to lock it.${left(data, list)}`,
-      legend: which === "difference" ? scale(T.num(-top), T.num(top, true), LESS, "white", MORE) : scale("0", "1", "white", MORE),
+      legend: which === "difference" ? scale(T.num(-top), T.num(top, true), both(LESS, MORE)) : scale("0", "1", white(MORE)),
       props: {
         attention: list.map((head) => head.rows), attentionHeadNames: list.map((head) => head.name), tokens: data.tokens.map((text) => T.short(T.token(text))),
         minValue: -top, maxValue: top, negativeColor: LESS, positiveColor: MORE, maskUpperTri: !ahead,
@@ -67,7 +74,7 @@
       component: "AttentionPatterns", names: list.map((head) => "head " + head.name), rows: cells(whole, data.tokens), nothing: !list.length,
       note: `${SAID[which]}. Hover or click a token to see where it looks, or who looks at it; hover or click a head to see it alone. `
         + (two ? "“more” is what a head looks at more under steering, “less” what it looks at less." : "") + left(data, list),
-      legend: scale("0", two ? `${T.num(top)} of its attention` : "1", "white", "hsl(0,80%,25%)"),
+      legend: scale("0", two ? `${T.num(top)} of its attention` : "1", STEPS.map((share) => `hsl(0, 80%, ${100 - 75 * share}%)`)),
       props: { attention: list.map((head) => head.rows), headLabels: list.map((head) => head.name), tokens: data.tokens.map((text) => T.inert(text)) },
     };
   };
@@ -82,10 +89,10 @@
   };
   const coloredTokens = (panels, which) => {
     const [said, of] = TOKENS[which], [tokens, values] = of(panels), top = T.most(values) || 1;
-    const legends = { kl: ["0", nats(top), "white", MORE], difference: [nats(-top), nats(top, true), LESS, "white", MORE] };
+    const legends = { kl: ["0", nats(top), white(MORE)], difference: [nats(-top), nats(top, true), both(LESS, MORE)] };
     return {
       component: "ColoredTokens", nothing: !tokens.length, note: `${said}, in nats. Hover a token for its value.`,
-      legend: scale(...(legends[which] || [nats(-top), "0", LESS, "white"])), rows: () => [["token", "nats"], ...tokens.map((text, i) => [text, values[i]])],
+      legend: scale(...(legends[which] || [nats(-top), "0", white(LESS).reverse()])), rows: () => [["token", "nats"], ...tokens.map((text, i) => [text, values[i]])],
       props: {
         tokens: tokens.map((text, i) => marked(text, values[i])), values: values.map((x) => finite(x, top)),
         minValue: -top, maxValue: top, negativeColor: LESS, positiveColor: MORE,
@@ -98,7 +105,7 @@
     return {
       component: "TokenLogProbs", nothing: data.tokens.length < 2,
       note: `Log-probability of each token, ${which}. Hover a token for its rank and the likeliest ones there.`,
-      legend: scale("−5 nats and below", "0, certain", "white", "red"),
+      legend: scale("−5 nats and below", "0, certain", white("red")),
       rows: () => [["token", "log-probability", "rank"], ...data.tokens.slice(1).map((text, i) => [text, run.log_prob[i], run.rank[i]])],
       props: {
         prompt: data.tokens.map((text, i) => (i ? marked(text, run.log_prob[i - 1]) : T.inert(text))),
@@ -130,7 +137,7 @@
     const order = [which, ...KINDS.map(([name]) => name).filter((name) => name !== which)], runs = order.map((name) => all[name]);
     const from = data.left_out ? ` Column 0 is token ${data.left_out} of the prompt.` : "";
     return {
-      component: "TopkTokens", same: which, nothing: !data.tokens.length, before: T.numbered(data.tokens), legend: scale("0", "1", "white", BLUE),
+      component: "TopkTokens", same: which, nothing: !data.tokens.length, before: T.numbered(data.tokens), legend: scale("0", "1", white(BLUE)),
       note: "Next tokens behind each token of the prompt, a column each, coloured by probability; of the difference, those that gain most (top) "
         + "and those that lose most (bottom), by how much. It has no colour for less: what is lost has no sign." + from,
       rows: () => [["sample", "place", "column", "token", "probability"], ...order.flatMap((name) => rowsOf(name, all[name]))],
@@ -153,7 +160,7 @@
     const tokens = data.bins.map(([a, b]) => (a === b ? data.tokens[a] : `${data.tokens[a]}…${data.tokens[b]}`));
     const odd = data.response.flat().filter((x) => !Number.isFinite(T.value(x))).length;
     return {
-      component: "TextNeuronActivations", nothing: !layers.length, legend: scale("0", "the largest in the layer that is chosen", "white", BLUE),
+      component: "TextNeuronActivations", nothing: !layers.length, legend: scale("0", "the largest in the layer that is chosen", white(BLUE)),
       note: "How far steering moved the residual stream at each token, in the layer that is chosen. Layers where nothing moved are left out."
         + (odd ? ` ${odd} values are not finite and drawn as nothing or as very large.` : ""),
       rows: () => [["layer", "token", "norm", "share"], ...layers.flatMap((s) => tokens.map((text, i) => [named(s), text, data.response[s][i], data.share[s][i]]))],

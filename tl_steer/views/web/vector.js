@@ -90,7 +90,9 @@
     const said = () => { const { flag, label, comment } = T.notes.get(number); return [flag, label, comment && T.short(comment)].filter(Boolean).join(" · "); };
     const head = el("summary", {}), name = () => T.put(head, said() ? ["Note: ", el("span", { class: "said" }, said())] : "Add a note");
     name();
-    const stop = T.notes.onchange((vector) => { if (!head.isConnected) stop(); else if (vector === number) name(); });
+    // Found in the page when a note changes, and so forgotten with it.
+    head.dataset.notes = number;
+    head.refresh = name;
     const { flag, comment } = T.notes.get(number);
     return el("details", { class: "note-fold", open: !!(flag || comment) || T.at.get("note") !== null }, head, T.notes.widget(number));
   };
