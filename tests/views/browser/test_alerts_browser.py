@@ -2,8 +2,9 @@
 
 import pytest
 from browsing import FOREIGN, drawn, in_a_browser, settle
+from conftest import bank_of
 from test_alerts_view import alert
-from test_views import ALERT_LOG, ALERTS, ATTACKS, full_report
+from test_views import ALERT_LOG, ALERTS, ATTACKS
 
 import tl_steer as ts
 
@@ -136,6 +137,15 @@ def test_alerts_about_no_token_and_tokens_without_scores_say_so(opened):
     assert page.locator(".alert svg.plot path.base").get_attribute("d").count("M") == 2, "a gap"
 
 
+def test_an_infinite_score_is_at_the_edge_and_marked(opened):
+    table = {"token": ["a", "b", "c"], "score": [0.5, float("inf"), 2.0], "threshold": [1.0] * 3}
+    page = opened(ts.views.alerts_view(table).html())
+    points = page.locator("svg.plot circle")
+    places = [float(point.get_attribute("cy")) for point in points.all()]
+    assert places[1] < places[2] < places[0]
+    assert page.locator("svg.plot text.infinite").all_text_contents() == ["∞"]
+
+
 def test_a_table_of_tokens_has_no_list(opened):
     page = opened(ts.views.alerts_view(ALERTS).html())
     assert page.locator(".windowed").count() == 0
@@ -158,7 +168,8 @@ def test_hostile_alerts_stay_text(opened):
 
 
 def test_on_a_vectors_page_are_the_alerts_that_name_it(one, opened):
-    page = opened(full_report(one).html(), address="#v2/alerts")
+    page = opened(ts.report(bank_of(one), alerts=ALERT_LOG).html(), address="#v2/alerts")
+    settle(page)
     assert page.locator(ROWS).count() == 2
     page.locator(".alert a").first.click()
     settle(page)

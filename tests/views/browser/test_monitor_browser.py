@@ -103,7 +103,7 @@ def test_axes_of_the_curve_are_switched(seen):
 
 def test_the_table_has_the_rates_with_intervals(seen):
     view, page = seen
-    row = page.locator("table.rates tbody tr").first.inner_text()
+    row = page.locator("table.rates tbody tr").first.inner_text().replace("\xa0", " ")
     share, low, high = view.data["roc"][0]["detected"]
     assert f"{100 * share:.0f} %" in row
     assert f"{100 * low:.0f} %" in row

@@ -106,6 +106,14 @@ def test_hundreds_of_rows_and_hostile_labels_fit(opened):
     drawn(page)
 
 
+def test_an_infinite_value_is_at_the_edge_and_marked(opened):
+    table = [{"vector": i, "x": x} for i, x in enumerate([1.0, math.inf, -math.inf])]
+    page = opened(ts.views.sweep_view(table).html())
+    assert page.locator(".sweep .line circle").count() == 1
+    marks = page.locator(".sweep .line text.infinite").all_text_contents()
+    assert marks == ["∞", "−∞"]
+
+
 SCAN = [
     {"source": f"blocks.{s}.hook_resid_post", "target": f"blocks.{t}.hook_resid_post"}
     | {"gain": gain, "texts": 0.5 * t, "error": error}

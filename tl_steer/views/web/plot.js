@@ -63,13 +63,17 @@
       band: (low, high, kind) => put("path", { class: kind, d: `M${[...low, ...high.slice().reverse()].filter(known).map(at).join("L")}Z` }),
       across: (v, kind, more) => put("line", { class: kind, x1: left, x2: right, y1: py(v), y2: py(v), ...more }),
       down: (v, kind, more) => put("line", { class: kind, x1: px(v), x2: px(v), y1: top, y2: base, ...more }),
-      dot: ([a, b], kind, r = 4) => put("circle", { class: kind, cx: px(a), cy: py(b), r }),
+      /* what is infinite is at the edge, and marked */
+      dot: ([a, b], kind, r = 4) => {
+        if (Math.abs(T.value(b)) === Infinity) T.add(svg, T.svg("text", { class: "strong infinite", x: px(a) + 8, y: py(b) + 12 }, T.num(b)));
+        return put("circle", { class: kind, cx: px(a), cy: py(b), r });
+      },
       text: ([a, b], said, more) => T.add(svg, T.svg("text", { x: px(a), y: py(b), ...more }, said)),
     };
   };
 
   /* A share as a tick says it: 5 %, 0.1 %. */
-  T.share = (p) => (p === 0 ? "0 %" : T.percent(p).replace(".0 %", " %"));
+  T.share = (p) => (p === 0 ? "0\u00a0%" : T.percent(p).replace(/\.0(\s%)$/, "$1"));
 
   /* Nodes as one stop of the Tab key; arrow keys, Home and End walk them. */
   T.walk = (nodes) => {

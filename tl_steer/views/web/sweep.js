@@ -62,7 +62,7 @@
   };
 
   const named = (data, i) => `${data.vectors[i]} ${data.labels[i]}`.trim();
-  const row = (data, q, i, { x, y, width, left, narrow }) => {
+  const row = (data, q, i, { x, y, width, left, right, narrow }) => {
     const [v, low, high] = q.values[i].map(T.value), label = named(data, i), interval = Number.isFinite(low) && Number.isFinite(high);
     const span = interval ? ` (${T.num(low)} to ${T.num(high)})` : "", most = narrow ? 14 : 24;
     const linked = T.has("overview") && /^\d+$/.test(data.vectors[i]);
@@ -70,6 +70,7 @@
       T.svg("rect", { class: "hover", x: 0, y: y - STEP / 2, width, height: STEP }),
       T.svg("text", { class: "strong", x: left - 12, y: y + 4, "text-anchor": "end" }, label.length > most ? label.slice(0, most - 1) + "…" : label),
       interval && T.svg("line", { class: "interval", x1: x(low), x2: x(high), y1: y, y2: y }),
+      Math.abs(v) === Infinity && T.svg("text", { class: "strong infinite", x: v > 0 ? width - right : left, y: y + 4, "text-anchor": "middle" }, T.num(v)),
       Number.isFinite(v) && T.svg("circle", { class: "fill-more", cx: x(v), cy: y, r: 5 }),
       T.svg("text", { x: width - 2, y: y + 4, "text-anchor": "end" }, T.num(v) + (narrow ? "" : span)));
     return T.tip(node, `${label}: ${T.num(v)}${span}`);
