@@ -59,6 +59,11 @@ def _segment(model: Any) -> None:
         segment.run(bank_of(model).perturbation()).sum().backward()
 
 
+def _served(model: Any) -> None:
+    with ts.serve(model, bank_of(model)):
+        pass
+
+
 VERBS: dict[str, Callable[[Any], object]] = {
     "elicit": lambda m: ts.elicit(m, PROMPTS, n=2, radius=3.0, **_BETWEEN),
     "elicit, adapters": lambda m: ts.elicit(
@@ -95,6 +100,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "from_vectors": lambda m: ts.Bank.from_vectors(m, bank_of(m), prompts=PROMPTS),
     "contrast": lambda m: ts.contrast(m, PROMPTS[:1], PROMPTS[1:], source=SOURCE),
     "watch": _watched,
+    "serve": _served,
     "perturbing": _perturbed,
     "install": _installed,
     "shuffled": _shuffled,

@@ -9,6 +9,7 @@ from tiny_monitor import ALPHA, monitor_of
 
 import tl_steer as ts
 from tl_steer.serving.worker import Job
+from tl_steer.views.panels import VIEWS
 
 pytestmark = in_a_browser
 
@@ -158,7 +159,7 @@ def test_inspecting_a_prompt_draws_every_view_of_it(one, visited):
         ask(page, "t5 t9 t30", "Inspect this prompt")
         page.wait_for_selector("[aria-label=Views] button")
         names = page.locator("[aria-label=Views] button").all_inner_texts()
-        assert len(names) == 6
+        assert len(names) == len(VIEWS)
         for name in names:
             page.get_by_role("button", name=name, exact=True).click()
             settle(page)

@@ -17,11 +17,11 @@
   };
   const asJson = async (name, asked) => (await post(name, asked)).json();
   const events = async (name, asked, hear) => {
-    const reader = (await post(name, asked)).body.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = (await post(name, asked)).body.getReader(), decoder = new TextDecoder();
     for (let rest = ""; ;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const lines = (rest + value).split("\n");
+      const lines = (rest + decoder.decode(value, { stream: true })).split("\n");
       rest = lines.pop();
       lines.filter(Boolean).forEach((line) => hear(JSON.parse(line)));
     }
