@@ -86,8 +86,13 @@ def test_texts_are_those_of_greedy_decoding_without_a_cache(llama):
     _, own = steered(llama, bank[0], 0.0)
     assert found.unsteered.text == llama.tokenizer.decode(until_end(own), skip_special_tokens=True)
     assert found.unsteered.kl == pytest.approx([0.0] * len(found.tokens), abs=1e-5)
-    changed = [one.changed for one in found.steps]
-    assert changed == [one.text != found.unsteered.text for one in found.steps]
+
+
+def test_a_text_that_stays_is_not_called_changed(one):
+    found = measured(one, scales=(0.001, 1.0))
+    changed = [step.changed for step in found.steps]
+    assert changed == [step.text != found.unsteered.text for step in found.steps]
+    assert set(changed) == {True, False}
 
 
 def test_surprise_is_the_unsteered_models_nats_above_its_own_text(one):

@@ -79,21 +79,20 @@ def strengths(
     refuse_no_text(model)
     tokens = one_prompt(model, prompt)
     refuse_beyond_context(model, tokens, max_new_tokens)
-    asked = _asked(bank, rows, control, sorted({float(scale) for scale in scales}))
+    each = tuple(sorted({float(scale) for scale in scales}))
+    asked = _asked(bank, rows, control, each)
     edits = _edits(bank, rows, control, asked, positions)
     run = _Run(model, tokens, max_new_tokens, min(top, int(model.cfg.d_vocab)), batch_rows)
     with frozen(model), torch.no_grad():
         steps, fluent, salad = run(edits, asked, seed)
-    tokenizer = getattr(model, "tokenizer", None)
-    ids = tokens.rows()[0].tolist()
     return Strengths(
         prompt=tokens.texts[0],
-        tokens=token_names(tokenizer, ids),
+        tokens=token_names(getattr(model, "tokenizer", None), tokens.rows()[0].tolist()),
         source=bank.source.name,
         target=bank.target.name,
         vectors=tuple(bank.numbers[row] for row in rows),
         labels=tuple(bank.labels[row] for row in rows),
-        scales=tuple(sorted({float(scale) for scale in scales})),
+        scales=each,
         steps=tuple(steps[:-1]),
         unsteered=steps[-1],
         fluent=fluent,

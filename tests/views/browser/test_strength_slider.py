@@ -146,6 +146,18 @@ def test_the_track_shows_where_the_text_changes_and_where_it_is_gibberish(one, o
     assert states == ["same text", "other text", "gibberish"]
 
 
+def test_a_report_has_a_tab_of_strengths_whose_address_it_keeps(one, opened):
+    found = measured(one)
+    page = opened(ts.report(bank_of(one), strengths=[found]).html(), address="#v1/strength?d=-1")
+    page.get_by_role("slider").wait_for()
+    assert page.locator("nav [aria-current=page]").last.inner_text() == "Strength"
+    assert found.of(1)[1].text in page.locator(".compare .steered").inner_text()
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.url.endswith("#v1/strength?d=0"), "the report's own arrow keys are left alone"
+    drawn(page)
+
+
 def test_hostile_texts_and_odd_numbers_are_shown(one, opened):
     found = measured(one)
     attacked = tuple(

@@ -2,6 +2,8 @@
 (() => {
   const T = TlSteer, el = T.el;
   const UNLIKELY = 1e-4;
+  const LENS = "The lens lists the tokens that rise most if the stream is read out at that depth; early layers often " +
+    "read as noise. Grey: less likely than 1 in 10,000 even so.";
   const block = (s) => (s ? "after block " + (s - 1) : "before block 0");
 
   /* Words that the lens reads; those that the model would all but never say are grey. `likely` says where a
@@ -52,19 +54,23 @@
   const table = (data, state) => {
     const values = state.relative ? data.share : data.response, top = T.most(values.flat()) || 1;
     const at = data.read_at[state.reading], column = data.bins.findIndex(([a, b]) => a <= at && at <= b);
-    const lens = state.lens(), names = ["block", "tokens", `at ${at}`, data.band && "random", lens && "the lens reads"].filter(Boolean);
-    const kinds = { block: "num", random: "num hide-small", [`at ${at}`]: "num", "the lens reads": "lens" };
+    const lens = state.lens(), names = [["block", "num"], ["tokens"], [`at ${at}`, "num"]];
+    if (data.band) names.push(["random", "num hide-small"]);
+    if (lens) names.push(["the lens reads", "lens"]);
     const rows = values.map((row, s) => {
       const [low, high] = banded(data, s, column, state.relative), known = T.between(low, high);
+      const random = !known ? "–" : high === 0 ? "0" : `${T.num(low)} to ${T.num(high)}`;
       return el("tr", { class: s - 1 === data.source_layer ? "source" : null },
-        el("td", { class: "num" }, s ? s - 1 : "in"), el("td", { class: "strip" }, cells(data, s, row, top, state.relative)),
+        el("td", { class: "num" }, s ? s - 1 : "in"),
+        el("td", { class: "strip" }, cells(data, s, row, top, state.relative)),
         el("td", { class: "num" }, T.num(row[column])),
-        data.band && el("td", { class: "num hide-small" }, !known ? "–" : high === 0 ? "0" : `${T.num(low)} to ${T.num(high)}`),
+        data.band && el("td", { class: "num hide-small" }, random),
         lens && reading(lens, state.by, s, state.reading, T.value(data.response[s][column]) > 0));
     });
-    const head = el("thead", {}, el("tr", {}, names.map((name) => el("th", { class: kinds[name] || null }, name))));
-    const figure = T.figure("Response", el("table", { class: "stream" }, head, el("tbody", {}, rows)), () => asRows(data, values));
-    return [figure, T.scale("0", T.num(top) + (state.relative ? " of the norm" : "")), T.oddities(values.flat())];
+    const head = el("thead", {}, el("tr", {}, names.map(([name, kind]) => el("th", { class: kind }, name))));
+    const whole = el("table", { class: "stream" }, head, el("tbody", {}, rows));
+    return [T.figure("Response", whole, () => asRows(data, values)),
+      T.scale("0", T.num(top) + (state.relative ? " of the norm" : "")), T.oddities(values.flat())];
   };
   const asRows = (data, values) => [["block", ...data.bins.map(([a]) => data.tokens[a])],
     ...values.map((row, s) => [s ? s - 1 : "in", ...row.map(T.value)])];
@@ -73,40 +79,55 @@
   const picker = (data, state, show) => {
     const box = el("select", { "aria-label": "Token at which the lens is read" },
       data.read_at.map((at, r) => el("option", { value: r, selected: r === state.reading }, `${at}: ${T.quoted(data.tokens[at])}`)));
-    box.addEventListener("change", () => { state.reading = Number(box.value); T.at.set({ t: data.read_at[state.reading] }); show(); });
+    box.addEventListener("change", () => {
+      state.reading = Number(box.value);
+      T.at.set({ t: data.read_at[state.reading] });
+      show();
+    });
     return box;
   };
-  const bar = (data, state, show) => [
-    toggle("share of the stream's norm", state.relative, () => { state.relative = true; show(); }),
-    toggle("norm", !state.relative, () => { state.relative = false; show(); }),
-    state.lens() && [el("span", { class: "note" }, "lens behind token"), picker(data, state, show),
-      data.lens.probability && [el("span", { class: "note" }, "words by"), Object.keys(BY).map((by) =>
-        toggle(BY[by].title, state.by === by, () => { state.by = by; T.at.set({ lens: by === "logit" ? by : null }); show(); }))]],
-  ];
+  const bar = (data, state, show) => {
+    const note = (text) => el("span", { class: "note" }, text);
+    const relative = (text, on) => toggle(text, state.relative === on, () => { state.relative = on; show(); });
+    const order = (by) => toggle(BY[by].title, state.by === by, () => {
+      state.by = by;
+      T.at.set({ lens: by === "logit" ? by : null });
+      show();
+    });
+    return [
+      relative("share of the stream's norm", true), relative("norm", false),
+      state.lens() && [note("lens behind token"), picker(data, state, show)],
+      state.lens() && data.lens.probability && [note("words by"), Object.keys(BY).map(order)],
+    ];
+  };
 
   T.draw.residual_response = (root, data) => {
-    const asked = data.read_at.indexOf(T.at.number("t")), some = data.lens.logit.some((side) => side.some((at) => at.some((list) => list.length)));
+    const asked = data.read_at.indexOf(T.at.number("t")), some = data.lens.logit.flat(2).some((list) => list.length);
     const state = {
       relative: true, reading: asked >= 0 ? asked : data.read_at.length - 1,
       by: data.lens.probability && T.at.get("lens") !== "logit" ? "probability" : "logit",
       lens: () => (some ? data.lens : null),
     };
     const body = el("div", { class: "wide" }), line = el("div", { class: "row" });
-    T.add(root, el("p", { class: "note" }, "Each row is the residual stream leaving a block; each column a token. Colour: the norm of what steering changed there. ",
-      some && "The lens lists the tokens that rise most if the stream is read out at that depth; early layers often read as noise. Grey: less likely than 1 in 10,000 even so."),
-    T.controlled(data.control), line, body);
+    T.add(root, el("p", { class: "note" }, "Each row is the residual stream leaving a block; each column a token. ",
+      "Colour: the norm of what steering changed there. ", some && LENS), T.controlled(data.control), line, body);
     const show = () => { T.put(line, bar(data, state, show)); T.put(body, table(data, state)); };
     show();
   };
 
   T.draw.steered_tokens = (root, data) => {
     const top = T.most(data.share) || 1, count = data.steered.filter(Boolean).length;
-    const says = (i) => (data.steered[i] ? `norm ${T.num(data.added[i])}, ${T.num(data.share[i])} of the activation's${T.beside(data.band, i)}` : "not steered");
+    const added = (i) => `norm ${T.num(data.added[i])}, ${T.num(data.share[i])} of the activation's${T.beside(data.band, i)}`;
+    const tokens = T.tokens(data.tokens, {
+      share: (i) => T.value(data.share[i]) / top, mark: (i) => (data.steered[i] ? "steered" : ""),
+      says: (i) => (data.steered[i] ? added(i) : "not steered"),
+    });
+    const rows = () => [["token", "steered", "norm added", "share"], ...data.tokens.map((t, i) =>
+      [t, data.steered[i] ? "yes" : "no", T.value(data.added[i]), T.value(data.share[i])])];
     T.add(root,
-      el("p", { class: "note" }, `Added at ${count} of ${data.tokens.length} tokens (underlined), at ${data.source}. Colour: the norm of what was added, over the norm of the activation it met.`),
-      T.controlled(data.control),
-      T.figure("Tokens steered", T.tokens(data.tokens, { share: (i) => T.value(data.share[i]) / top, mark: (i) => (data.steered[i] ? "steered" : ""), says }),
-        () => [["token", "steered", "norm added", "share"], ...data.tokens.map((t, i) => [t, data.steered[i] ? "yes" : "no", T.value(data.added[i]), T.value(data.share[i])])]),
+      el("p", { class: "note" }, `Added at ${count} of ${data.tokens.length} tokens (underlined), at ${data.source}. `,
+        "Colour: the norm of what was added, over the norm of the activation it met."),
+      T.controlled(data.control), T.figure("Tokens steered", tokens, rows),
       T.scale("0", T.num(top), false, T.UNDER_TEXT));
   };
 })();

@@ -8,7 +8,10 @@
   const times = (scale) => (scale === 0 ? "unsteered" : signed(scale) + "\u00a0×");
   const spoken = (scale) =>
     scale === 0 ? "unsteered" : scale > 0 ? `${plain(scale)} times the vector` : `${plain(scale)} times its opposite`;
-  const state = (step) => (step.scale === 0 ? "unsteered" : step.changed ? (step.gibberish ? "gibberish" : "other text") : "same text");
+  const state = (step) => {
+    if (step.scale === 0) return "unsteered";
+    return !step.changed ? "same text" : step.gibberish ? "gibberish" : "other text";
+  };
   const last = (values) => values[values.length - 1];
 
   /* Stops stand evenly apart, whatever their strengths; between two of them a strength is in proportion. */
@@ -35,20 +38,24 @@
   /* KL behind the prompt over the strengths, on the band of the random vectors */
   const curve = (data) => {
     const n = data.steps.length, kl = data.steps.map((s) => last(s.kl));
-    const high = data.steps.map((s) => (s.band ? last(s.band[1]) : 0)), low = data.steps.map((s) => (s.band ? last(s.band[0]) : 0));
+    const [low, high] = [0, 1].map((end) => data.steps.map((s) => (s.band ? last(s.band[end]) : 0)));
     const top = T.most([...kl, ...high]) || 1, x = (i) => stop(i, n).toFixed(2);
     const y = (v) => (58 - (Math.min(Math.max(T.value(v), 0), top) / top) * 54).toFixed(2);
     const known = (v) => !Number.isNaN(T.value(v));
-    const line = (values) => values.map((v, i) => (known(v) ? `${i && known(values[i - 1]) ? "L" : "M"}${x(i)} ${y(v)}` : "")).join("");
+    const step = (v, i, all) => (known(v) ? `${i && known(all[i - 1]) ? "L" : "M"}${x(i)} ${y(v)}` : "");
+    const line = (values) => values.map(step).join("");
     const back = low.map((v, i) => `L${x(i)} ${y(v)}`).reverse().join("");
     const root = T.svg("svg", { viewBox: "0 0 100 60", preserveAspectRatio: "none", role: "img",
       "aria-label": `KL behind the prompt at every strength, at most ${T.num(top)} nats` });
-    if (data.random && [...high, ...low].every(known)) T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
+    if (data.random && [...high, ...low].every(known))
+      T.add(root, T.svg("path", { class: "shade-base", d: line(high) + back + "Z" }));
     T.add(root, T.svg("path", { class: "more", "vector-effect": "non-scaling-stroke", d: line(kl) }));
-    return el("div", { class: "curve" }, root, el("span", { class: "note" }, `KL behind the prompt, up to ${T.num(top)} nats`),
-      data.steps.map((s, i) => !Number.isNaN(T.value(kl[i])) && T.tip(
-        el("i", { class: "dot" + (Number.isFinite(T.value(kl[i])) ? "" : " endless"), style: { left: x(i) + "%", top: y(kl[i]) + "px" } }),
-        `${times(s.scale)}: ${T.num(kl[i])} nats`)));
+    const dot = (v, i) => {
+      const style = { left: x(i) + "%", top: y(v) + "px" }, end = Number.isFinite(T.value(v)) ? "" : " endless";
+      return known(v) && T.tip(el("i", { class: "dot" + end, style }), `${times(data.steps[i].scale)}: ${T.num(v)} nats`);
+    };
+    const name = `KL behind the prompt, up to ${T.num(top)} nats`;
+    return el("div", { class: "curve" }, root, el("span", { class: "note" }, name), kl.map(dot));
   };
 
   const track = (data, scales) => {
@@ -59,18 +66,22 @@
   const sentence = (name, [leaves, babbles], lowest) => {
     const at = (x) => `${T.num(x)}\u00a0×`, from = T.value(leaves), spoilt = Math.max(from, T.value(babbles));
     if (!Number.isFinite(from)) return `${name} the text never changes`;
-    const changes = from <= lowest ? `the text has changed at ${plain(lowest)}\u00a0×, the least measured` : `the text changes at about ${at(from)}`;
-    return `${name} ${changes}, and ${Number.isFinite(spoilt) ? `is gibberish from about ${at(spoilt)}` : "never turns into gibberish"}`;
+    const changes = from <= lowest ? `has changed at ${plain(lowest)}\u00a0×, the least measured` : `changes at about ${at(from)}`;
+    const then = Number.isFinite(spoilt) ? `is gibberish from about ${at(spoilt)}` : "never turns into gibberish";
+    return `${name} the text ${changes}, and ${then}`;
   };
-  const ends = (data, scales) => [last(scales) > 0 && sentence("Forwards", data.ends.forwards, Math.min(...scales.filter((s) => s > 0))),
-    scales[0] < 0 && sentence("backwards", data.ends.backwards, Math.min(...scales.filter((s) => s < 0).map(Math.abs)))]
-    .filter(Boolean).join("; ") + ".";
+  const least = (scales) => Math.min(...scales.map(Math.abs));
+  const ends = (data, scales) => {
+    const [below, above] = [scales.filter((s) => s < 0), scales.filter((s) => s > 0)];
+    return [above.length && sentence("forwards", data.ends.forwards, least(above)),
+      below.length && sentence("backwards", data.ends.backwards, least(below))].filter(Boolean).join("; ");
+  };
 
   const chances = (step) => el("div", { class: "chances" }, step.top.map(([word, p, before]) => {
     const bar = el("span", { class: "bar", style: { width: 100 * T.value(p) + "%" } });
     const tick = el("span", { class: "was", style: { left: 100 * T.value(before) + "%" } });
-    return [T.word(word), T.tip(el("span", { class: "track" }, bar, tick), `${T.percent(p)}; unsteered ${T.percent(before)}`),
-      el("span", { class: "num" }, T.percent(p))];
+    const track = T.tip(el("span", { class: "track" }, bar, tick), `${T.percent(p)}; unsteered ${T.percent(before)}`);
+    return [T.word(word), track, el("span", { class: "num" }, T.percent(p))];
   }));
 
   const strip = (data, step, top) => el("div", {},
@@ -83,7 +94,8 @@
     el("b", {}, times(step.scale)), " ", el("span", { class: "state " + state(step).split(" ").pop() }, state(step)), " ",
     step.scale !== 0 && ["KL behind the prompt ", el("b", { class: "num" }, T.num(last(step.kl))), " nats",
       step.band && `, ${T.between(last(step.band[0]), last(step.band[1]))}`,
-      `; surprise ${T.num(step.surprise)} nats a token (${T.num(data.fluent)} for the model's own, ${T.num(data.salad)} for word salad)`,
+      `; surprise ${T.num(step.surprise)} nats a token `,
+      `(${T.num(data.fluent)} for the model's own, ${T.num(data.salad)} for word salad)`,
       `; ${T.percent(step.repetition)} of token pairs repeated`]);
 
   const said = (before, text) => (text.trim() ? T.said(before, text)
@@ -92,7 +104,8 @@
     el("div", { class: "compare" },
       el("div", { class: "card steered" }, el("h3", {}, `Steered, ${times(step.scale)}`), said(data.unsteered, step.text)),
       el("div", { class: "card" }, el("h3", {}, "Unsteered"), said(data.unsteered, data.unsteered))),
-    step.random.length > 0 && [el("h3", {}, `Random vectors, ${times(step.scale)}`), step.random.map((text) => el("div", { class: "random" }, said(data.unsteered, text)))]);
+    step.random.length > 0 && el("h3", {}, `Random vectors, ${times(step.scale)}`),
+    step.random.map((text) => el("div", { class: "random" }, said(data.unsteered, text))));
 
   const rows = (data) => () => [["strength", "KL behind the prompt", "surprise", "repeated", "text"],
     ...data.steps.map((s) => [s.scale, T.value(last(s.kl)), T.value(s.surprise), T.value(s.repetition), s.text])];
@@ -119,22 +132,28 @@
     const top = T.most(data.steps.flatMap((s) => s.kl)) || 1;
     const told = el("div"), words = el("div"), next = el("div"), tokens = el("div");
     const control = slider(data, scales, (step) => {
-      T.put(told, facts(data, step)); T.put(words, texts(data, step)); T.put(next, chances(step)); T.put(tokens, strip(data, step, top));
+      T.put(told, facts(data, step));
+      T.put(words, texts(data, step));
+      T.put(next, chances(step));
+      T.put(tokens, strip(data, step, top));
     });
-    const marks = el("div", { class: "stops" }, scales.map((s, i) =>
-      el("button", { type: "button", tabindex: -1, style: { left: stop(i, n) + "%" }, onclick: () => control.go(i) }, signed(s))));
+    const now = () => data.steps[Number(control.input.value)];
+    const mark = (s, i) => el("button", {
+      type: "button", tabindex: -1, style: { left: stop(i, n) + "%" }, onclick: () => control.go(i),
+    }, signed(s));
+    const marks = el("div", { class: "stops" }, scales.map(mark));
     const board = el("div", { class: "board" }, curve(data), track(data, scales), control.input, marks);
     T.add(root,
-      el("p", { class: "note" }, "How many times the vector is added; below 0 its opposite. ", ends(data, scales),
+      el("p", { class: "note" }, "How many times the vector is added; below 0 its opposite. As it grows: ", ends(data, scales), ".",
         data.random ? ` Grey: ${data.random} random vectors.` : ""),
       T.figure("Strength", board, rows(data)),
       T.legend(["same", "same text"], ["other", "other text that holds together"], ["gibberish", "gibberish"]),
       told, words,
       el("div", { class: "split" },
         el("div", {}, el("h3", {}, "Next token behind the prompt; tick: unsteered"), T.figure("Likeliest next tokens", next,
-          () => [["token", "probability", "unsteered"], ...data.steps[Number(control.input.value)].top])),
+          () => [["token", "probability", "unsteered"], ...now().top])),
         el("div", {}, el("h3", {}, "Where the prediction moves"), T.figure("KL of every token", tokens,
-          () => [["token", "nats"], ...data.tokens.map((t, i) => [t, T.value(data.steps[Number(control.input.value)].kl[i])])]))));
+          () => [["token", "nats"], ...data.tokens.map((t, i) => [t, T.value(now().kl[i])])]))));
     control.move(false);
   };
 })();

@@ -25,8 +25,9 @@
 
   /* Places on a chart: radii on a log scale, values between the least and the largest that are finite. */
   const axes = (data, read, lines, floor) => {
-    const radii = data.curves.flatMap((c) => c.points.map((p) => p.radius)), low = Math.log(Math.min(...radii)), high = Math.log(Math.max(...radii));
-    const values = data.curves.flatMap((c) => c.points.flatMap((p) => three(read(p)))).concat(lines.map(([v]) => T.value(v))).filter(Number.isFinite);
+    const points = data.curves.flatMap((c) => c.points), radii = points.map((p) => p.radius);
+    const low = Math.log(Math.min(...radii)), high = Math.log(Math.max(...radii));
+    const values = [...points.flatMap((p) => three(read(p))), ...lines.map(([v]) => T.value(v))].filter(Number.isFinite);
     const top = Math.max(...values, 1e-9), base = floor === null ? Math.min(0, ...values) : floor;
     const x = (r) => LEFT + (high > low ? (Math.log(r) - low) / (high - low) : 0.5) * (WIDTH - LEFT - 12);
     const y = (v) => BOTTOM - ((Math.max(base, Math.min(top, v)) - base) / (top - base || 1)) * (BOTTOM - TOP);
@@ -48,13 +49,16 @@
     T.add(root, T.svg("rect", { class: "shade-more", x: a, width: Math.max(b - a, 1), y: TOP, height: BOTTOM - TOP }));
   };
   const frame = (root, data, at, say, lines) => {
-    for (const v of [at.base, (at.base + at.top) / 2, at.top]) T.add(root, T.svg("line", { class: "axis", x1: LEFT, x2: WIDTH, y1: at.y(v), y2: at.y(v) }),
-      T.svg("text", { x: LEFT - 6, y: at.y(v) + 4, "text-anchor": "end" }, say(v)));
-    const first = data.curves[0].points;
-    first.forEach((p, i) => { if (first.length < 8 || i % 2 === 0) T.add(root, T.svg("text", { x: at.x(p.radius), y: BOTTOM + 18, "text-anchor": "middle" }, T.num(p.share))); });
-    T.add(root, T.svg("text", { x: WIDTH - 4, y: HEIGHT - 6, "text-anchor": "end" }, "radius, share of the norm"));
-    for (const [v, name] of lines) if (Number.isFinite(T.value(v))) T.add(root, T.svg("line", { class: "base dash", "stroke-width": 1, x1: LEFT, x2: WIDTH, y1: at.y(T.value(v)), y2: at.y(T.value(v)) }),
-      T.svg("text", { x: WIDTH - 2, y: at.y(T.value(v)) - 4, "text-anchor": "end" }, name));
+    const text = (x, y, said, anchor = "end") => T.svg("text", { x, y, "text-anchor": anchor }, said);
+    const across = (v, kind) => T.svg("line", { class: kind, "stroke-width": 1, x1: LEFT, x2: WIDTH, y1: at.y(v), y2: at.y(v) });
+    for (const v of [at.base, (at.base + at.top) / 2, at.top]) T.add(root, across(v, "axis"), text(LEFT - 6, at.y(v) + 4, say(v)));
+    const first = data.curves[0].points, few = first.filter((_, i) => first.length < 8 || i % 2 === 0);
+    T.add(root, few.map((p) => text(at.x(p.radius), BOTTOM + 18, T.num(p.share), "middle")));
+    T.add(root, text(WIDTH - 4, HEIGHT - 6, "radius, share of the norm"));
+    for (const [raw, name] of lines) {
+      const v = T.value(raw);
+      if (Number.isFinite(v)) T.add(root, across(v, "base dash"), text(WIDTH - 2, at.y(v) - 4, name));
+    }
   };
   /* Medians as a line that breaks where there is no number, quartiles as a shade, infinity at the top as such. */
   const curve = (root, { name, points }, read, at, say) => {
@@ -63,7 +67,8 @@
       const back = values.map((v, i) => `L${x[i]} ${at.y(v[0])}`).reverse().join("");
       T.add(root, T.svg("path", { class: "shade-" + kind, d: path(values.map((v, i) => [x[i], at.y(v[2])])) + back + "Z" }));
     }
-    T.add(root, T.svg("path", { class: kind + (name === "random" ? " dash" : ""), d: path(points.map((p, i) => [x[i], at.y(middle(read(p)))])) }));
+    const line = path(points.map((p, i) => [x[i], at.y(middle(read(p)))]));
+    T.add(root, T.svg("path", { class: kind + (name === "random" ? " dash" : ""), d: line }));
     points.forEach((p, i) => {
       const v = middle(read(p));
       if (Number.isNaN(v)) return;
@@ -79,8 +84,9 @@
     shade(root, data, at);
     frame(root, data, at, say, lines);
     for (const each of data.curves) curve(root, each, read, at, say);
-    const rows = () => [["vectors", "radius", "share", "lower quartile", "median", "upper quartile"], ...data.curves.flatMap(({ name, points }) =>
-      points.map((p) => { const v = three(read(p)); return [NAMES[name][1], p.radius, p.share, ...(v.length === 3 ? v : ["", v[0], ""])]; }))];
+    const quartiles = (v) => (v.length === 3 ? v : ["", v[0], ""]);
+    const rows = () => [["vectors", "radius", "share", "lower quartile", "median", "upper quartile"],
+      ...data.curves.flatMap(({ name, points }) => points.map((p) => [NAMES[name][1], p.radius, p.share, ...quartiles(three(read(p)))]))];
     return el("div", {}, el("h3", {}, title), T.figure(title, root, rows));
   };
 
@@ -88,19 +94,27 @@
     const band = data.band, share = (r) => T.num(r / data.norm);
     if (!band) return null;
     if (!(band.highest > band.lowest)) return el("p", { class: "note" }, `No band between paraphrase and gibberish: ${band.note}.`);
-    return el("p", { class: "note" }, `Shaded: between paraphrase and gibberish, from ${share(band.lowest)} to ${share(band.highest)} of the norm${band.note && ` (${band.note})`}.`);
+    const from = `from ${share(band.lowest)} to ${share(band.highest)} of the norm${band.note && ` (${band.note})`}`;
+    return el("p", { class: "note" }, `Shaded: between paraphrase and gibberish, ${from}.`);
   };
-  const samples = (data) => [el("h3", {}, "A middling text at every radius"), T.figure("Texts by radius",
-    el("table", {}, el("tbody", {}, data.texts.map((t) => el("tr", {}, el("td", { class: "num" }, T.num(t.radius)), el("td", { class: "note" }, `vector ${t.vector}`), el("td", { class: "said" }, t.text))))),
-    () => [["radius", "vector", "text"], ...data.texts.map((t) => [t.radius, t.vector, t.text])])];
+  const samples = (data) => {
+    const row = (t) => el("tr", {}, el("td", { class: "num" }, T.num(t.radius)), el("td", { class: "note" }, `vector ${t.vector}`),
+      el("td", { class: "said" }, t.text));
+    const table = el("table", {}, el("tbody", {}, data.texts.map(row)));
+    const rows = () => [["radius", "vector", "text"], ...data.texts.map((t) => [t.radius, t.vector, t.text])];
+    return [el("h3", {}, "A middling text at every radius"), T.figure("Texts by radius", table, rows)];
+  };
 
   T.draw.dose_response = (root, data) => {
     if (!data.curves.length) { T.add(root, el("p", { class: "note" }, "Nothing was measured.")); return; }
-    T.add(root, el("p", { class: "note" }, `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. Lines are medians over vectors and prompts, shades their quartiles.`),
+    const lines = [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]];
+    T.add(root, el("p", { class: "note" },
+      `Across: the radius as a share of the median residual norm at ${data.source} (${T.num(data.norm)}), on a log scale. `,
+      "Lines are medians over vectors and prompts, shades their quartiles."),
       between(data), T.legend(...data.curves.map((c) => NAMES[c.name])),
       el("div", { class: "split", style: { gridTemplateColumns: "repeat(auto-fit, minmax(min(400px, 100%), 1fr))" } },
         chart("KL of the next token, nats", data, (p) => p.kl),
-        chart("Surprise, nats per token", data, (p) => p.surprise, { lines: [[data.fluent, "the model's own text"], [data.salad, "the same, shuffled"]] }),
+        chart("Surprise, nats per token", data, (p) => p.surprise, { lines }),
         chart("Texts that change", data, (p) => p.changed, { percent: true, floor: 0 }),
         chart("Repeated token pairs", data, (p) => p.repetition, { percent: true, floor: 0 })),
       samples(data));
