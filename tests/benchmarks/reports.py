@@ -4,8 +4,8 @@
 
 Vectors are mixtures of 16 that were learned, of their length, so that each acts, and are inspected
 on SmolLM2. CPU seconds are those of `report(...).html()`; the page is opened in Chromium, from the
-start of the navigation until it takes a key, and until a tab of a vector is drawn. Rows are scrolled
-from the top to the end, and a frame is late that takes more than 50 ms.
+start of the navigation until it takes a key, and until a tab of a vector is drawn. Rows are
+scrolled from the top to the end, and a frame is late that takes more than 50 ms.
 """
 
 import argparse

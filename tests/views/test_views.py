@@ -101,7 +101,7 @@ def doses():
                         text=ATTACKS[vector],
                     )
                 )
-    return DoseResponse(tuple(made), "blocks.1", 10.0, 0.4, 3.0, ("p",), ("u",), {})
+    return DoseResponse(tuple(made), "blocks.1.hook_resid_post", 10.0, 0.4, 3.0, ("p",), ("u",), {})
 
 
 SWEEP = [
@@ -363,7 +363,7 @@ def test_attacks_stay_text_in_the_report(one):
     page = full_report(one, poisoned(one), title="</title><b>" + ATTACKS[0]).html()
     tags = Tags(page)
     assert set(tags.found) == OURS
-    assert tags.scripts == 2
+    assert tags.scripts == 1
     page.encode("utf-8")
 
 
@@ -474,7 +474,7 @@ def test_a_scan_is_drawn_by_its_pairs():
 
 def test_a_report_refuses_results_of_something_else(one):
     bank, seen = bank_of(one), inspection(one)
-    with pytest.raises(SettingError, match="Inspect this bank"):
+    with pytest.raises(SettingError, match="of another bank"):
         ts.report(bank[:2], inspections=[seen])
     with pytest.raises(SettingError, match="generations are of 3"):
         ts.report(bank, generations=poisoned_generations(3))
@@ -485,7 +485,9 @@ def test_a_report_refuses_results_of_something_else(one):
 def test_a_report_has_circuitsvis_once_and_only_where_it_is_needed(one):
     page = full_report(one).html()
     assert page.count('id="circuitsvis"') == 1
-    assert len(ts.report(bank_of(one)).html()) < 200_000
+    without = ts.report(bank_of(one)).html()
+    assert 'id="circuitsvis"' not in without
+    assert len(without) < 320_000 < len(page)
     assert "4 vectors, 4 of them inspected" in repr(full_report(one))
 
 
@@ -497,10 +499,8 @@ def test_large_reports_show_fewer_heads_and_say_so(one, monkeypatch):
     for vector in small.overview["rows"]:
         kept = read(small, f"v{vector['vector']}.attention_change.2")["data"]["kept"]
         assert len(kept) == 1, "attention never goes to nothing"
-    assert [note.split(",")[0] for note in small.notes] == [
-        "no words in the lens",
-        "patterns of 1 head a vector",
-    ]
+    told = [note.split(",")[0] for note in small.notes if not note.startswith("unchecked")]
+    assert told == ["no words in the lens", "patterns of 1 head a vector"]
 
 
 def test_numbers_are_rounded_to_what_eyes_need():

@@ -27,10 +27,8 @@ _SCRIPTS = (
     "plot.js",
     "windowed.js",
     "control.js",
-    "notes.js",
     "export.js",
     "circuitsvis.js",
-    "components.js",
     "diff.js",
     "cells.js",
     "grid.js",
@@ -49,6 +47,10 @@ _SCRIPTS = (
     "scan.js",
     "alerts.js",
     "monitor.js",
+)
+_OF_CIRCUITSVIS = ("components.js",)
+_OF_REPORTS = (
+    "notes.js",
     "print.js",
     "list.js",
     "vector.js",
@@ -97,7 +99,8 @@ def document(
         live: what a page has to know of the server that gave it, and may talk to; `None` of a file,
             which talks to nobody.
     """
-    ours = "\n".join([*map(asset, _SCRIPTS), start])
+    further = (_OF_CIRCUITSVIS if circuitsvis else ()) + (() if later is None else _OF_REPORTS)
+    ours = "\n".join([*map(asset, _SCRIPTS + further), start])
     theirs = [circuitsvis_script()] if circuitsvis else []
     # Each in an element of its own: one that is no JavaScript leaves the rest of the page alone.
     own = [_entered(drawing) for drawing in dict.fromkeys(drawings)]

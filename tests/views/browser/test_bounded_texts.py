@@ -127,7 +127,8 @@ def test_numbers_and_their_units_stay_on_one_line(one, opened, width):
 
 def test_a_number_is_not_broken_where_there_is_no_room(opened):
     script = """(root, data, T) => T.el("div",
-      { style: { width: "20px", overflowWrap: "anywhere" } }, T.el("b", { class: "num" }, T.num(6.01) + " nats"))"""
+      { style: { width: "20px", overflowWrap: "anywhere" } },
+      T.el("b", { class: "num" }, T.num(6.01) + " nats"))"""
     page = opened(ts.views.own_view("Own", script=script).html())
     assert page.locator("b").evaluate("(node) => node.getClientRects().length") == 1
 
