@@ -476,7 +476,7 @@ def test_a_report_refuses_results_of_something_else(one):
     bank, seen = bank_of(one), inspection(one)
     with pytest.raises(SettingError, match="of another bank"):
         ts.report(bank[:2], inspections=[seen])
-    with pytest.raises(SettingError, match="generations are of 3"):
+    with pytest.raises(SettingError, match="of 3 vectors, and not the 4"):
         ts.report(bank, generations=poisoned_generations(3))
     with pytest.raises(SettingError, match="same prompts"):
         ts.report(bank, control=poisoned_generations(2))
