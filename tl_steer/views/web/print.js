@@ -16,7 +16,7 @@
   addEventListener("afterprint", () => { while (undo.length) undo.pop()(); });
 
   // Drawn by React, a little after they were asked for: too late for a printer that does not wait.
-  const LATE = new Set(["token_log_probs", "circuitsvis"]);
+  const LATE = new Set(["circuitsvis"]);
 
   /* A button that prints a vector's page with all its tabs. Printing from the browser's menu has them too,
      but for those that are drawn late. `tabs` are those that are not open. */
