@@ -28,6 +28,7 @@ _SCRIPTS = (
     "windowed.js",
     "control.js",
     "export.js",
+    "print.js",
     "circuitsvis.js",
     "diff.js",
     "cells.js",
@@ -51,7 +52,6 @@ _SCRIPTS = (
 _OF_CIRCUITSVIS = ("components.js",)
 _OF_REPORTS = (
     "notes.js",
-    "print.js",
     "list.js",
     "vector.js",
     "compare.js",

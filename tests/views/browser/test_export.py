@@ -86,6 +86,13 @@ def test_attacks_stay_text_in_the_svg(opened):
     assert kinds <= {"svg", "title", "defs", "rect", "text", "pattern", "linearGradient", "stop"}
 
 
+def test_what_xml_forbids_is_replaced(opened):
+    script = """(root, data, T) => T.figure("F",
+      T.el("p", {}, "a" + String.fromCharCode(1, 0xfffe, 0xd800) + "b"))"""
+    page = opened(ts.views.own_view("Own", script=script).html())
+    assert "b" in words(said(saved(page, "SVG")))
+
+
 def test_the_png_is_a_picture_twice_as_fine_on_paper(opened):
     page = opened(figure().html())
     (width, _), seen = colours(saved(page, "PNG").path())

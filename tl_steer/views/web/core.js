@@ -170,7 +170,7 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     const measure = () => {
       tell();
       root.style.width = PRINTED;
-      parent.postMessage({ tlSteerPrinted: tall() }, "*");
+      parent.postMessage({ tlSteerPrinted: 1.1 * tall() + 60 }, "*");  // with what a printer's own styles add
       root.style.width = "";
     };
     addEventListener("message", ({ source, data }) => {
