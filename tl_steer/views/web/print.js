@@ -1,22 +1,24 @@
 /* Printing: on white, with the rows and tabs that a window leaves out. */
 (() => {
   const T = TlSteer, el = T.el;
-  let jobs = [];
   const undo = [];
 
   /* What is done to a part of the page before it is printed, at once, and undone behind. */
-  T.whilePrinting = (node, before, after) => jobs.push([node, before, after]);
+  T.whilePrinting = (node, before, after) => {
+    // Found in the page when it is printed, and so forgotten with it.
+    node.dataset.prints = "";
+    node.printing = { before, after };
+  };
   addEventListener("beforeprint", () => {
     const theme = document.documentElement.dataset.theme || null;
     T.theme("light");
     undo.push(() => T.theme(theme));
-    jobs = jobs.filter(([node]) => node.isConnected);
-    for (const [, before, after] of jobs) { before(); undo.push(after); }
+    for (const { printing } of document.querySelectorAll("[data-prints]")) { printing.before(); undo.push(printing.after); }
   });
   addEventListener("afterprint", () => { while (undo.length) undo.pop()(); });
 
   // Drawn by React, a little after they were asked for: too late for a printer that does not wait.
-  const LATE = new Set(["token_log_probs", "circuitsvis"]);
+  const LATE = new Set(["circuitsvis"]);
 
   /* A button that prints a vector's page with all its tabs. Printing from the browser's menu has them too,
      but for those that are drawn late. `tabs` are those that are not open. */
