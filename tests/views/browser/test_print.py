@@ -79,7 +79,7 @@ def test_every_tab_of_a_vectors_page_is_printed(one, opened):
     assert drawn["Response"].locator("table.stream tr").count() > 3
     assert drawn["What carries it"].locator(".bars").count() == 1
     assert drawn["Text"].locator(".compare").count() == 2
-    assert "Print all tabs" in drawn["Likelihood"].inner_text()
+    assert "Print all tabs" in drawn["CircuitsVis"].inner_text()
     page.evaluate(CHANGED.format("afterprint"))
     assert sections.count() == 0
 
@@ -98,8 +98,8 @@ def test_the_button_prints_those_that_are_drawn_late_as_well(one, opened):
     page.locator("section.printed").last.wait_for(state="detached")
     printed = {text.split("\n")[0]: text for text in page.evaluate("() => window.PRINTED")}
     assert len(printed) == page.locator("nav.tabs:not(.main) a").count() - 1
-    assert "mean log-probability" in printed["Likelihood"]
-    assert "Print all tabs" not in printed["Likelihood"]
+    assert "Head Selector" in printed["CircuitsVis"]
+    assert "Print all tabs" not in printed["CircuitsVis"]
 
 
 def test_all_rows_of_a_long_table_are_printed(one, opened):

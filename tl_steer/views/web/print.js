@@ -40,6 +40,7 @@
       clear();
       for (const { kind, title } of tabs) await T.drawPanel(place.appendChild(section(title)), vector, kind);
       drawn = true;
+      while (place.querySelector("[aria-busy=true]")) await new Promise(requestAnimationFrame);
       await new Promise((done) => setTimeout(() => requestAnimationFrame(done), 600));
       print();
     };
