@@ -323,7 +323,10 @@ def test_it_starts_only_when_its_tab_is_opened(one, opened):
     assert page.evaluate("() => TlSteer.circuitsvisMounted()") == 0
 
 
-def test_forty_visits_to_the_tab_leave_nothing_behind(one, opened):
+OTHERS = ("tokens", "attention", "response", "attribution", "likelihood", "steered")
+
+
+def test_forty_visits_to_its_tab_and_to_others_leave_nothing_behind(one, opened):
     page = opened(reported(one).html(), address="#v1/circuitsvis")
     cdp = page.context.new_cdp_session(page)
     cdp.send("Performance.enable")
@@ -332,12 +335,14 @@ def test_forty_visits_to_the_tab_leave_nothing_behind(one, opened):
         for at in range(times):
             page.evaluate("(at) => { location.hash = `v${at % 4}/circuitsvis`; }", at)
             page.wait_for_function("() => document.querySelectorAll('.place canvas').length > 1")
-            page.evaluate("(at) => { location.hash = `v${at % 4}/tokens`; }", at)
+            page.evaluate(
+                "(to) => { location.hash = to; }", f"v{at % 4}/{OTHERS[at % len(OTHERS)]}"
+            )
             page.wait_for_function("() => TlSteer.circuitsvisMounted() === 0")
 
-    visit(4)
+    visit(6)
     few = counts(page, cdp)
-    visit(40)
+    visit(42)
     many = counts(page, cdp)
     assert many[0] <= few[0] + 10, "listeners"
     assert many[1] <= few[1] + 40, "nodes"

@@ -1,17 +1,19 @@
 /* Printing: on white, with the rows and tabs that a window leaves out. */
 (() => {
   const T = TlSteer, el = T.el;
-  let jobs = [];
   const undo = [];
 
   /* What is done to a part of the page before it is printed, at once, and undone behind. */
-  T.whilePrinting = (node, before, after) => jobs.push([node, before, after]);
+  T.whilePrinting = (node, before, after) => {
+    // Found in the page when it is printed, and so forgotten with it.
+    node.dataset.prints = "";
+    node.printing = { before, after };
+  };
   addEventListener("beforeprint", () => {
     const theme = document.documentElement.dataset.theme || null;
     T.theme("light");
     undo.push(() => T.theme(theme));
-    jobs = jobs.filter(([node]) => node.isConnected);
-    for (const [, before, after] of jobs) { before(); undo.push(after); }
+    for (const { printing } of document.querySelectorAll("[data-prints]")) { printing.before(); undo.push(printing.after); }
   });
   addEventListener("afterprint", () => { while (undo.length) undo.pop()(); });
 
@@ -38,6 +40,7 @@
       clear();
       for (const { kind, title } of tabs) await T.drawPanel(place.appendChild(section(title)), vector, kind);
       drawn = true;
+      while (place.querySelector("[aria-busy=true]")) await new Promise(requestAnimationFrame);
       await new Promise((done) => setTimeout(() => requestAnimationFrame(done), 600));
       print();
     };
