@@ -161,6 +161,9 @@ def test_long_logs_have_coarser_bins_and_weeks_begin_on_mondays():
 
 def test_thresholds_are_those_that_alerts_are_raised_by(monitor, clean, steered):
     ((whole, known),) = data_of(monitor)["thresholds"]
+    kept, allowed = monitor.calibration, math.floor(ALPHA * (len(monitor.calibration) + 1))
+    assert known == kept.raised("known").sort(descending=True).values[allowed - 1]
+    assert whole == kept.raised("statistic").sort(descending=True).values[allowed - 1]
     for scores in (clean, steered):
         assert ((scores.statistic > whole) == (scores.p_values <= ALPHA)).all()
         assert ((scores.known > known) == (scores.known_p <= ALPHA)).all()

@@ -1,6 +1,7 @@
 """The map of a bank in a real browser: dots, clusters, two ways of being near, and comparing."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -104,6 +105,21 @@ def test_two_clicks_show_both_and_in_a_report_compare_them(bank, opened):
     dot(page, 1).click()
     dot(page, 3).click()
     assert page.evaluate("() => location.hash") == "#v1?vs=3"
+
+
+def test_a_saved_picture_has_all_colours_and_readable_names(bank, opened):
+    rows = torch.eye(24)[[0, 1, 0, 1]]
+    both = dataclasses.replace(bank, responses=rows)
+    page = opened(ts.views.bank_map(both, generations=said()).html())
+    saved = page.evaluate("() => TlSteer.exported.svg()")
+    colours = page.locator(".clusters i").evaluate_all(
+        "(dots) => dots.map((dot) => getComputedStyle(dot).backgroundColor)"
+    )
+    assert len(set(colours)) == 2
+    for colour in colours:
+        dots = re.findall(rf'<rect [^>]*fill="{re.escape(colour)}"', saved)
+        assert dots, colour
+    assert 'paint-order="stroke' in saved, "names have a halo behind them, not in front"
 
 
 def test_matrices_have_names_on_their_axes_and_say_each_cell(bank, opened):

@@ -65,7 +65,7 @@
     const says = (i) => `${[places[i], data.tokens[i] && T.quoted(data.tokens[i])].filter(Boolean).join(" ")}: score ${T.num(data.scores[i])}${data.fired[i] ? ", fired" : ""}${data.vectors[i] ? ", nearest vector " + data.vectors[i] : ""}`;
     const rows = () => [["token", "text", "score", "threshold", "fired"], ...data.scores.map((v, i) => [places[i], data.tokens[i], T.value(v), T.value(data.thresholds[i]), data.fired[i] ? 1 : 0])];
     T.add(root, el("p", { class: "note" }, `${data.fired.filter(Boolean).length} of ${n} tokens fired.`, lost > 0 && ` ${lost} could not be scored (gaps in the line).`),
-      T.legend(["base", "score"], ["less", "threshold, and what fired"]), T.figure("scores over tokens", chart(data, places, says), rows));
+      T.figure("scores over tokens", [T.legend(["base", "score"], ["less", "threshold, and what fired"]), chart(data, places, says)], rows));
     const top = T.most(data.scores) || 1;
     if (data.tokens.some((t) => t !== "")) T.add(root, T.tokens(data.tokens.map((t, i) => t || places[i] || "·"), { share: (i) => (data.fired[i] ? -0.9 : (T.value(data.scores[i]) / top) * 0.6), says }));
   };

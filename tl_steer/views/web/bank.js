@@ -39,7 +39,7 @@
       [...bar.children].forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.name === state.by)));
       const made = chart(data, chosen(), pick);
       nodes = made.nodes;
-      T.put(body, T.figure(`map of vectors by ${state.by}`, made.node, () => rows(data, chosen())), el("p", { class: "note" }, how(chosen())));
+      T.put(body, T.figure(`map of vectors by ${state.by}`, [made.node, el("p", { class: "note" }, how(chosen()))], () => rows(data, chosen())));
       mark(); tell(null);
     };
     show();
@@ -60,7 +60,8 @@
     // One scale for both axes: distances are to be read in any direction.
     const scale = Math.min((width - 2 * pad) / (x1 - x0), (height - 2 * pad) / (y1 - y0));
     const at = ([x, y]) => [width / 2 + (x - (x0 + x1) / 2) * scale, height / 2 - (y - (y0 + y1) / 2) * scale];
-    const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plane" + (p.points.length > CROWD ? " crowded" : ""), role: "group", "aria-label": `Vectors by ${p.name}; arrow keys move` });
+    const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "plane" + (p.points.length > CROWD ? " crowded" : ""), role: "group", "aria-label": `Vectors by ${p.name}; arrow keys move` },
+      T.svg("rect", { class: "ground", width, height, rx: 10 }));
     p.clusters.slice(0, COLOURS).forEach((c, k) => T.add(svg, outline(c.members.map((i) => at(p.points[i])), k)));
     if (p.unsteered) {
       const [x, y] = at(p.unsteered);

@@ -4,7 +4,7 @@
   const T = TlSteer, el = T.el;
   const xml = (text) => text.replace(/[^\t\n\r\x20-\ud7ff\ue000-\ufffd\u{10000}-\u{10ffff}]/gu, "\ufffd");
   const fixed = (x) => Number(x.toFixed(2));
-  const seen = (colour) => colour && colour !== "none" && colour !== "transparent" && !/, 0\)$/.test(colour);
+  const seen = (colour) => colour && colour !== "none" && colour !== "transparent" && !/^rgba\(.*, 0\)$/.test(colour);
 
   /* rows of texts and numbers */
   const FORMULA = /^\t|^\s*[=+\-@＝＋－＠]/;
@@ -24,7 +24,7 @@
   };
 
   /* what is drawn, as one SVG */
-  const INLINE = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity",
+  const INLINE = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "stroke-opacity", "paint-order", "opacity",
     "font-family", "font-size", "font-weight", "text-anchor", "dominant-baseline"];
   const charted = (node) => {
     const copy = node.cloneNode(true), from = [node, ...node.querySelectorAll("*")], to = [copy, ...copy.querySelectorAll("*")];

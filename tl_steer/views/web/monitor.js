@@ -42,8 +42,7 @@
     box.value = picks.some((one) => named(one) === asked) ? asked : named(typical(data.tokens));
     const rows = () => [["group", "token", "5 %", "median", "95 %"], ...data.tokens.flatMap((g) => g.quantiles[0].map((_, i) => [g.name, i, ...g.quantiles.map((q) => T.value(q[i]))]))];
     T.add(root, el("div", { class: "row" }, el("label", { class: "small" }, "request ", box)),
-      legend(...data.tokens.map((g) => [COLOURS[g.name], `${g.name}: median, 90 %`]), ["one", "the request"], ["less", "threshold of an alert", "5 4"], known(data) && ["less", "of the known parts", "1.5 3"]),
-      T.figure("scores over tokens", chart, rows), told);
+      T.figure("scores over tokens", [legend(...data.tokens.map((g) => [COLOURS[g.name], `${g.name}: median, 90 %`]), ["one", "the request"], ["less", "threshold of an alert", "5 4"], known(data) && ["less", "of the known parts", "1.5 3"]), chart], rows), told);
     show();
   };
   /* the middle one of the steered requests, or of what there is */
@@ -92,8 +91,8 @@
       T.tip(hover, `${T.num(edges[i])} to ${T.num(to)}: ${groups.map((g) => `${g.name} ${g.counts[i]}`).join(", ")}`);
     });
     const lost = groups.filter((g) => g.lost);
-    T.add(root, legend(...groups.map((g) => [COLOURS[g.name], `${g.name} (${sum(g) + g.lost})`, g.name === "calibration" ? "3 2" : null]), ["less", `threshold at ${T.share(data.alpha)}`, "5 4"]),
-      T.figure("histograms of scores", plot.node, () => [["from", "to", ...groups.map((g) => g.name)], ...edges.slice(1).map((to, i) => [edges[i], to, ...groups.map((g) => g.counts[i])])]),
+    const named = legend(...groups.map((g) => [COLOURS[g.name], `${g.name} (${sum(g) + g.lost})`, g.name === "calibration" ? "3 2" : null]), ["less", `threshold at ${T.share(data.alpha)}`, "5 4"]);
+    T.add(root, T.figure("histograms of scores", [named, plot.node], () => [["from", "to", ...groups.map((g) => g.name)], ...edges.slice(1).map((to, i) => [edges[i], to, ...groups.map((g) => g.counts[i])])]),
       lost.length > 0 && el("p", { class: "note" }, lost.map((g) => `${g.lost} ${g.name} requests have no score. `)));
   };
 
@@ -108,8 +107,8 @@
       if (name !== "log" || asked) T.at.set({ axis: name === "log" ? null : name });
       T.put(chart, rocChart(data, name));
     });
-    T.add(root, bar, legend(...data.roc.map((c, k) => [curveKind(k), `${T.short(c.name)}, area ${area(c)}`, DASHES[k % DASHES.length]]), ["base", "by chance", "2 4"]),
-      T.figure("detections and false alarms", chart, () => [["scores", "false alarms", "detections"], ...data.roc.flatMap((c) => c.points.map((point) => [c.name, ...point]))]),
+    const named = legend(...data.roc.map((c, k) => [curveKind(k), `${T.short(c.name)}, area ${area(c)}`, DASHES[k % DASHES.length]]), ["base", "by chance", "2 4"]);
+    T.add(root, bar, T.figure("detections and false alarms", [named, chart], () => [["scores", "false alarms", "detections"], ...data.roc.flatMap((c) => c.points.map((point) => [c.name, ...point]))]),
       el("p", { class: "note" }, `Dots: alarms at ${T.share(data.alpha)}, where a category's own threshold decides. At the left edge: none of ${data.roc[0].sizes[0]} clean requests.`));
     begin();
   };
@@ -152,8 +151,8 @@
       T.tip(plot.dot([p, (observed || traffic)[i]], observed ? "fill-more" : "fill-less", 2.5), said);
     });
     const outside = observed ? observed.filter((v, i) => v > within[1][i]).length : 0;
-    T.add(root, legend(observed && ["more", `${data.n} clean requests`], within && ["band", "95 % of such tests"], traffic && ["less", `traffic of the log (${data.requests})`, "7 3"], ["base", "as promised", "2 4"]),
-      T.figure("promised and observed false alarms", plot.node, () => [["promised", "observed", "95 % from", "to", "log"], ...promised.map((p, i) => [p, observed && observed[i], within && within[0][i], within && within[1][i], traffic && traffic[i]])]),
+    const named = legend(observed && ["more", `${data.n} clean requests`], within && ["band", "95 % of such tests"], traffic && ["less", `traffic of the log (${data.requests})`, "7 3"], ["base", "as promised", "2 4"]);
+    T.add(root, T.figure("promised and observed false alarms", [named, plot.node], () => [["promised", "observed", "95 % from", "to", "log"], ...promised.map((p, i) => [p, observed && observed[i], within && within[0][i], within && within[1][i], traffic && traffic[i]])]),
       outside > 0 && el("p", { class: "note warn" }, `At ${outside} of ${promised.length} levels more clean requests are flagged than 95 % of such tests would: they may not be like those of calibration.`),
       observed && !outside && el("p", { class: "note" }, "Within what was promised."));
   };
@@ -169,8 +168,8 @@
       shown = data.time.find((bins) => bins.unit === name);
       T.put(chart, timeChart(shown, data.level));
     });
-    T.add(root, names.length > 1 && bar, legend(...kinds.map((kind) => [KINDS[kind], kind]), data.time[0].requests && ["one", `${T.share(data.level)} of the requests: false alarms, if all were clean`, "4 3"]),
-      T.figure("alerts over time", chart, () => [["from (UTC)", ...kinds, "requests"], ...counts(shown).map((_, i) => [T.when(shown.start + i * shown.width), ...shown.kinds.map(([, n]) => n[i]), shown.requests && shown.requests[i]])]));
+    const named = legend(...kinds.map((kind) => [KINDS[kind], kind]), data.time[0].requests && ["one", `${T.share(data.level)} of the requests: false alarms, if all were clean`, "4 3"]);
+    T.add(root, names.length > 1 && bar, T.figure("alerts over time", [named, chart], () => [["from (UTC)", ...kinds, "requests"], ...counts(shown).map((_, i) => [T.when(shown.start + i * shown.width), ...shown.kinds.map(([, n]) => n[i]), shown.requests && shown.requests[i]])]));
     begin();
   };
   const counts = (bins) => bins.requests || (bins.kinds[0] ? bins.kinds[0][1] : []);

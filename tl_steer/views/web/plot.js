@@ -39,7 +39,7 @@
 
   /* x and y: { low, high, scale, ticks, label, says }. What lies outside is drawn at the edge. */
   T.plot = ({ x, y, label, width = T.room(460), height = 280, left = 58, bottom = 38 }) => {
-    const right = width - 10, top = 10, base = height - bottom;
+    const right = width - 20, top = 10, base = height - bottom;
     const px = axis(x, left, right), py = axis(y, base, top);
     const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, class: "plot" });
     for (const v of px.ticks) T.add(svg,

@@ -28,7 +28,7 @@
     const show = () => {
       [...bar.children].forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.name === state.m)));
       const q = data.quantities.find((each) => each.name === state.m), groups = inGroups(data, q, state);
-      T.put(body, legend(q), T.figure(`sweep, ${q.name}`, chart(data, q, groups), () => [["vector", "label", q.name, "low", "high"], ...groups.flatMap(([, rows]) => rows.map((i) => [data.vectors[i], data.labels[i], ...q.values[i].map(T.value)]))]));
+      T.put(body, T.figure(`sweep, ${q.name}`, [legend(q), chart(data, q, groups)], () => [["vector", "label", q.name, "low", "high"], ...groups.flatMap(([, rows]) => rows.map((i) => [data.vectors[i], data.labels[i], ...q.values[i].map(T.value)]))]));
     };
     show();
   };
