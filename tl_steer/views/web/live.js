@@ -145,11 +145,12 @@
   /* views of a prompt, a tab each */
   const inspected = (root, views) => {
     const body = el("section"), kinds = views.map((view) => view.kind);
+    const panels = Object.fromEntries(views.map((view) => [view.kind, view.data])); // some take their numbers from others
     const show = (kind) => {
       const view = views[Math.max(0, kinds.indexOf(kind))];
       for (const button of tabs.children) button.setAttribute("aria-pressed", String(button.dataset.kind === view.kind));
       T.at.set({ view: view.kind });
-      T.show(T.put(body), view);
+      T.show(T.put(body), view.kind === "circuitsvis" ? { ...view, data: { ...view.data, panels } } : view);
     };
     const name = (kind) => (T.vectorTabs.find((tab) => tab.kind === kind) || { title: kind }).title;
     const tabs = el("div", { class: "row", role: "group", "aria-label": "Views" }, kinds.map((kind) => el("button", { type: "button", "data-kind": kind, onclick: () => show(kind) }, name(kind))));

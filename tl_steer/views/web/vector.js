@@ -15,7 +15,7 @@
   const id = (vector, kind, prompt) => `v${vector}.${kind}` + (prompt === null ? "" : "." + prompt);
   const bare = (kind) => kind === "sweep_row" || kind === "alerts";
   /* Prompts on which a kind of view is there. */
-  const on = (vector, kind) => data.prompts.map((_, p) => p).filter((p) => T.has(id(vector, kind, p)));
+  const on = (vector, kind) => (vector === null ? [] : data.prompts).map((_, p) => p).filter((p) => T.has(id(vector, kind, p)));
   const tabs = (row) => T.vectorTabs.filter(({ kind }) => (kind === "text" ? row.changed : bare(kind) ? T.has(id(row.vector, kind, null)) : on(row.vector, kind).length))
     .sort((a, b) => place(a.kind) - place(b.kind));
   const place = (kind) => (ORDER.indexOf(kind) + 1 || 99);
