@@ -128,11 +128,7 @@
   /* In a report, picking a head opens what it looks at. */
   const byHead = (heads, band) => {
     if (!heads || !heads.flat().some(Number.isFinite)) return null;
-<<<<<<< HEAD
     const vector = T.opened ? T.opened() : null, prompt = T.at.get("p");
-=======
-    const vector = T.opened ? T.opened() : null, prompt = T.at.get("p");  // alone, a view opens nothing
->>>>>>> h/strength
     const open = (layer, head) => { location.hash = `v${vector}/attention?${prompt ? `p=${prompt}&` : ""}h=${layer}.${head}`; };
     const grid = T.grid(heads[0].map((_, head) => heads.map((layer) => layer[head])), {
       label: "Attribution to heads: heads down, layers across", signed: true, width: 560, least: 8,
