@@ -318,6 +318,7 @@ def test_a_grid_marks_what_is_infinite_missing_or_negative(opened):
         "nodes => nodes.map((n) => [n.getAttribute('class'), n.getAttribute('fill-opacity')])"
     )
     assert ["fill-less", "0.703"] in shown, "the root of a half"
+    assert page.locator(".grid-room path.grid-less").count() == 1, "a line across what is less"
     press(page, "Tab", "Home", "PageUp")
     said = []
     for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
