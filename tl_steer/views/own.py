@@ -39,7 +39,7 @@ def own_view(
             comes to JavaScript as null, infinity as "inf".
         script: the source of a JavaScript function `(root, data, T) => ...`. It draws into the
             element `root`, or returns an element; `T` is what our own views are made of:
-            `T.el(tag, attributes, ...children)`, `T.svg`, `T.bars`, `T.map`, `T.tokens`, `T.num`,
+            `T.el(tag, attributes, ...children)`, `T.svg`, `T.bars`, `T.grid`, `T.tokens`, `T.num`,
             and `T.figure(name, node, rows)`, which gives a picture buttons that save it
             (tl_steer/views/web/core.js). It runs as part of the page, so never build it from what a
             model or a file said: that belongs into `data`.

@@ -7,7 +7,8 @@
     const others = data.last ? "the others as what the last token looks at" : "of the others nothing was kept";
     return ["The colour of a head is the share of its attention that moved (total variation, mean over destination tokens).",
       data.attribution
-        ? " A corner mark is its part in moving the logits behind the prompt: a deep cell with a mark moved and mattered."
+        ? " A corner mark is its part in moving the logits behind the prompt, from a tenth of the largest on:"
+          + " a deep cell with a mark moved and mattered."
         : " What heads write was not attributed to logits.",
       n < data.total && ` Of ${data.total} tokens ${n} are shown, the last and those whose attention moves most;`,
       n < data.total && " attention to others is left out.",

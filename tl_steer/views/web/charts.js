@@ -1,4 +1,4 @@
-/* Tokens, grids, bars and small lines: what our own pictures are drawn with. */
+/* Tokens, bars and small lines: what our own pictures are drawn with. */
 (() => {
   const T = TlSteer, el = T.el;
 
@@ -12,7 +12,6 @@
   };
   T.tint = (share, strength = T.UNDER_TEXT) =>
     `rgba(var(${share < 0 ? "--less" : "--more"}), ${T.depth(share, strength).toFixed(3)})`;
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   /* What a number looks like as a ground: { class, style } for T.el. Infinity has the deepest colour and a
      mark; what is no number is hatched, never blank, which would mean "no change"; less than nothing has
@@ -69,61 +68,6 @@
       event.preventDefault(); event.stopPropagation(); nodes[to].focus(); choose(to);
     });
   };
-
-  /* one cell of a matrix, and the same marks as T.painted has */
-  const cellOf = (pen, colour, v, x, y, size) => {
-    const side = size - (size > 8 ? 1 : 0), marked = (name, draw) => {
-      pen.save(); pen.beginPath(); pen.rect(x, y, side, side); pen.clip();
-      pen.strokeStyle = pen.fillStyle = colour(name); pen.lineWidth = 1; draw(); pen.restore();
-    };
-    if (Number.isNaN(v)) {
-      marked("--hatch", () => {
-        pen.beginPath();
-        for (let d = -side; d < side; d += 4) { pen.moveTo(x + d, y + side); pen.lineTo(x + d + side, y); }
-        pen.stroke();
-      });
-      return;
-    }
-    pen.fillStyle = `rgba(${colour(less(v) ? "--less" : "--more")}, ${T.depth(Math.max(-1, Math.min(1, v))).toFixed(3)})`;
-    pen.fillRect(x, y, side, side);
-    if (infinite(v)) marked("--paper", () => {
-      pen.font = `bold ${Math.max(6, side)}px sans-serif`; pen.textAlign = "center"; pen.textBaseline = "middle";
-      pen.fillText("∞", x + side / 2, y + side / 2);
-    });
-    else if (less(v) && side > 4) marked("--paper", () => pen.fillRect(x, y + Math.floor(side / 2), side, 1));
-  };
-
-  /* a matrix as pixels; redrawn when light turns to dark */
-  T.map = (rows, { limit = 0, cell = 0, width = 360, says = () => "", pick = null, label = "Map", rings = [] } = {}) => {
-    const height = rows.length, across = height ? rows[0].length : 0;
-    const top = limit || T.most(rows.flat()) || 1;
-    const size = cell || Math.max(3, Math.min(26, Math.floor(width / Math.max(across, 1))));
-    const canvas = el("canvas", { width: Math.max(across, 1) * size, height: Math.max(height, 1) * size, role: "img", "aria-label": label });
-    const paint = () => {
-      const pen = canvas.getContext("2d"), known = {}, ink = (name) => (known[name] ??= colour(name));
-      pen.clearRect(0, 0, canvas.width, canvas.height);
-      rows.forEach((row, y) => row.forEach((raw, x) => cellOf(pen, ink, T.value(raw) / top, x * size, y * size, size)));
-      pen.lineWidth = 1.5; pen.strokeStyle = ink("--ink");
-      for (const [x, y] of rings) pen.strokeRect(x * size + 0.75, y * size + 0.75, size - 2.5, size - 2.5);
-    };
-    const place = (event) => {
-      const box = canvas.getBoundingClientRect();
-      const x = Math.floor(((event.clientX - box.left) / box.width) * across), y = Math.floor(((event.clientY - box.top) / box.height) * height);
-      return x >= 0 && y >= 0 && x < across && y < height ? [x, y] : null;
-    };
-    T.tip(canvas, (event) => { const at = place(event); return at ? says(...at, rows[at[1]][at[0]]) : ""; });
-    if (pick) canvas.addEventListener("click", (event) => { const at = place(event); if (at) pick(...at); });
-    T.repaint(canvas, paint);
-    return el("div", { class: "map" }, canvas, T.oddities(rows.flat()));
-  };
-  // A painter holds its picture, so that only the picture may hold the painter.
-  const painters = new WeakMap(), pictures = new Set();
-  T.repaint = (node, paint) => { painters.set(node, paint); pictures.add(new WeakRef(node)); paint(); };
-  T.repaintAll = () => pictures.forEach((picture) => {
-    const node = picture.deref();
-    if (node) painters.get(node)(); else pictures.delete(picture);
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => T.repaintAll());
 
   /* The legend of T.tint: shares run evenly across, and have the colours that they have in the picture. */
   T.scale = (low, high, two, strength = 1) => {

@@ -145,8 +145,18 @@
     const across = (change) => change[0].map((_, head) => change.map((layer) => T.value(layer[head])));
     const [one, two] = [across(a.heads.change), across(b.heads.change)], top = T.most([...one, ...two].flat()) || 1;
     const less = one.map((line, head) => line.map((v, layer) => v - two[head][layer]));
-    const grid = (title, rows, limit, signed) => el("div", {}, el("h3", {}, title), T.figure(title, T.map(rows, { limit, width: 340, label: title, says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, signed)}` }), () => [["head", "layer", "value"], ...rows.flatMap((line, head) => line.map((v, layer) => [head, layer, v]))]), signed ? T.scale(T.num(-limit), "+" + T.num(limit), true) : T.scale("0", T.num(limit)));
-    T.add(root, el("h2", { class: "later" }, "Attention that moves"), el("p", { class: "note" }, "The share of each head's attention that moved; heads down, layers across."),
+    const grids = [];
+    const grid = (title, values, limit, signed) => {
+      const made = T.grid(values, {
+        limit, signed, width: 400, least: 6, label: `${title}: heads down, layers across`, columns: { title: "layer →" }, rows: { title: "head ↓" },
+        says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, signed)}`,
+        over: (layer, head) => grids.forEach((other) => { if (other !== made) other.frame(layer, head); }),
+      });
+      grids.push(made);
+      const rows = () => [["head", "layer", "value"], ...values.flatMap((line, head) => line.map((v, layer) => [head, layer, v]))];
+      return el("div", {}, el("h3", {}, title), T.figure(title, made.node, rows));
+    };
+    T.add(root, el("h2", { class: "later" }, "Attention that moves"), el("p", { class: "note" }, "The share of each head's attention that moved."),
       el("div", { class: "split" }, grid(a.title, one, top), grid(b.title, two, top), grid(`${a.title} less ${b.title.toLowerCase()}`, less, T.most(less.flat()) || 1, true)));
   };
 })();

@@ -192,6 +192,5 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     const set = document.documentElement.dataset;
     if ((set.theme || null) === name) return;
     if (name) set.theme = name; else delete set.theme;
-    T.repaintAll();
   };
 })();

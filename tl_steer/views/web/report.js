@@ -67,7 +67,6 @@
     const set = document.documentElement.dataset;
     const dark = set.theme ? set.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     set.theme = dark ? "light" : "dark";
-    T.repaintAll();
   } }, "◐");
 
   T.report = () => {
