@@ -170,8 +170,10 @@ const TlSteer = { draw: { ...globalThis.TlSteerOwn } };
     const measure = () => {
       tell();
       root.style.width = PRINTED;
+      root.classList.add("measured");
       parent.postMessage({ tlSteerPrinted: 1.1 * tall() + 60 }, "*");  // with what a printer's own styles add
       root.style.width = "";
+      root.classList.remove("measured");
     };
     addEventListener("message", ({ source, data }) => {
       if (source !== parent || typeof data !== "object" || data === null || !("tlSteerDark" in data)) return;
