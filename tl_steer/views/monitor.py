@@ -14,20 +14,17 @@ from torch import Tensor
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed
 from tl_steer.files.text import capped
-from tl_steer.monitoring.alert import DRIFT, KNOWN, UNKNOWN, UNSCORABLE
-from tl_steer.monitoring.audit import read_log
 from tl_steer.monitoring.panel import Panel, Scores
 from tl_steer.monitoring.statistics.conformal import threshold
 from tl_steer.sweeps.interval import exact
-from tl_steer.views.alerts import alert_rows
+from tl_steer.views.logged import logged
 from tl_steer.views.rates import false_alarms, histograms, levels, over_time, roc, thinned
-from tl_steer.views.rows import Rows, as_number
+from tl_steer.views.rows import Rows
 from tl_steer.views.view import View
 
 _TRACES = 24  # requests of a group that can be picked
 _CONTROLS = 6  # curves that can be told apart
 _ALPHA = 0.01
-_KINDS = (KNOWN, UNKNOWN, UNSCORABLE, DRIFT)
 _BAND, _WITHIN = (0.05, 0.5, 0.95), (0.025, 0.975)
 
 
@@ -76,29 +73,26 @@ def monitor_view(
     """
     found = dict(controls or {})
     _refuse(clean, steered, found)
-    alerts, requests, p_values, level = _logged(log, monitor.bank.digest())
-    alpha = (level or _ALPHA) if alpha is None else alpha
+    seen = logged(log, monitor.bank.digest())
+    alpha = (seen.level or _ALPHA) if alpha is None else alpha
     promise = [str(monitor.guarantee(alpha, category=i)) for i in range(_categories(monitor))]
-    groups = {"clean": clean, "steered": steered}
-    given = {name: scores for name, scores in groups.items() if scores is not None}
-    pairs: dict[str, tuple[Scores, Scores]] = {}
+    given = {k: v for k, v in (("clean", clean), ("steered", steered)) if v is not None}
+    curves = []
     if clean is not None and steered is not None:
         pairs = {"monitor": (clean, steered), **found}
+        curves = [_curve(name, *pair, alpha) for name, pair in pairs.items()]
     data = {
         "alpha": alpha,
         "promise": promise,
         "thresholds": _thresholds(monitor, alpha),
         "tokens": [_over_tokens(name, scores) for name, scores in given.items()],
-        "scores": histograms(
-            {"calibration": _array(monitor.calibration.statistic)}
-            | {name: _array(scores.statistic) for name, scores in given.items()}
-        ),
-        "roc": [_curve(name, *pair, alpha) for name, pair in pairs.items()],
-        "calibration": _calibration(monitor, clean, p_values),
-        "time": over_time(alerts, requests),
-        "level": level or alpha,
+        "scores": _histograms(monitor, given),
+        "roc": curves,
+        "calibration": _calibration(monitor, clean, seen.p_values),
+        "time": over_time(seen.alerts, seen.requests),
+        "level": seen.level or alpha,
     }
-    return View("monitor", title, data, (*promise, *_lines(given, alpha, data["roc"])), 900)
+    return View("monitor", title, data, (*promise, *_lines(given, alpha, curves)), 900)
 
 
 def _refuse(
@@ -127,6 +121,12 @@ def _refuse(
 
 def _categories(monitor: Panel) -> int:
     return len(monitor.calibration.sizes)
+
+
+def _histograms(monitor: Panel, given: Mapping[str, Scores]) -> dict[str, object]:
+    every = {"calibration": monitor.calibration.statistic}
+    every |= {name: scores.statistic for name, scores in given.items()}
+    return histograms({name: _array(values) for name, values in every.items()})
 
 
 def _array(values: Tensor) -> np.ndarray:
@@ -220,33 +220,6 @@ def _shares(p_values: np.ndarray, alphas: np.ndarray) -> list[float]:
     at = np.searchsorted(np.sort(p_values), alphas + 1e-6, "right")
     shares: list[float] = (at / len(p_values)).tolist()
     return shares
-
-
-def _logged(
-    log: Any, bank: str
-) -> tuple[list[tuple[float, str]], list[float], np.ndarray, float | None]:
-    """Alerts with their times; times of all requests and their p-values, where known; and the
-    level of the alarms, where it was one."""
-    if log is None:
-        return [], [], np.zeros(0), None
-    rows = [row for row in alert_rows(log) if row.get("bank", "") in ("", bank)]
-    if any("kind" not in row for row in rows[:1]):
-        raise SettingError(
-            f"monitor_view(): the log has {list(rows[0])}; expected alerts, with kind and at."
-        )
-    timed = [(as_number(row.get("at")), str(row.get("kind"))) for row in rows]
-    known = [
-        (at, kind if kind in _KINDS else "other")
-        for at, kind in timed
-        if at is not None and math.isfinite(at)
-    ]
-    of_alarms = {as_number(row.get("alpha")) for row in rows if row.get("kind") != DRIFT}
-    level = of_alarms.pop() if len(of_alarms) == 1 else None
-    if not isinstance(log, (str, Path)):
-        return known, [], np.zeros(0), level
-    asked = [row for row in read_log(log, "requests") if row["bank"] in ("", bank)]
-    p = np.array([row["p_value"] for row in asked if row["p_value"] is not None], dtype=np.float64)
-    return known, [row["at"] for row in asked], p, level
 
 
 def _lines(given: Mapping[str, Scores], alpha: float | int, curves: Any) -> list[str]:

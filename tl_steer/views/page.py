@@ -43,11 +43,14 @@ _SCRIPTS = (
     "texts.js",
     "strengths.js",
     "continuation.js",
+    "plane.js",
     "bank.js",
     "sweep.js",
     "scan.js",
     "alerts.js",
     "monitor.js",
+    "rates.js",
+    "time.js",
 )
 _OF_CIRCUITSVIS = ("components.js",)
 _OF_REPORTS = (
