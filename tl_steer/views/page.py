@@ -53,6 +53,7 @@ _SCRIPTS = (
     "list.js",
     "vector.js",
     "compare.js",
+    "ask.js",
     "live.js",
     "report.js",
 )
