@@ -160,8 +160,12 @@ def test_names_of_colabs_proxy_are_taken_in_colab_alone():
             f"/{SECRET}/api/x", headers={"origin": f"https://{host}"}
         )
         assert sent.status_code == 200
-    for origin in ("https://colab.dev.evil.example", "https://evilcolab.dev", f"http://{host}x"):
-        sent = guard(colab=True, host=host).post(f"/{SECRET}/api/x", headers={"origin": origin})
+    evil = ("colab.dev.evil.example", "x.colab.dev.evil.example", "evilcolab.dev", f"{host}x")
+    for name in evil:
+        assert guard(colab=True, host=name).get(f"/{SECRET}/").status_code == 421
+        sent = guard(colab=True, host=host).post(
+            f"/{SECRET}/api/x", headers={"origin": f"https://{name}"}
+        )
         assert sent.status_code == 403
     assert guard(host=host).get(f"/{SECRET}/").status_code == 421
 

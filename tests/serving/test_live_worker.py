@@ -135,6 +135,27 @@ def test_closing_stops_all_jobs_and_takes_no_others(one):
         made.submit(held, Told())
 
 
+def test_nobody_waits_for_a_worker_that_has_died(one):
+    class Death(BaseException):
+        pass
+
+    def deadly(job):
+        raise Death
+
+    before, made, told = snapshot(one), Worker(one), [Told(), Told()]
+    made.start()
+    held = Held(one)
+    made.submit(held, Told())
+    for work, each in zip((deadly, held), told, strict=True):
+        made.submit(work, each)
+    held.go.set()
+    assert [None not in each.rest() for each in told] == [True, True]
+    made.close()
+    assert snapshot(one) == before
+    with pytest.raises(Busy):
+        made.submit(held, Told())
+
+
 # --- through the server
 
 

@@ -129,6 +129,17 @@ class Worker:
                     self._do(job, watch)
         except BaseException as error:
             self._begun.put(error)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Nobody waits for a worker that is gone, whatever it died of."""
+        with self._lock:
+            self._closed = True
+            left = list(self._known.values())
+        for job in left:
+            job.tell({"stopped": True})
+            job.tell(None)
 
     def _open(self, stack: ExitStack) -> Watch | None:
         stack.enter_context(frozen(self._model))

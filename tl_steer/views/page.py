@@ -58,6 +58,7 @@ _OF_REPORTS = (
     "list.js",
     "vector.js",
     "compare.js",
+    "ask.js",
     "live.js",
     "report.js",
 )

@@ -75,6 +75,9 @@ def test_a_prompt_is_typed_steered_and_shown_beside_random_and_unsteered(one, vi
         assert text(page, "unsteered") == own.unsteered[0]
         assert text(page, "random") not in ("", own.unsteered[0])
         assert page.locator("[data-text=steered] mark").count() > 0
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="CSV").first.click()
+        assert own.texts[0][0] in saved.value.path().read_text()
         drawn(page)
 
 
