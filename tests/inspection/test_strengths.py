@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from conftest import HAS_BRIDGE, PROMPTS, _hugging_face, bank_of, make
+from state import snapshot
 
 import tl_steer as ts
 from tl_steer.errors import PromptError, SettingError
@@ -182,6 +183,12 @@ def test_it_prints_and_is_saved_as_json(one, tmp_path):
     assert told["steps"][0]["text"] == found.steps[0].text
     assert told["scales"] == list(SCALES)
     assert told["origin"]["bank"] == bank_of(one).digest()
+
+
+def test_the_model_is_left_as_it_was(llama):
+    before = snapshot(llama)
+    measured(llama, control=ts.random_bank(bank_of(llama), n=1), positions=ts.Positions(last=2))
+    assert snapshot(llama) == before
 
 
 def test_bad_arguments_are_refused(one):
