@@ -179,7 +179,7 @@ def test_a_token_tints_where_it_looks_and_who_looks_at_it(one, opened):
         assert float(pattern[t, named]) >= float(pattern[t].max()) - 1 / 255, said
         depth, under = zip(*nodes.evaluate_all(look), strict=True)
         top = torch.cat([pattern[t], pattern[:, t]]).max()
-        wanted = 0.62 * (pattern[t] / top).sqrt()
+        wanted = page.evaluate("() => TlSteer.UNDER_TEXT") * (pattern[t] / top).sqrt()
         torch.testing.assert_close(torch.tensor(depth), wanted, rtol=0, atol=0.06)
         assert all(under[i] == (i > t and float(pattern[i, t]) > 2e-3) for i in range(len(under)))
 
@@ -235,6 +235,8 @@ def test_heads_within_the_random_vectors_band_are_drawn_grey(one, opened):
         "nodes => nodes.reduce((sum, n) => sum + n.getAttribute('d').split('M').length - 1, 0)"
     )
     assert squares == int(within.sum())
+    quiet = page.locator(".heads-list .heads-bar.within").count()
+    assert quiet == int((change <= random.amax(0)).sum())
     assert (
         "no further than random (lowest to highest of 6 random vectors)"
         in page.locator(GRID).inner_text()
@@ -301,6 +303,22 @@ def test_heads_attribution_is_walked_and_opens_what_the_head_looks_at(one, opene
     assert "#" not in single.url, "there is nothing to open"
 
 
+def test_heads_side_by_side_show_the_same_place(one, opened):
+    report = ts.report(bank_of(one), inspections=[inspection(one)])
+    page = opened(report.html(), address="#v0?vs=1")
+    grids = page.get_by_role("grid")
+    assert grids.count() == 3
+    grids.nth(0).locator("[role=gridcell]").focus()
+    press(page, "Home", "PageUp", "ArrowRight", "ArrowDown")
+    assert page.evaluate(FOCUSED).startswith("head 1.1: ")
+    for other in (1, 2):
+        column, row = grids.nth(other).locator(".grid-line").all()
+        cells = grids.nth(other).locator(".grid-paper").bounding_box()
+        assert column.bounding_box()["x"] == pytest.approx(cells["x"] + cells["width"] / 4, abs=3)
+        assert row.bounding_box()["y"] == pytest.approx(cells["y"] + cells["height"] / 3, abs=3)
+    assert not grids.nth(0).locator(".grid-line").first.is_visible()
+
+
 CELLS = """(root, data, T) => {
   const pick = (x, y) => root.setAttribute("data-at", x + "," + y);
   const grid = T.grid(data, { label: "Cells", limit: 2, pick });
@@ -318,6 +336,8 @@ def test_a_grid_marks_what_is_infinite_missing_or_negative(opened):
         "nodes => nodes.map((n) => [n.getAttribute('class'), n.getAttribute('fill-opacity')])"
     )
     assert ["fill-less", "0.703"] in shown, "the root of a half"
+    full = page.locator(".grid-room path.fill-more[fill-opacity='1.000']").get_attribute("d")
+    assert full.count("M") == 2, "infinity has the deepest colour"
     assert page.locator(".grid-room path.grid-less").count() == 1, "a line across what is less"
     press(page, "Tab", "Home", "PageUp")
     said = []
