@@ -33,8 +33,9 @@
     { id, width: 4, height: 4, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
     svg("line", { class: "grid-hatch", x1: 0, y1: 0, x2: 0, y2: 4 }));
   const infinite = (values, size) => {
-    const sign = (x, y) => svg("text",
-      { class: "grid-infinite", x: (x + 0.5) * size, y: (y + 0.5) * size, "font-size": Math.min(14, size + 2) }, T.num(values[y][x]));
+    const middle = (i) => (i + 0.5) * size, high = Math.min(14, size + 2);
+    const sign = (x, y) =>
+      svg("text", { class: "grid-infinite", x: middle(x), y: middle(y), "font-size": high }, T.num(values[y][x]));
     return values.flatMap((row, y) => row.map((raw, x) => kind(raw) === "infinite" && sign(x, y)));
   };
 

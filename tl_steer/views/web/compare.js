@@ -148,7 +148,8 @@
     const grids = [];
     const grid = (title, values, limit, signed) => {
       const made = T.grid(values, {
-        limit, signed, width: 400, least: 6, label: `${title}: heads down, layers across`, columns: { title: "layer →" }, rows: { title: "head ↓" },
+        limit, signed, width: 400, least: 6, label: `${title}: heads down, layers across`,
+        columns: { title: "layer →" }, rows: { title: "head ↓" },
         says: (layer, head, v) => `head ${layer}.${head}: ${T.num(v, signed)}`,
         over: (layer, head) => grids.forEach((other) => { if (other !== made) other.frame(layer, head); }),
       });
