@@ -96,7 +96,7 @@
       pick: (t) => { at[i] = t; if (together) { at[1 - i] = t; follow(1 - i, t); } T.at.set({ t }); show(); } }));
     const follow = (i, t) => strips.children[i].querySelectorAll(".token").forEach((node, j) => { node.setAttribute("aria-pressed", String(j === t)); node.tabIndex = j === t ? 0 : -1; });
     T.add(strips, strip(a, 0), strip(b, 1));
-    T.add(root, el("h2", { class: "later" }, "Next tokens"), el("p", { class: "note" }, "KL from the unsteered model, one scale for both. ", together ? "Pick a token in either row." : "The prompts differ, so each row has its own cursor."), strips, T.scale("0", `${T.num(top)}\u00a0nats`), words);
+    T.add(root, el("h2", { class: "later" }, "Next tokens"), el("p", { class: "note" }, "KL from the unsteered model, one scale for both. ", together ? "Pick a token in either row." : "The prompts differ, so each row has its own cursor."), strips, T.scale("0", `${T.num(top)}\u00a0nats`, false, T.UNDER_TEXT), words);
     if (a.response && b.response) T.add(root, el("h2", { class: "later" }, "Response through the layers"), curves);
     if (a.heads && b.heads) heads(root, a, b);
     show();
@@ -120,7 +120,7 @@
       T.svg("circle", { class: "fill-base", cx: x(r.before), cy: 8, r: 3 }));
     const table = el("table", { class: "merged" }, el("thead", {}, el("tr", {}, ["token", "unsteered", "first", "second", "log-odds"].map((name, i) => el("th", { scope: "col", class: i > 0 && i < 4 ? "num" : null }, name)))),
       el("tbody", {}, rows.map((r) => el("tr", {}, el("td", {}, T.word(r.word)), [r.before, r.a, r.b].map((p) => el("td", { class: "num" }, T.percent(p))), el("td", {}, line(r))))));
-    return [el("h3", {}, "Gained and lost behind ", T.word(a.tokens.tokens[at[0]]), at[0] === at[1] && a.tokens.tokens[at[0]] === b.tokens.tokens[at[1]] ? "" : [" and ", T.word(b.tokens.tokens[at[1]])]),
+    return [el("h3", { class: "behind" }, "Gained and lost behind ", T.word(a.tokens.tokens[at[0]]), at[0] === at[1] && a.tokens.tokens[at[0]] === b.tokens.tokens[at[1]] ? "" : [" and ", T.word(b.tokens.tokens[at[1]])]),
       T.figure("Gained and lost", table, () => [["token", "unsteered", "first", "second"], ...rows.map((r) => [r.word, r.before, r.a, r.b])])];
   };
 
