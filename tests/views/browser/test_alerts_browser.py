@@ -118,6 +118,13 @@ def test_of_thousands_only_those_in_sight_are_in_the_page(opened):
     assert abs(above - 5000 * 30) < 100
 
 
+def test_on_paper_all_rows_are_there(listed):
+    listed.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert listed.locator(ROWS).count() == 120
+    listed.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert listed.locator(ROWS).count() < 60
+
+
 def test_on_a_phone_the_picture_is_under_the_list(listed):
     listed.set_viewport_size({"width": 390, "height": 800})
     settle(listed)

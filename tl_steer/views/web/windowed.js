@@ -1,8 +1,7 @@
 /* A table of thousands of rows, sorted and filtered, of which only those in sight are in the page. */
 (() => {
   const T = TlSteer, el = T.el;
-  const HIGH = 30,
-    SPARE = 8;
+  const HIGH = 30, SPARE = 8, PRINTED = 1000;
   const unknown = (v) => v === null || v === undefined || v === "" || Number.isNaN(v);
   const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 
@@ -92,10 +91,11 @@
         }),
       );
     };
-    let drawn = "";
+    let drawn = "",
+      whole = false;
     const draw = (anew) => {
-      const from = Math.max(0, Math.floor(box.scrollTop / HIGH) - SPARE);
-      const to = Math.min(order.length, from + Math.ceil(height / HIGH) + 2 * SPARE);
+      const from = whole ? 0 : Math.max(0, Math.floor(box.scrollTop / HIGH) - SPARE);
+      const to = Math.min(order.length, whole ? PRINTED : from + Math.ceil(height / HIGH) + 2 * SPARE);
       if (!anew && drawn === `${from} ${to}`) return;
       drawn = `${from} ${to}`;
       above.style.height = from * HIGH + "px";
@@ -141,6 +141,11 @@
       show(i);
       pick(i);
     };
+    const print = (all) => () => {
+      whole = all;
+      draw(true);
+    };
+    T.whilePrinting(box, print(true), print(false));
     box.addEventListener("scroll", () => requestAnimationFrame(() => draw(false)));
     box.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
