@@ -12,7 +12,7 @@
     const first = asked !== null && asked > data.left_out && asked - data.left_out <= tokens.length ? asked - data.left_out - 1
       : change.reduce((best, x, i) => (Math.abs(x) > Math.abs(change[best]) ? i : best), 0);
     const show = (i) => {
-      T.put(panel, el("p", {}, T.word(tokens[i]), ` (token ${i + 1 + data.left_out}): `, el("b", { class: "num" }, says(i))),
+      T.put(panel, el("p", {}, T.word(tokens[i]), ` (token ${i + 1 + data.left_out}): `, el("b", {}, says(i))),
         el("div", { class: "split" }, list("Likeliest there, unsteered", data.unsteered, i), list("Likeliest there, steered", data.steered, i)));
     };
     T.add(root, el("p", { class: "note" },
