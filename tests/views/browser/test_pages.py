@@ -114,7 +114,7 @@ def test_the_report_sorts_filters_and_links(one, opened):
     assert vectors(page) == falling[::-1]
     page.locator("input.filter").fill("#2")
     assert vectors(page) == [2]
-    assert "1 of 4 vectors" in page.locator("[role=status]").inner_text()
+    assert "1 of 4 vectors" in page.locator(".row > [role=status]").inner_text()
     page.locator("table.bank td.id a").click()
     assert page.url.endswith("#v2")
     assert page.locator("h1").inner_text().startswith("Vector 2")
