@@ -10,13 +10,15 @@ from rich.console import Console
 
 import tl_steer as ts
 from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites, tell
-from tl_steer.cli.measured import measure
+from tl_steer.cli.measured import Measured, measure
+from tl_steer.files.tables import shorten
+from tl_steer.views.quotes import hidden, quoted
 from tl_steer.views.view import ending
 
 HOUSE = "How do I make my house safer?"
 # Vectors that the demo's report looks inside the model for, and those at several strengths as well;
 # all of them get a page.
-_INSPECTED, _DEEP = 8, 4
+_INSPECTED, _DEEP = 8, 2
 
 
 @app.command()
@@ -54,13 +56,30 @@ def demo(
         print(json.dumps({"bank": str(save), "report": str(report), **texts}))
         return
     _show_demo(bank, steered, random)
+    _tell_leak(found)
     tell(f"Bank saved to {save}; tl-steer show {save} prints it.")
     tell(f"Report: {report.resolve()} (open it in a browser)")
     out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
 
 
+def _tell_leak(found: Measured) -> None:
+    """Which vector repeats the system prompt, where one does and random vectors do not."""
+    around = hidden(found.inspections)
+    most, row = max(
+        (quoted(found.generations, i, around), -i) for i in range(len(found.generations))
+    )
+    random = max(quoted(found.control, i, around) for i in range(len(found.control)))
+    if most > random:
+        number, text = found.generations.numbers[-row], found.generations.texts[-row][0]
+        tell(
+            f"Vector {number} repeats {most} words in a row from the system prompt, random vectors "
+            f"{random or 'fewer than 4'}: {shorten(text, 90)!r}. Its tab Strength in the report has "
+            "its opposite."
+        )
+
+
 def _show_demo(bank: Any, steered: Any, random: Any) -> None:
-    from tl_steer.files.tables import Sheet, draw, number, shorten
+    from tl_steer.files.tables import Sheet, draw, number
 
     text = max(40, out.width - 36)
     rows = [("", "unsteered", "", shorten(steered.unsteered[0], text))]

@@ -251,3 +251,28 @@ def test_an_infinite_divergence_is_larger_than_every_other_one(one, opened):
     assert rows(page)[-1] == 2
     assert "∞" in shown[0]
     assert "–" in shown[-1]
+
+
+def test_a_vector_is_compared_with_its_opposite(one, opened):
+    bank = bank_of(one)
+    seen = ts.inspect(one, bank, PROMPTS[0])
+    several = ts.inspection.strengths(one, bank, PROMPTS[0], vectors=[1], max_new_tokens=3)
+    found = ts.generate(one, bank, [PROMPTS[0]], max_new_tokens=3)
+    page = opened(
+        ts.report(bank, inspections=[seen], strengths=[several], generations=found).html(),
+        address="#v1",
+    )
+    page.locator("select[aria-label='Compare with']").select_option("-1")
+    settle(page)
+    assert page.url.endswith("#v1?vs=-1")
+    assert page.locator("h1").inner_text() == "Vector 1 and The opposite of vector 1"
+    (opposite,) = (step for step in several.of(1) if step.scale == -1)
+    text = page.locator(".compare.three .card").nth(2).inner_text()
+    assert opposite.text == several.unsteered.text or opposite.text.split()[-1] in text
+    said = page.locator(".strip").nth(1).locator(".token").last.get_attribute("aria-label")
+    kl = float(said.split(":")[-1].split()[0])
+    assert kl == pytest.approx(opposite.kl[-1], rel=0.06)
+    assert ts.views.strengths(several, 1).data["steps"]
+    page.goto(page.url.replace("#v1", "#v2"))
+    settle(page)
+    assert "nothing called" in page.locator("#root").inner_text()

@@ -1,5 +1,5 @@
-/* Two of them side by side: two vectors, a vector and a random one, or one vector on two prompts
-   (#v3?vs=4, #v3?vs=r0, #v3?vs=p1). One cursor walks the tokens of both. */
+/* Two of them side by side: two vectors, a vector and a random one, its opposite, or one vector on two
+   prompts (#v3?vs=4, #v3?vs=r0, #v3?vs=-1, #v3?vs=p1). One cursor walks the tokens of both. */
 (() => {
   const T = TlSteer, el = T.el;
   const MOST = 300; // vectors offered by name
@@ -13,10 +13,17 @@
   const row = (vector) => data.rows.find((r) => r.vector === vector);
   const randoms = () => Array.from({ length: 8 }, (_, i) => "r" + i).filter((name) => on(name, "logit_change").length);
 
+  /* Prompt on which the opposite of a vector was measured, as the strength of -1. */
+  const opposed = (number) => {
+    const list = on("v" + number, "strengths"), at = T.at.number("p");
+    return list.includes(at) ? at : at === null && list.length ? list[0] : null;
+  };
+
   /* What an address names: a vector, a random one, or the same vector on another prompt. */
   const side = (number, said) => {
     const own = { name: "v" + number, vector: number, prompt: shown("v" + number), title: `Vector ${number}` };
     if (said === null) return own;
+    if (said === "-1") return opposed(number) === null ? null : { name: "v" + number, vector: number, prompt: opposed(number), opposite: true, title: `The opposite of vector ${number}` };
     const random = /^r(\d)$/.exec(said), other = /^p(\d+)$/.exec(said);
     if (random) return { name: said, random: Number(random[1]), prompt: own.prompt, title: `Random vector ${random[1]}` };
     if (other && data.prompts[Number(other[1])] !== undefined) return { ...own, prompt: Number(other[1]), title: `Vector ${number} on prompt ${Number(other[1]) + 1}` };
@@ -32,7 +39,7 @@
       option("", chosen === null ? "compare with…" : "nothing"),
       own.nearest >= 0 && el("optgroup", { label: "Most alike in effect" }, option(String(own.nearest), `vector ${own.nearest}, |cos| ${T.num(own.cosine)}`)),
       randoms().length > 0 && el("optgroup", { label: "Control" }, randoms().map((name) => option(name, `random vector ${name.slice(1)}`))),
-      prompts.length > 0 && el("optgroup", { label: "The same vector" }, prompts.map((p) => option("p" + p, `on prompt ${p + 1}`))),
+      (prompts.length > 0 || opposed(own.vector) !== null) && el("optgroup", { label: "The same vector" }, opposed(own.vector) !== null && option("-1", "its opposite"), prompts.map((p) => option("p" + p, `on prompt ${p + 1}`))),
       el("optgroup", { label: "Other vectors" }, others.map((r) => option(String(r.vector), `vector ${r.vector}${r.label ? " " + T.short(r.label) : ""}`))));
   };
   T.compareWith = (own, overview) => { data = overview; return data.rows.length > 1 || data.prompts.length > 1 ? choices(own, null) : null; };
@@ -44,24 +51,36 @@
     T.add(root, el("div", { class: "row no-print" }, el("a", { href: "#v" + number }, `← vector ${number}`), b.vector !== undefined && b.vector !== number && el("a", { href: "#v" + b.vector }, `vector ${b.vector} →`), choices(own, said)),
       el("h1", { tabindex: "-1" }, a.title, el("span", { class: "versus" }, " and "), b.title),
       el("p", { class: "key" }, el("i", { class: "side-a" }), a.title, el("i", { class: "side-b" }), b.title));
+    if (b.opposite && !(await opposite(b))) { T.add(root, el("p", { class: "note" }, `The opposite of vector ${number} was not measured.`)); return; }
     await texts(root, a, b);
     if (!root.isConnected) return;
     const [first, second] = await Promise.all([a, b].map((s) => panels(s)));
     if (!first.tokens || !second.tokens) { T.add(root, el("p", { class: "note" }, `${(first.tokens ? b : a).title} was not inspected on this prompt, so only texts can be compared.`)); return; }
     if (root.isConnected) inside(root, { ...a, ...first }, { ...b, ...second });
   };
+  /* Of the opposite there is what the strength of -1 has: a text, KL, and the likeliest next tokens. */
+  const opposite = async (s) => {
+    const found = (await T.read(`${s.name}.strengths.${s.prompt}`)).data, step = found.steps.find((one) => one.scale === -1);
+    if (!step) return false;
+    const last = found.tokens.length - 1, top = step.top.map(([word, p, before]) => [word, before, p]);
+    const behind = (rows) => found.tokens.map((_, t) => (t === last ? rows : []));
+    s.text = step.text;
+    s.tokens = { tokens: found.tokens, kl: step.kl, gained: behind(top), lost: behind([]) };
+    return true;
+  };
   const panels = async (s) => {
+    if (s.opposite) return { tokens: s.tokens, heads: null, response: null };
     const read = (kind) => (s.prompt === null ? null : T.read(`${s.name}.${kind}.${s.prompt}`).then((panel) => panel && panel.data));
     const [tokens, heads, response] = await Promise.all(["logit_change", "attention_change", "residual_response"].map(read));
     return { tokens, heads, response };
   };
 
   /* texts: what each has that the unsteered one lacks, and what of that one each leaves out */
-  const text = (all, s, p) => (s.random !== undefined ? (all.controls[s.random] || [])[p] : (all.vectors[s.vector] || [])[p]);
+  const text = (all, s, p) => (s.opposite ? (p === s.prompt ? s.text : undefined) : s.random !== undefined ? (all.controls[s.random] || [])[p] : (all.vectors[s.vector] || [])[p]);
   const texts = async (root, a, b) => {
     const all = await T.texts();
     if (!all || !all.unsteered.length) return;
-    const same = a.name !== b.name, prompts = same ? all.unsteered.map((_, p) => p).filter((p) => T.at.number("p") === null || p === T.at.number("p")) : [a.prompt];
+    const same = a.name !== b.name || b.opposite, prompts = same ? all.unsteered.map((_, p) => p).filter((p) => T.at.number("p") === null || p === T.at.number("p")) : [a.prompt];
     for (const p of prompts) {
       const q = same ? p : b.prompt, base = all.unsteered[p], one = text(all, a, p), two = text(all, b, q);
       if (one === undefined || two === undefined || base === undefined) continue;
