@@ -64,18 +64,20 @@ def demo(
 
 def _tell_leak(found: Measured) -> None:
     """Which vector repeats the system prompt, where one does and random vectors do not."""
-    around = hidden(found.inspections)
-    most, row = max(
-        (quoted(found.generations, i, around), -i) for i in range(len(found.generations))
-    )
+    around, texts = hidden(found.inspections), found.generations
+    runs = [quoted(texts, i, around) for i in range(len(texts))]
     random = max(quoted(found.control, i, around) for i in range(len(found.control)))
-    if most > random:
-        number, text = found.generations.numbers[-row], found.generations.texts[-row][0]
-        tell(
-            f"Vector {number} repeats {most} words in a row from the system prompt, random vectors "
-            f"{random or 'fewer than 4'}: {shorten(text, 90)!r}. Its tab Strength in the report has "
-            "its opposite."
-        )
+    row = runs.index(max(runs))
+    if runs[row] <= random:
+        return
+    vector = texts.numbers[row]
+    opposite = (
+        " Its opposite is in the tab Strength." if vector in found.strengths[0].vectors else ""
+    )
+    tell(
+        f"Vector {vector} repeats {runs[row]} words in a row from the system prompt "
+        f"({shorten(texts.texts[row][0], 80)!r}), random vectors {random or 'fewer than 4'}.{opposite}"
+    )
 
 
 def _show_demo(bank: Any, steered: Any, random: Any) -> None:
