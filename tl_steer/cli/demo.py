@@ -71,13 +71,13 @@ def _tell_leak(found: Measured) -> None:
     if runs[row] <= random:
         return
     vector = texts.numbers[row]
-    opposite = (
-        " Its opposite is in the tab Strength." if vector in found.strengths[0].vectors else ""
-    )
-    tell(
-        f"Vector {vector} repeats {runs[row]} words in a row from the system prompt "
-        f"({shorten(texts.texts[row][0], 80)!r}), random vectors {random or 'fewer than 4'}.{opposite}"
-    )
+    told = [
+        f"Vector {vector} repeats {runs[row]} words in a row from the system prompt:",
+        f"{shorten(texts.texts[row][0], 80)!r}; random vectors {random or 'fewer than 4'}.",
+    ]
+    if vector in found.strengths[0].vectors:
+        told.append("The report's tab Strength has its opposite.")
+    tell(" ".join(told))
 
 
 def _show_demo(bank: Any, steered: Any, random: Any) -> None:
