@@ -51,7 +51,10 @@ class Words:
         if isinstance(value, Mapping):
             return {shown(str(key)): self._of(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._of(item) for item in value]
+            kinds = set(map(type, value))
+            if kinds == {float}:  # most lists; x - x is no number where x is not finite
+                return [x if x - x == 0 else finite(x) for x in value]
+            return list(value) if kinds == {int} else [self._of(item) for item in value]
         return value
 
     def _number(self, text: str) -> str:

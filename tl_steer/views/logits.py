@@ -30,17 +30,20 @@ def logit_change(seen: Inspection, vector: int, *, control: Inspection | None = 
     n = len(seen.tokens)
     listed = set(seen.kl[v].topk(min(n, _DETAILED)).indices.tolist())
 
-    def rows(name: str, at: int) -> list[Any]:
-        ids, p = getattr(seen, name)[v, at], getattr(seen, f"{name}_p")[v, at]
+    def rows(name: str) -> list[Any]:
+        ids, p = getattr(seen, name)[v].tolist(), rounded(getattr(seen, f"{name}_p")[v], 3)
         return [
-            [seen.word(int(token)), *rounded(both, 3)] for token, both in zip(ids, p, strict=True)
+            [[seen.word(token), *both] for token, both in zip(ids[i], p[i], strict=True)]
+            if i in listed
+            else None
+            for i in range(n)
         ]
 
     data = {
         "tokens": [capped(text) for text in seen.tokens],
         "kl": rounded(seen.kl[v], 3),
-        "gained": [rows("gained", i) if i in listed else None for i in range(n)],
-        "lost": [rows("lost", i) if i in listed else None for i in range(n)],
+        "gained": rows("gained"),
+        "lost": rows("lost"),
         "control": told(control),
         "band": None if control is None else ends(control.kl),
     }

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -187,18 +188,14 @@ def _clean(value: Any) -> Any:
 
 def rounded(values: Tensor, digits: int = 4) -> Any:
     """Nested lists of floats with a few significant digits: a view is for eyes."""
-    return _rounded(values.double().tolist(), digits)
-
-
-def _rounded(value: Any, digits: int) -> Any:
-    if isinstance(value, list):
-        return [_rounded(item, digits) for item in value]
-    return float(f"{value:.{digits}g}")
-
-
-def thousandths(values: Tensor) -> Any:
-    """Nested lists of integers: shares in a fifth of the room."""
-    return (values.double() * 1000).round().nan_to_num(0.0).to(torch.int32).tolist()
+    array = values.detach().double().cpu().numpy()
+    with np.errstate(all="ignore"):
+        places = digits - 1 - np.floor(np.log10(np.abs(array)))
+        # Powers of ten are whole numbers on either side, so that decimals come out short.
+        fine, coarse = (10.0 ** np.clip(sign * places, 0, 300) for sign in (1, -1))
+        decimals, whole = np.rint(array * fine) / fine, np.rint(array / coarse) * coarse
+    short = np.where(places >= 0, decimals, whole)
+    return np.where(np.isfinite(short) & (array != 0), short, array).tolist()
 
 
 def shares(values: Tensor, *, shared: bool = False) -> dict[str, Any]:

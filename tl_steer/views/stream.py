@@ -112,9 +112,9 @@ def _words(
     return [
         [
             [[seen.word(token), *both] for token, both in zip(tokens, pairs, strict=True)]
-            for tokens, pairs in zip(at.tolist(), rounded(much, 2), strict=True)
+            for tokens, pairs in zip(at, much, strict=True)
         ]
-        for at, much in zip(ids, told, strict=True)
+        for at, much in zip(ids.tolist(), rounded(told, 2), strict=True)
     ]
 
 

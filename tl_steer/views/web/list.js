@@ -106,6 +106,7 @@
   const windowed = (body, rows, list) => {
     const high = matchMedia("(max-width: 640px)").matches ? 84 : 46, above = el("tr", { class: "room", "aria-hidden": "true" }, el("td", { colspan: list.length })), below = above.cloneNode(true);
     let shown = null;
+    const made = new Map(), row = (at) => made.get(at.vector) || made.set(at.vector, line(at, list)).get(at.vector);
     const fill = () => {
       const top = body.getBoundingClientRect().top, from = Math.max(0, Math.floor(-top / high) - 20), to = Math.min(rows.length, from + Math.ceil(innerHeight / high) + 40);
       if (shown && shown[0] <= Math.max(0, from + 10) && shown[1] >= Math.min(rows.length, to - 10)) return;
@@ -113,7 +114,7 @@
       above.firstChild.style.height = from * high + "px";
       below.firstChild.style.height = (rows.length - to) * high + "px";
       const focused = document.activeElement && document.activeElement.closest && document.activeElement.closest("tr[data-vector]");
-      T.put(body, above, rows.slice(from, to).map((row) => line(row, list)), below);
+      T.put(body, above, rows.slice(from, to).map(row), below);
       if (focused) T.focusRow(Number(focused.dataset.vector), false);
     };
     const watch = () => (body.isConnected ? fill() : removeEventListener("scroll", watch));
