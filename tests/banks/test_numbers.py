@@ -141,11 +141,11 @@ def test_an_inspection_and_a_report_of_a_slice_are_called_by_number(one):
     texts = ts.generate(one, part, PROMPTS[:1], max_new_tokens=2)
     swept = ts.sweep(one, part, PROMPTS, **FAST)
     page = ts.report(part, inspections=[seen], generations=texts, sweep=swept)
-    assert list(page.pages) == [3, 1]
-    assert all(each["inspections"] and each["sweep"] for each in page.pages.values())
+    of = {name.split(".")[0] for name in page.blocks if name.endswith("logit_change.0")}
+    assert of == {"v3", "v1"} == {n.split(".")[0] for n in page.blocks if "sweep_row" in n}
     assert [row["vector"] for row in page.overview["rows"]] == [3, 1]
     assert [row["nearest"] for row in page.overview["rows"]] == [1, 3]
-    with pytest.raises(SettingError, match="or they are others"):
+    with pytest.raises(SettingError, match="of another bank"):
         ts.report(part, generations=ts.generate(one, bank[[0, 1]], PROMPTS[:1], max_new_tokens=2))
 
 
