@@ -178,9 +178,9 @@ def test_a_monitor_is_not_fitted_on_what_overflows():
 
 
 def test_the_log_the_view_and_the_command_line_show_such_alerts(one, tmp_path):
-    path = tmp_path / "a.sqlite"
+    path, monitor = tmp_path / "a.sqlite", monitor_of(one)
     with breaking(one, math.nan, 1):
-        with ts.watch(one, monitor_of(one), alpha=ALPHA, log=path) as w:
+        with ts.watch(one, monitor, alpha=ALPHA, log=path) as w:
             answer(one, one.to_tokens("t5 t9 t30"), stop_at_eos=False)
     for log in (path, w.alerts):
         view = ts.views.alerts_view(log)
@@ -198,8 +198,9 @@ def test_the_log_the_view_and_the_command_line_show_such_alerts(one, tmp_path):
 
 
 def test_there_is_nothing_to_replay(one):
+    monitor = monitor_of(one)
     with breaking(one, math.nan, 1):
-        with ts.watch(one, monitor_of(one), alpha=ALPHA) as w:
+        with ts.watch(one, monitor, alpha=ALPHA) as w:
             answer(one, one.to_tokens("t5 t9 t30"), stop_at_eos=False)
     with pytest.raises(SettingError, match="nothing to replay"):
         w.alerts[0].replay(one)
