@@ -30,6 +30,7 @@ from tl_steer.monitoring.detectors import detector as d, fitted
 from tl_steer.monitoring.statistics.categories import Categories
 from tl_steer.monitoring.statistics.drift import Drift
 from tl_steer.monitoring.statistics.level import Level
+from tl_steer.views.page import embedded
 
 KIND = "could not be scored"
 BROKEN = [math.nan, math.inf, -math.inf]
@@ -188,7 +189,7 @@ def test_the_log_the_view_and_the_command_line_show_such_alerts(one, tmp_path):
         assert group["kind"] == KIND
         assert [place for place, _ in group["fired"]] == [1]
         assert len(group["trace"]) == 2
-        json.dumps(view.data, allow_nan=False)
+        json.loads(embedded(view.data), parse_constant=lambda name: pytest.fail(name))
     done = CliRunner().invoke(cli.app, ["audit", str(path), "--json"], catch_exceptions=False)
     [row] = json.loads(done.output, parse_constant=lambda name: pytest.fail(name))
     assert row["kind"] == KIND
