@@ -2,14 +2,13 @@
 what an inspection of the longer prompt says."""
 
 import dataclasses
-import json
-import struct
 
 import pytest
 import torch
 from conftest import HAS_BRIDGE, PROMPTS, _hugging_face, bank_of, make
 from linear import LinearHost
 from state import snapshot
+from tampered import meta_of, tamper
 
 import tl_steer as ts
 import tl_steer.models.rows
@@ -242,20 +241,7 @@ def test_saved_continuations_are_the_same_when_loaded(one, tmp_path):
     assert again.origin.bank == bank_of(one).digest()
 
 
-def tamper(path, change):
-    """Rewrite the JSON header of a safetensors file."""
-    raw = path.read_bytes()
-    (n,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + n])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + n :])
-
-
-def meta(header, **changes):
-    inner = json.loads(header["__metadata__"]["tl_steer_continuations"]) | changes
-    header["__metadata__"]["tl_steer_continuations"] = json.dumps(inner)
-
+meta = meta_of("tl_steer_continuations")
 
 HOSTILE = {
     "another text": lambda h: meta(h, unsteered="changed"),

@@ -2,14 +2,13 @@
 
 import dataclasses
 import itertools
-import json
-import struct
 
 import pytest
 import torch
 from conftest import LLAMAS, PROMPTS, SOURCE, TARGET, bank_of, bridge
 from linear import LinearHost
 from state import snapshot
+from tampered import meta_of, tamper
 
 import tl_steer as ts
 from tl_steer.errors import InspectionFileError, PromptError, SettingError, ShapeError
@@ -327,20 +326,7 @@ def test_files_without_last_rows_and_fingerprint_are_still_read(one, tmp_path):
     assert torch.equal(again.kl, seen.kl)
 
 
-def tamper(path, change):
-    """Rewrite the JSON header of a safetensors file, checksum and all."""
-    raw = path.read_bytes()
-    (n,) = struct.unpack("<Q", raw[:8])
-    header = json.loads(raw[8 : 8 + n])
-    change(header)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + n :])
-
-
-def meta(header, **changes):
-    inner = json.loads(header["__metadata__"]["tl_steer_inspection"]) | changes
-    header["__metadata__"]["tl_steer_inspection"] = json.dumps(inner)
-
+meta = meta_of("tl_steer_inspection")
 
 HOSTILE = {
     "another prompt": lambda h: meta(h, prompt="changed"),

@@ -215,10 +215,10 @@ def test_a_file_that_holds_no_notes_is_refused_and_left_alone(one, tmp_path, hel
 
 
 def test_what_does_not_fit_is_refused_before_anything_runs(one, tmp_path):
-    bank = bank_of(one)
+    bank, other = bank_of(one), shifted()  # making a model draws its weights
     before = snapshot(one)
     with pytest.raises(ts.errors.ForeignModelError):
-        ts.serve(shifted(), bank)
+        ts.serve(other, bank)
     with pytest.raises(ts.errors.SettingError, match="alpha"):
         ts.serve(one, bank, monitor=monitor_of(one), alpha=1e-9)
     with pytest.raises(ts.errors.AuditError):

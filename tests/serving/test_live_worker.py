@@ -1,6 +1,7 @@
 """One thread owns the model: jobs queue, each can be stopped, and Ctrl-C leaves nothing behind."""
 
 import json
+import os
 import queue
 import signal
 import socket
@@ -230,7 +231,12 @@ INTERRUPTED = """
 
 def test_ctrl_c_while_the_model_speaks_leaves_nothing_behind():
     code = textwrap.dedent(INTERRUPTED)
-    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     try:
         url = run.stdout.readline().strip()
         port = int(url.split(":")[2].split("/")[0])

@@ -12,7 +12,6 @@ import tl_steer as ts
 from tl_steer.cli.app import JsonOption, TokensOption, app, out, sites, tell
 from tl_steer.cli.measured import Measured, measure
 from tl_steer.files.tables import shorten
-from tl_steer.views.quotes import hidden, quoted
 from tl_steer.views.view import ending
 
 HOUSE = "How do I make my house safer?"
@@ -50,30 +49,28 @@ def demo(
     say.print(f"Generating under all of them, and looking inside the model under {len(best)} …")
     found = measure(model, bank, prompts, rows=best, deep=_DEEP, tokens=tokens)
     steered, random = found.generations, found.control
-    ts.report(bank, inspections=found.inspections, **found.beside()).save(report)
+    page = ts.report(bank, inspections=found.inspections, **found.beside())
+    page.save(report)
     if as_json:
         texts = {"steered": steered.to_json(), "random": random.to_json()}
         print(json.dumps({"bank": str(save), "report": str(report), **texts}))
         return
     _show_demo(bank, steered, random)
-    _tell_leak(found)
+    _tell_leak(page.overview, found)
     tell(f"Bank saved to {save}; tl-steer show {save} prints it.")
     tell(f"Report: {report.resolve()} (open it in a browser)")
     out.print(f"[dim]{time.perf_counter() - began:.0f} s in all[/dim]")
 
 
-def _tell_leak(found: Measured) -> None:
+def _tell_leak(overview: dict[str, Any], found: Measured) -> None:
     """Which vector repeats the system prompt, where one does and random vectors do not."""
-    around, texts = hidden(found.inspections), found.generations
-    runs = [quoted(texts, i, around) for i in range(len(texts))]
-    random = max(quoted(found.control, i, around) for i in range(len(found.control)))
-    row = runs.index(max(runs))
-    if runs[row] <= random:
+    row = max(overview["rows"], key=lambda row: row["quotes"])
+    if row["quotes"] <= overview["quoted"]:
         return
-    vector = texts.numbers[row]
+    vector, text = row["vector"], shorten(row["text"], 80)
     told = [
-        f"Vector {vector} repeats {runs[row]} words in a row from the system prompt:",
-        f"{shorten(texts.texts[row][0], 80)!r}; random vectors {random or 'fewer than 4'}.",
+        f"Vector {vector} repeats {row['quotes']} words in a row from the system prompt:",
+        f"{text!r}; random vectors {overview['quoted'] or 'fewer than 4'}.",
     ]
     if vector in found.strengths[0].vectors:
         told.append("The report's tab Strength has its opposite.")

@@ -57,27 +57,15 @@ def measure(
     # Those that repeat the system prompt are looked at first.
     around = hidden(seen)
     first = sorted(rows, key=lambda row: -quoted(steered, row, around))[:deep]
+    looked = prompts[:1] if first else []
+    length: dict[str, Any] = {"vectors": first, "max_new_tokens": tokens}
+    strengths, continuations = ts.inspection.strengths, ts.inspection.continuations
+    few = random[:_READ]
     return Measured(
         seen,
         [ts.inspect(model, random, prompt, **at) for prompt in prompts],
         steered,
         control,
-        [
-            ts.inspection.strengths(
-                model,
-                bank,
-                prompt,
-                vectors=first,
-                control=random[:_READ],
-                max_new_tokens=tokens,
-                positions=positions,
-            )
-            for prompt in prompts[: 1 if first else 0]
-        ],
-        [
-            ts.inspection.continuations(
-                model, bank, prompt, vectors=first, max_new_tokens=tokens, **at
-            )
-            for prompt in prompts[: 1 if first else 0]
-        ],
+        [strengths(model, bank, p, control=few, positions=positions, **length) for p in looked],
+        [continuations(model, bank, p, **length, **at) for p in looked],
     )

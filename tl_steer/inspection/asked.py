@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl_steer.banks.bank import Bank
+from tl_steer.banks.origin import Origin
 from tl_steer.errors import ModelError, PromptError, SettingError
 from tl_steer.models.model import HookedModel
+from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, tokenize
 from tl_steer.objectives.output_kl import Readout, readout
 from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
@@ -24,10 +27,38 @@ class Part:
     labels: tuple[str, ...]
     edits: Perturbation
 
-    def behind_unsteered(self) -> Perturbation:
-        """Row 0 is no edit at all."""
-        on = torch.arange(len(self.rows) + 1, device="cpu") > 0
-        return self.edits.select([0, *range(len(self.rows))]).scaled(on.to(torch.float32))
+
+def unsteered_first(edits: Perturbation) -> Perturbation:
+    """These edits, and in front of them one that is no edit at all."""
+    n = len(edits)
+    return edits.beside_unsteered().select([n, *range(n)])
+
+
+def told_of(
+    model: HookedModel,
+    bank: Bank,
+    origin: Origin,
+    tokens: TokenBatch,
+    part: Part,
+    *named: Tensor,
+) -> dict[str, Any]:
+    """What every result says of itself: what was run, where, of which vectors, and the texts of
+    all tokens that are named in it."""
+    tokenizer = getattr(model, "tokenizer", None)
+    mentioned = torch.cat([ids.flatten() for ids in named]).unique().tolist()
+    return {
+        "prompt": tokens.texts[0],
+        "model": origin.model,
+        "bank": origin.bank,
+        "fingerprint": origin.fingerprint,
+        "source": bank.source.name,
+        "source_layer": bank.source.layer,
+        "target": bank.target.name,
+        "tokens": token_names(tokenizer, tokens.rows()[0].tolist()),
+        "vectors": tuple(bank.numbers[row] for row in part.rows),
+        "labels": part.labels,
+        "words": dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
+    }
 
 
 def labels_of(bank: Bank, rows: list[int], scale: Scale) -> tuple[str, ...]:

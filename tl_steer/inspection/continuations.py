@@ -24,6 +24,8 @@ from tl_steer.inspection.asked import (
     readout_of,
     rows_of,
     rows_per_pass,
+    told_of,
+    unsteered_first,
 )
 from tl_steer.inspection.attended import Attended
 from tl_steer.inspection.attribution import differentiable
@@ -35,7 +37,6 @@ from tl_steer.models.model import HookedModel, device_of, dtype_of
 from tl_steer.models.recording import record
 from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.state import frozen, refuse_inference_weights
-from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, decode, refuse_beyond_context
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout
@@ -99,27 +100,12 @@ def continuations(
         asked = _Asked(tokens, _readable(model), heads, min(top, int(model.cfg.d_vocab)))
         steps = _stacked([_steps(model, edits.select([v]), y, asked) for v, y in enumerate(new)])
     steps |= {"own": own, "own_lp": own_lp}
-    mentioned = torch.cat(
-        [steps[name].flatten() for name in ("new", "own", "likely", "against")]
-    ).unique()
-    tokenizer = getattr(model, "tokenizer", None)
+    part = Part(rows, labels_of(bank, rows, scale), edits)
+    named = (steps[name] for name in ("new", "own", "likely", "against"))
     return Continuations(
-        prompt=tokens.texts[0],
-        model=origin.model,
-        bank=origin.bank,
-        fingerprint=origin.fingerprint,
-        source=bank.source.name,
-        source_layer=bank.source.layer,
-        target=bank.target.name,
-        tokens=token_names(tokenizer, tokens.rows()[0].tolist()),
-        vectors=tuple(bank.numbers[row] for row in rows),
-        labels=labels_of(bank, rows, scale),
-        words=dict(
-            zip(mentioned.tolist(), token_names(tokenizer, mentioned.tolist()), strict=True)
-        ),
+        **(told_of(model, bank, origin, tokens, part, *named) | steps),
         unsteered=decode(model, until_end(model, own), special=False),
         texts=tuple(decode(model, until_end(model, y), special=False) for y in new),
-        **steps,
     )
 
 
@@ -164,7 +150,7 @@ def _told(
     batch_rows: int,
 ) -> Float[Tensor, "run base"]:
     """Log-probability of a text behind the prompt: unsteered, and under every edit."""
-    both = edits.beside_unsteered().to(device_of(model))
+    both = unsteered_first(edits).to(device_of(model))
     length = int(tokens.lengths[0]) + len(text)
     step = max(1, min(batch_rows, rows_per_pass(model, length)))
     out = []
@@ -176,7 +162,7 @@ def _told(
             logits: Tensor = model(ids, return_type="logits")
         own = at_least_float32(logits[:, -len(text) :]).log_softmax(dim=-1).cpu()
         out.append(own.gather(2, text.expand(len(rows), -1)[..., None])[..., 0].float())
-    return torch.cat(out).roll(1, dims=0)  # the unsteered row was the last
+    return torch.cat(out)
 
 
 def _steps(
@@ -185,7 +171,7 @@ def _steps(
     """Everything about one text; the axes are those of `STEPS` without the first."""
     tail, src = len(new), int(asked.tokens.lengths[0]) + len(new) - 1
     looked = Attended(tail, src, asked.heads)
-    both = Part([0], ("",), edit).behind_unsteered().to(device_of(model))
+    both = unsteered_first(edit).to(device_of(model))
     seen = record(model, both, asked.tokens, look=looked.look, behind=new[:-1])
     found = compared(seen.logits[:, -tail:], new, asked.top)
     found |= attributed(model, seen, found, new, asked.read)

@@ -6,20 +6,18 @@ under the vector, and are asked for its next token. So the log-ratio of a token 
 vector has to do with that very token, given what stands before it.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_steer.banks.origin import Origin
 from tl_steer.errors import InspectionFileError, SettingError
 from tl_steer.files.jsons import text, texts
-from tl_steer.files.tables import Sheet, Tabled, number, shorten
+from tl_steer.files.tables import Sheet, number, shorten
 from tl_steer.files.tensors import TensorFile
 from tl_steer.inspection.layout import (
     PARTS,
@@ -28,6 +26,7 @@ from tl_steer.inspection.layout import (
     refuse_dtypes,
     refuse_header,
 )
+from tl_steer.inspection.of_vectors import OfVectors
 from tl_steer.models.fingerprint import Fingerprint
 
 CONTINUATIONS_FILE = TensorFile("continuations", "tl_steer_continuations", InspectionFileError)
@@ -55,7 +54,7 @@ AXES: Mapping[str, str] = {"own": "base int", "own_lp": "run base", **STEPS}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Continuations(Tabled):
+class Continuations(OfVectors):
     """Greedy continuations of one prompt under vectors of a bank, beside the unsteered one;
     `inspection.continuations` makes it.
 
@@ -115,32 +114,8 @@ class Continuations(Tabled):
     by_head_part: Float[Tensor, "vec step some"]
     bank: str = ""
     fingerprint: Fingerprint | None = None
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    @property
-    def origin(self) -> Origin:
-        """The bank and the model that this is of."""
-        return Origin(self.bank, self.model, self.fingerprint)
-
-    def index(self, vector: int) -> int:
-        """Where a vector of the bank is in here.
-
-        Raises:
-            SettingError: it was not continued.
-        """
-        if vector not in self.vectors:
-            there = ", ".join(map(str, self.vectors))
-            raise SettingError(
-                f"Vector {vector} was not continued; there are {there}. Continue it: "
-                f"inspection.continuations(model, bank, prompt, vectors=[{vector}])."
-            )
-        return self.vectors.index(vector)
-
-    def word(self, token: int) -> str:
-        """The text of a token id."""
-        return self.words.get(token, f"<token {token}>")
+    VERB: ClassVar[str] = "continue"
+    CALL: ClassVar[str] = "inspection.continuations"
 
     def log_ratio(self, vector: int) -> Float[Tensor, " length"]:
         """Of each token that was written under a vector: its log-probability under the vector less
@@ -173,10 +148,7 @@ class Continuations(Tabled):
             SettingError: it holds what could not be loaded again; nothing is written.
             WriteError: the file cannot be written.
         """
-        meta: dict[str, Any] = {name: getattr(self, name) for name in SAID}
-        meta |= {"words": {str(token): word for token, word in self.words.items()}}
-        if self.fingerprint is not None:
-            meta |= {"fingerprint": dataclasses.asdict(self.fingerprint)}
+        meta = self.header(SAID)
         tensors = {name: getattr(self, name) for name in AXES}
         try:
             refuse_said(meta, {name: list(values.shape) for name, values in tensors.items()})

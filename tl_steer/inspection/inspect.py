@@ -23,6 +23,8 @@ from tl_steer.inspection.asked import (
     readout_of,
     rows_of,
     rows_per_pass,
+    told_of,
+    unsteered_first,
 )
 from tl_steer.inspection.attribution import average_gradient, differentiable, parts, through_heads
 from tl_steer.inspection.lens import BY_LOGIT, BY_PROBABILITY, read_lens
@@ -30,7 +32,6 @@ from tl_steer.inspection.result import Inspection, joined
 from tl_steer.models.model import HookedModel, device_of, dtype_of
 from tl_steer.models.recording import Heads, Recording, record
 from tl_steer.models.state import frozen, refuse_inference_weights
-from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout
@@ -124,7 +125,7 @@ def _inspect(
     top: int,
     read: Readout | None,
 ) -> Inspection:
-    edits = part.behind_unsteered()
+    edits = unsteered_first(part.edits)
     looked = Heads.of(model, tokens, len(part.rows), heads)
     seen = record(model, edits.to(device_of(model)), tokens, look=looked.look)
     ids = tokens.ids[0, : int(tokens.lengths[0])].cpu()
@@ -135,27 +136,14 @@ def _inspect(
     if kept.shape[1] == 0:
         patterns = patterns.new_zeros(len(part.rows), 0, 2, len(ids), len(ids))
     named = ("gained", "lost", "likely", *BY_LOGIT, *BY_PROBABILITY, "toward")
-    mentioned = torch.cat([found[name].flatten() for name in named]).unique().tolist()
-    tokenizer = getattr(model, "tokenizer", None)
     return Inspection(
-        prompt=tokens.texts[0],
-        model=origin.model,
-        bank=origin.bank,
-        fingerprint=origin.fingerprint,
-        source=bank.source.name,
-        source_layer=bank.source.layer,
-        target=bank.target.name,
-        tokens=token_names(tokenizer, ids.tolist()),
-        vectors=tuple(bank.numbers[row] for row in part.rows),
-        labels=part.labels,
-        words=dict(zip(mentioned, token_names(tokenizer, mentioned), strict=True)),
+        **(told_of(model, bank, origin, tokens, part, *(found[n] for n in named)) | found),
         ids=ids,
         steered=tokens.select(edits.positions)[0, : len(ids)].cpu(),
         attention_change=looked.change,
         kept=kept,
         patterns=patterns,
         last_rows=looked.last_rows(),
-        **found,
     )
 
 

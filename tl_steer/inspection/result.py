@@ -9,16 +9,14 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.banks.origin import Origin
 from tl_steer.errors import SettingError
-from tl_steer.files.tables import Sheet, Tabled, number, shorten
-from tl_steer.files.text import capped
+from tl_steer.files.tables import Sheet, number, shorten
 from tl_steer.inspection.layout import (
     AXES as AXES,
     INSPECTION_FILE,
@@ -28,11 +26,12 @@ from tl_steer.inspection.layout import (
     refuse_kinds,
     refuse_sizes,
 )
+from tl_steer.inspection.of_vectors import OfVectors
 from tl_steer.models.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inspection(Tabled):
+class Inspection(OfVectors):
     """Vectors of a bank on one prompt, steered beside unsteered.
 
     Attributes:
@@ -116,32 +115,8 @@ class Inspection(Tabled):
     lens_gained_p: Float[Tensor, "vec stream read word 2"] | None = None
     lens_lost: Int[Tensor, "vec stream read word"] | None = None
     lens_lost_p: Float[Tensor, "vec stream read word 2"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    @property
-    def origin(self) -> Origin:
-        """The bank and the model that this is of."""
-        return Origin(self.bank, self.model, self.fingerprint)
-
-    def index(self, vector: int) -> int:
-        """Where a vector of the bank is in here.
-
-        Raises:
-            SettingError: it was not inspected.
-        """
-        if vector not in self.vectors:
-            there = ", ".join(map(str, self.vectors))
-            raise SettingError(
-                f"Vector {vector} was not inspected; there are {there}. "
-                f"Inspect it: inspect(model, bank, prompt, vectors=[{vector}])."
-            )
-        return self.vectors.index(vector)
-
-    def word(self, token: int) -> str:
-        """The text of a token id, of at most 64 characters."""
-        return capped(self.words.get(token, f"<token {token}>"))
+    VERB: ClassVar[str] = "inspect"
+    CALL: ClassVar[str] = "inspect"
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file; `load_inspection` reads it.
@@ -150,10 +125,7 @@ class Inspection(Tabled):
             SettingError: it holds what could not be loaded again; nothing is written.
             WriteError: the file cannot be written.
         """
-        meta = {name: getattr(self, name) for name in TEXTS}
-        meta |= {"words": {str(token): text for token, text in self.words.items()}}
-        if self.fingerprint is not None:
-            meta |= {"fingerprint": dataclasses.asdict(self.fingerprint)}
+        meta = self.header(TEXTS)
         every = {name: getattr(self, name) for name in AXES}
         tensors = {name: values for name, values in every.items() if values is not None}
         try:

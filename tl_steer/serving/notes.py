@@ -8,6 +8,7 @@ from typing import Any
 
 from tl_steer.errors import BankFileError, SettingError
 from tl_steer.files import jsons
+from tl_steer.files.read import read_bounded
 from tl_steer.files.write import write_beside
 from tl_steer.views.notes import checked_note
 
@@ -50,11 +51,7 @@ class KeptNotes:
 
     def _read(self, path: Path) -> dict[str, dict[str, str]]:
         try:
-            with open(path, "rb") as file:
-                found = file.read(_MOST_BYTES + 1)
-            if len(found) > _MOST_BYTES:
-                raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
-            return self._checked(jsons.from_text(found.decode("utf-8")))
+            return self._checked(jsons.from_text(read_bounded(path, _MOST_BYTES).decode("utf-8")))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.files.text import capped
 from tl_steer.monitoring.audit import read_log
+from tl_steer.views.page import rounded
 from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
 from tl_steer.views.view import View
 
@@ -77,6 +78,7 @@ def _trace(row: Row) -> list[float | None]:
 def _of_alert(row: Row) -> dict[str, Any]:
     tokens = list(itertools.islice(row.get("tokens") or (), _OF_ONE))
     others = list(itertools.islice(row.get("alternatives") or (), _NAMED))
+    trace = _trace(row)
     names = ("p_value", "statistic", "threshold", "vector_p", "explained", "alpha")
     return {
         "at": as_number(row.get("at")),
@@ -86,7 +88,10 @@ def _of_alert(row: Row) -> dict[str, Any]:
         "request": _short(row.get("request")),
         **{name: as_number(row.get(name)) for name in names},
         "fired": [[_place(one), _short(one.get("text") or one.get("id"))] for one in tokens],
-        "trace": [value if value is None else _rounded(value) for value in _trace(row)],
+        "trace": [
+            None if score is None else short
+            for score, short in zip(trace, rounded(trace, 5), strict=True)
+        ],
         "others": [
             [_short(one.get("vector")), _short(one.get("label")), as_number(one.get("score"))]
             for one in others
@@ -101,10 +106,6 @@ def _place(token: Row) -> int:
 
 def _short(value: Any) -> str:
     return "" if value is None else capped(str(value), _LETTERS)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
 
 
 def _line(alert: dict[str, Any]) -> str:

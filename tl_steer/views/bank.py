@@ -104,18 +104,14 @@ def _plane(
     points, share = plane(distances)
     return {
         "name": name,
-        "points": _rounded(points[:n]),
-        "unsteered": _rounded(points[n]) if n < len(points) else None,
+        "points": rounded(points[:n]),
+        "unsteered": rounded(points[n]) if n < len(points) else None,
         "share": share,
         "clusters": [
             {"members": list(found.members), "representative": found.representative}
             for found in clusters(distances[:n, :n], apart=_APART[name])
         ],
     }
-
-
-def _rounded(points: np.ndarray) -> Any:
-    return rounded(torch.from_numpy(points), 4)
 
 
 def _texts(generations: Generations, numbers: Sequence[int]) -> list[tuple[str, ...]]:

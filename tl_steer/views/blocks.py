@@ -2,8 +2,7 @@
 
 A report of many vectors names the same tokens thousands of times. In a packed block a text of up
 to 80 characters is `~` and its number in the page's table of words, in base 36; a longer one is
-itself, unless it is `Shared`.
-`T.read` in the page undoes it.
+itself, unless it is `Shared`. `T.read` in the page undoes it.
 """
 
 import base64
@@ -31,7 +30,7 @@ class Words:
 
     def table(self) -> str:
         """The block that the others need to be read: all texts in their order."""
-        return deflated(json.dumps([shown(text) for text in self._written], separators=(",", ":")))
+        return deflated(json.dumps([plain(text) for text in self._written], separators=(",", ":")))
 
     def packed(self, value: Any) -> str:
         """A block: base64 of deflated JSON, without any text that another block holds."""
@@ -43,13 +42,13 @@ class Words:
             return self._number(value)
         if kind is str:
             # A long text that begins as a number of a word does must not be taken for one.
-            return self._number(value) if len(value) <= _SHORT or value[0] == "~" else shown(value)
+            return self._number(value) if len(value) <= _SHORT or value[0] == "~" else plain(value)
         if kind is float:
             return finite(value)
         if kind is int or kind is bool or value is None:
             return value
         if isinstance(value, Mapping):
-            return {shown(str(key)): self._of(item) for key, item in value.items()}
+            return {plain(str(key)): self._of(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             kinds = set(map(type, value))
             if kinds == {float}:  # most lists; x - x is no number where x is not finite
@@ -66,11 +65,6 @@ class Words:
 
 def deflated(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8"), 6)).decode("ascii")
-
-
-def shown(text: str) -> str:
-    """A text with what cannot be shown spelled out."""
-    return plain(text)
 
 
 def finite(value: float) -> float | str | None:

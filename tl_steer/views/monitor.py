@@ -18,6 +18,7 @@ from tl_steer.monitoring.panel import Panel, Scores
 from tl_steer.monitoring.statistics.conformal import threshold
 from tl_steer.sweeps.interval import exact
 from tl_steer.views.logged import logged
+from tl_steer.views.page import rounded
 from tl_steer.views.rates import false_alarms, histograms, levels, over_time, roc, thinned
 from tl_steer.views.rows import Rows
 from tl_steer.views.view import View
@@ -157,7 +158,7 @@ def _over_tokens(name: str, scores: Scores) -> dict[str, Any]:
     return {
         "name": name,
         "n": len(scores),
-        "quantiles": _rounded(np.transpose(quantiles).tolist()),
+        "quantiles": rounded(np.transpose(quantiles), 5),
         "requests": [_request(scores, row, tokens[row]) for row in ranked[even].tolist()],
     }
 
@@ -169,13 +170,9 @@ def _request(scores: Scores, row: int, tokens: np.ndarray) -> dict[str, Any]:
     return {
         "row": row,
         "category": int(scores.category[row]),
-        "scores": _rounded(tokens[:scored].tolist()),
+        "scores": rounded(tokens[:scored], 5),
         **{name: float(getattr(scores, name)[row]) for name in names},
     }
-
-
-def _rounded(value: Any) -> Any:
-    return [_rounded(each) for each in value] if isinstance(value, list) else float(f"{value:.5g}")
 
 
 def _curve(name: str, clean: Scores, steered: Scores, alpha: float | int) -> dict[str, Any]:

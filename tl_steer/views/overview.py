@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.generations import Generations
@@ -14,7 +13,7 @@ from tl_steer.files.text import capped
 from tl_steer.inspection.result import Inspection
 from tl_steer.views.page import rounded
 from tl_steer.views.panels import Seen
-from tl_steer.views.quotes import hidden, quoted
+from tl_steer.views.quotes import Hidden, quoted
 from tl_steer.views.texts import cut
 
 _SNIPPET = 220  # characters of text in a row
@@ -26,8 +25,10 @@ def prompts(found: Sequence[Any], generations: Generations | None) -> list[str]:
     return list(dict.fromkeys([*texts, *(one.prompt for one in found)]))
 
 
-def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> list[dict[str, Any]]:
-    found, around = [], hidden([one.found for one in seen])
+def rows(
+    bank: Bank, seen: Sequence[Seen], generations: Generations | None, around: Hidden
+) -> list[dict[str, Any]]:
+    found = []
     for i, (near, similar) in enumerate(bank.nearest()):
         row: dict[str, Any] = {
             "vector": bank.numbers[i],
@@ -35,7 +36,7 @@ def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> l
             "objective": rounded(bank.objective[i]),
             "response": rounded(bank.responses[i].norm()),
             "nearest": bank.numbers[near] if near >= 0 else -1,
-            "cosine": rounded(_number(similar), 2) if near >= 0 else None,
+            "cosine": rounded(similar, 2) if near >= 0 else None,
             "scores": [rounded(values[i]) for values in bank.scores.values()],
             "seen": {
                 str(one.prompt): _glance(one.found, bank.numbers[i])
@@ -49,11 +50,10 @@ def rows(bank: Bank, seen: Sequence[Seen], generations: Generations | None) -> l
     return found
 
 
-def most_quoted(seen: Sequence[Seen], control: Generations | None) -> int | None:
+def most_quoted(control: Generations | None, around: Hidden) -> int | None:
     """The most words in a row of the system prompt that any random vector's text repeats."""
     if control is None:
         return None
-    around = hidden([one.found for one in seen])
     return max((quoted(control, i, around) for i in range(len(control))), default=0)
 
 
@@ -76,14 +76,10 @@ def _glance(seen: Inspection, vector: int) -> dict[str, Any]:
         "kls": rounded(kl, 3),
         "growth": rounded(seen.response[v, :, -1], 3),
         "head": f"{layer}.{head}" if layer >= 0 else "",
-        "head_change": rounded(_number(change), 3),
+        "head_change": rounded(change, 3),
         "gained": seen.word(int(seen.gained[v, -1, 0])),
         "lost": seen.word(int(seen.lost[v, -1, 0])),
     }
-
-
-def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def texts(

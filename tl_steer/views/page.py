@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.files.text import capped, plain
-from tl_steer.views.blocks import Shared, deflated, finite, shown
+from tl_steer.views.blocks import Shared, deflated, finite
 
 _SCRIPTS = (
     "core.js",
@@ -176,19 +176,23 @@ def embedded(value: Any) -> str:
 def _clean(value: Any) -> Any:
     """What cannot be shown or is no JSON becomes text or nothing."""
     if isinstance(value, str):
-        return shown(value)
+        return plain(value)
     if isinstance(value, float):
         return finite(value)
     if isinstance(value, Mapping):
-        return {shown(str(key)): _clean(item) for key, item in value.items()}
+        return {plain(str(key)): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
     return value
 
 
-def rounded(values: Tensor, digits: int = 4) -> Any:
-    """Nested lists of floats with a few significant digits: a view is for eyes."""
-    array = values.detach().double().cpu().numpy()
+def rounded(values: Any, digits: int = 4) -> Any:
+    """A number, or nested lists of them, with a few significant digits: a view is for eyes.
+
+    Takes tensors, arrays, lists and single numbers.
+    """
+    known = values.detach().double().cpu().numpy() if isinstance(values, Tensor) else values
+    array = np.asarray(known, dtype=np.float64)
     with np.errstate(all="ignore"):
         places = digits - 1 - np.floor(np.log10(np.abs(array)))
         # Powers of ten are whole numbers on either side, so that decimals come out short.

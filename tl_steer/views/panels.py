@@ -17,6 +17,7 @@ from tl_steer.views.continuation import continuation
 from tl_steer.views.control import kl_band
 from tl_steer.views.likelihood import likelihood
 from tl_steer.views.logits import logit_attribution, logit_change
+from tl_steer.views.page import rounded
 from tl_steer.views.stream import residual_response, steered_tokens
 from tl_steer.views.view import View
 
@@ -40,9 +41,10 @@ VIEWS: dict[str, Draw] = {
     "circuitsvis": _circuitsvis,
     "steered_tokens": steered_tokens,
 }
+# Those that random vectors are set beside.
+CONTROLLED = {"logit_change", "attention_change", "residual_response", "logit_attribution"}
 # What is left out of a report that would be too large, the least read first. Attention never goes
 # to nothing: it is what was asked for.
-CONTROLLED = {"logit_change", "attention_change", "residual_response", "logit_attribution"}
 TRIMS: tuple[tuple[str, Draw, str], ...] = (
     ("residual_response", partial(residual_response, words=2), "two words a layer in the lens"),
     ("residual_response", partial(residual_response, words=0), "no words in the lens"),
@@ -60,10 +62,10 @@ class Seen:
     prompt: int
     control: Inspection | None = None
 
-    def band(self) -> list[float]:
+    def band(self) -> Any:
         """How far random vectors move the next token behind the prompt."""
         assert self.control is not None
-        return [float(f"{end:.3g}") for end in kl_band(self.control)]
+        return rounded(kl_band(self.control), 3)
 
 
 def paired(
@@ -103,7 +105,6 @@ def _drawn(seen: Iterable[Seen], kind: str, draw: Draw, words: Words) -> dict[st
     blocks = {}
     for one in seen:
         for vector in one.found.vectors:
-            # Only some of them have something to set random vectors beside.
             given = {"control": one.control} if kind in CONTROLLED else {}
             view = draw(one.found, vector, **given)
             blocks[f"v{vector}.{kind}.{one.prompt}"] = packed(view, words)

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from tl_steer.banks.generations import Generations
 from tl_steer.inspection.result import Inspection
 
+# Of every prompt, the words of each piece around the question.
+Hidden = Mapping[str, list[list[str]]]
 _FEW = 4  # words in a row; fewer are found in any two texts
 
 
-def hidden(seen: Sequence[Inspection]) -> dict[str, list[list[str]]]:
+def hidden(seen: Sequence[Inspection]) -> Hidden:
     """Of every prompt that was inspected, the words around the question, in their pieces."""
     return {
         found.prompt: [words(part) for part in "".join(found.tokens).split(found.prompt)]
@@ -22,7 +24,7 @@ def hidden(seen: Sequence[Inspection]) -> dict[str, list[list[str]]]:
     }
 
 
-def quoted(found: Generations, row: int, around: Mapping[str, list[list[str]]]) -> int:
+def quoted(found: Generations, row: int, around: Hidden) -> int:
     """The most words in a row that a vector's texts repeat; 0 for fewer than four."""
     runs = [
         _run(words(text), part)

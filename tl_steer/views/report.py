@@ -30,6 +30,7 @@ from tl_steer.views.monitor import monitor_view
 from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
 from tl_steer.views.panels import continued, control_panels, drawn, packed, paired, panels
+from tl_steer.views.quotes import hidden
 from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.strengths import strengths as strengths_view
 from tl_steer.views.sweep import sweep_view
@@ -144,18 +145,16 @@ def report(
     """
     if monitor is not None and monitor.bank.digest() != bank.digest():
         raise SettingError("The monitor is of another bank: pass one that was fitted with this.")
-    unchecked = _refuse(
-        bank,
-        [*inspections, *strengths, *continuations, generations, doses, selection, sweep],
-        [*control_inspections, control],
-    )
+    measured = [*inspections, *strengths, *continuations]
+    unchecked = refuse(bank, *measured, generations, doses, selection, sweep)
+    unchecked += refuse_control(bank, *control_inspections, control)
     _refuse_other_prompts(inspections, control_inspections, generations, control)
     swept = None if sweep is None else table_rows(sweep)
     alerted, notes = _raised_by(bank, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
-    prompts = overview_of.prompts([*inspections, *strengths, *continuations], generations)
+    prompts = overview_of.prompts(measured, generations)
     seen = paired(inspections, control_inspections, prompts)
-    words = Words()
+    words, around = Words(), hidden(inspections)
     told, fewer = continued(continuations, prompts, words, most=_MOST // 3)
     blocks, left_out = panels(seen, words, most=_MOST - sum(map(len, told.values())))
     blocks |= told
@@ -174,9 +173,9 @@ def report(
         "title": title,
         "provenance": overview_of.provenance(bank),
         "facts": overview_of.facts(bank, generations, control),
-        "rows": overview_of.rows(bank, seen, generations),
+        "rows": overview_of.rows(bank, seen, generations, around),
         "scores": list(bank.scores),
-        "quoted": overview_of.most_quoted(seen, control),
+        "quoted": overview_of.most_quoted(control, around),
         "bands": {str(one.prompt): one.band() for one in seen if one.control},
         "prompts": [cut(text) for text in prompts],
         "sections": [{"name": name, "title": view.title} for name, view in sections],
@@ -185,11 +184,6 @@ def report(
     # The table of words comes first: no other block can be read without it.
     blocks = {"words": words.table(), **blocks}
     return Report(title, overview, notes_block(bank), blocks, tuple(notes), tuple(views))
-
-
-def _refuse(bank: Bank, own: Sequence[Any], controls: Sequence[Any]) -> list[str]:
-    """Refuse results of something else; notes on what nobody can tell."""
-    return [*refuse(bank, *own), *refuse_control(bank, *controls)]
 
 
 def _refuse_other_prompts(

@@ -35,8 +35,8 @@ def strengths(found: Strengths, vector: int) -> View:
         "unsteered": cut(found.unsteered.text),
         "steps": [_step(found, one) for one in steps],
         "ends": {"forwards": found.ends(vector), "backwards": found.ends(vector, sign=-1)},
-        "fluent": _digits(found.fluent),
-        "salad": _digits(found.salad),
+        "fluent": rounded(found.fluent, 3),
+        "salad": rounded(found.salad, 3),
         "random": len(found.random(found.scales[0])),
     }
     lines = [f"{one.scale:+g}: {number(one.kl[-1])} nats, {cut(one.text)[:60]!r}" for one in own]
@@ -47,12 +47,12 @@ def _step(found: Strengths, one: Strength) -> dict[str, Any]:
     random = found.random(one.scale)
     return {
         "scale": one.scale,
-        "kl": _all(one.kl),
-        "top": [[capped(word), _digits(p), _digits(before)] for word, p, before in one.top],
+        "kl": rounded(one.kl, 3),
+        "top": [[capped(word), *rounded(both, 3)] for word, *both in one.top],
         "text": cut(one.text),
         "changed": one.changed,
-        "surprise": _digits(one.surprise),
-        "repetition": _digits(one.repetition),
+        "surprise": rounded(one.surprise, 3),
+        "repetition": rounded(one.repetition, 3),
         "gibberish": found.gibberish(one) >= 1,
         "band": _kl_band(random),
         "random": [cut(other.text) for other in random[:_RANDOM]],
@@ -65,11 +65,3 @@ def _kl_band(random: tuple[Strength, ...]) -> list[Any] | None:
         return None
     every = torch.tensor([one.kl for one in random], dtype=torch.float32, device="cpu")
     return ends(every)
-
-
-def _all(values: tuple[float, ...]) -> Any:
-    return rounded(torch.tensor(values, dtype=torch.float32, device="cpu"), 3)
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.3g}")

@@ -122,7 +122,6 @@
   };
 
   /* every token that either gains or loses, on one axis of log-odds */
-  const odds = (p) => { const x = Math.max(1e-6, Math.min(1 - 1e-6, p)); return Math.log(x / (1 - x)); };
   const merged = (a, b, at) => {
     const of = (s, t) => new Map([...(s.tokens.gained[t] || []), ...(s.tokens.lost[t] || [])].map(([word, before, after]) => [word, [T.value(before), T.value(after)]]));
     const first = of(a, at[0]), second = of(b, at[1]);
@@ -131,8 +130,7 @@
       return { word, before: (x || y)[0], a: x ? x[1] : NaN, b: y ? y[1] : NaN, moved: Math.max(...[x, y].filter(Boolean).map(([p, q]) => Math.abs(q - p))) };
     }).sort((x, y) => y.moved - x.moved).slice(0, 16);
     if (!rows.length) return el("p", { class: "note" }, "Gains and losses are listed for the tokens that change most; not for this one.");
-    const low = Math.min(...rows.flatMap((r) => [r.before, r.a, r.b]).filter(Number.isFinite).map(odds)), high = Math.max(...rows.flatMap((r) => [r.before, r.a, r.b]).filter(Number.isFinite).map(odds));
-    const x = (p) => 6 + ((odds(p) - low) / (high - low || 1)) * 228;
+    const axis = T.oddsAxis(rows.flatMap((r) => [r.before, r.a, r.b])), x = (p) => 6 + axis.place(p) * 2.28;
     const line = (r) => T.svg("svg", { viewBox: "0 0 240 16", width: 240, height: 16, role: "img", "aria-label": `${r.word}: ${T.percent(r.before)} unsteered, ${T.percent(r.a)} and ${T.percent(r.b)}` },
       T.svg("line", { class: "axis", x1: 0, x2: 240, y1: 8, y2: 8 }),
       [[0, "more", r.a], [1, "less", r.b]].filter(([, , p]) => Number.isFinite(p)).map(([i, kind, p]) => [T.svg("line", { class: kind, "stroke-width": 1.5, x1: x(r.before), x2: x(p), y1: i ? 10 : 6, y2: i ? 10 : 6 }), i ? T.svg("rect", { class: "fill-less", x: x(p) - 3.5, y: 6.5, width: 7, height: 7 }) : T.svg("circle", { class: "fill-more", cx: x(p), cy: 6, r: 4 })]),
@@ -146,18 +144,15 @@
   /* norms of the response behind the token under the cursor, block by block */
   const response = (a, b, at) => {
     const column = (s, t) => { const i = s.response.bins.findIndex(([from, to]) => from <= t && t <= to); return s.response.response.map((line) => T.value(line[i])); };
-    const curves = [column(a, at[0]), column(b, at[1])], width = 640, height = 190, leftSide = 48, top = T.most(curves.flat()) || 1, n = curves[0].length;
-    const x = (i) => leftSide + (i / Math.max(1, n - 1)) * (width - leftSide - 12), y = (v) => 160 - (v / top) * 148;
-    const svg = T.svg("svg", { viewBox: `0 0 ${width} ${height}`, style: { maxWidth: "760px" }, role: "img", "aria-label": "Norm of the response after each block" });
-    for (const v of [0, top / 2, top]) T.add(svg, T.svg("line", { class: "axis", x1: leftSide, x2: width, y1: y(v), y2: y(v) }), T.svg("text", { x: leftSide - 6, y: y(v) + 4, "text-anchor": "end" }, T.num(v)));
-    for (let i = 0; i < n; i += Math.ceil(n / 10)) T.add(svg, T.svg("text", { x: x(i), y: height - 10, "text-anchor": "middle" }, i ? i - 1 : "in"));
+    const curves = [column(a, at[0]), column(b, at[1])], n = curves[0].length, block = (i) => (i ? i - 1 : "in");
+    const plot = T.plot({ label: "Norm of the response after each block", width: T.room(760), height: 220,
+      x: { low: 0, high: Math.max(1, n - 1), says: block }, y: { low: 0, high: T.most(curves.flat()) || 1 } });
     curves.forEach((values, k) => {
-      let open = false;
-      const path = values.map((v, i) => { const ok = Number.isFinite(v), c = ok ? `${open ? "L" : "M"}${x(i).toFixed(1)} ${y(v).toFixed(1)}` : ""; open = ok; return c; }).join("");
-      T.add(svg, T.svg("path", { class: (k ? "less dash" : "more"), d: path }));
-      values.forEach((v, i) => { if (Number.isFinite(v)) T.add(svg, T.tip(T.svg("circle", { class: k ? "fill-less" : "fill-more", cx: x(i), cy: y(v), r: 2.5 }), `${k ? b.title : a.title}, ${i ? "after block " + (i - 1) : "before block 0"}: ${T.num(v)}`)); });
+      plot.line(values.map((v, i) => [i, v]), k ? "less dash" : "more");
+      values.forEach((v, i) => Number.isNaN(v) || T.tip(plot.dot([i, v], k ? "fill-less" : "fill-more", 2.5),
+        `${k ? b.title : a.title}, ${i ? "after block " + (i - 1) : "before block 0"}: ${T.num(v)}`));
     });
-    return T.figure("Response", svg, () => [["after block", a.title, b.title], ...curves[0].map((v, i) => [i ? i - 1 : "in", v, curves[1][i]])]);
+    return T.figure("Response", plot.node, () => [["after block", a.title, b.title], ...curves[0].map((v, i) => [block(i), v, curves[1][i]])]);
   };
 
   const heads = (root, a, b) => {
