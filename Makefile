@@ -20,9 +20,10 @@ test: export PYTHONPATH := $(VENV)/int8
 test: $(READY)
 	$(BIN)/python -m pytest $(MANY) --ignore=tests/views/browser
 
-# Views and reports in a real browser; skipped where there is no Chromium.
+# Views and reports in a real browser; skipped where there is no Chromium. A browser that had to
+# share its cores gets a second try, which the summary names.
 browser: $(READY)
-	$(BIN)/python -m pytest $(if $(BROWSERS),-n $(BROWSERS),$(MANY)) tests/views/browser
+	$(BIN)/python -m pytest $(if $(BROWSERS),-n $(BROWSERS),$(MANY)) --reruns 1 -rR tests/views/browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ def opened(browser, tmp_path):
     yield open_page
     for context in contexts:
         context.close()
-    assert wrong == []
+    assert not wrong, wrong
 
 
 def settle(page):

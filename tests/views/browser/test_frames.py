@@ -38,6 +38,13 @@ def waited(page):
     settle(page)
 
 
+def turned(page, paper):
+    """Page and frame tell each other by messages, which take their time."""
+    page.frames[1].wait_for_function(f"(paper) => ({PAPER})() === paper", arg=paper)
+    settle(page)
+    assert page.frames[1].evaluate(PAPER) == paper
+
+
 @pytest.mark.parametrize("script", [TALL, LATE, GROWS], ids=["at once", "later", "grows"])
 def test_frames_out_of_sight_are_as_high_as_what_is_in_them(opened, script):
     page = opened(notebook(tall(2, script), tall(30, script), tall(60, script)))
@@ -96,16 +103,14 @@ def test_frames_are_whole_in_print(opened):
 def test_the_theme_is_the_notebooks_and_not_the_systems(opened, body, html, paper, system):
     page = opened(notebook(tall(2), body=body, html=html))
     page.emulate_media(color_scheme=system)
-    settle(page)
-    assert page.frames[1].evaluate(PAPER) == paper
+    turned(page, paper)
 
 
 def test_the_theme_follows_when_the_notebook_turns_dark(opened):
     page = opened(notebook(tall(2), body="data-jp-theme-light='true'"))
     assert page.frames[1].evaluate(PAPER) == LIGHT
     page.evaluate("() => { document.body.dataset.jpThemeLight = 'false'; }")
-    settle(page)
-    assert page.frames[1].evaluate(PAPER) == DARK
+    turned(page, DARK)
 
 
 def test_a_notebook_that_says_nothing_leaves_it_to_the_system(opened):

@@ -99,6 +99,8 @@ def test_views_in_a_notebook_do_not_swallow_each_other(one, opened):
 
 
 def vectors(page):
+    # The browser tells a page of another address in its own time.
+    page.locator("table.bank").wait_for()
     return [int(text) for text in page.locator("table.bank td.id").all_inner_texts()]
 
 
