@@ -10,6 +10,7 @@ from tl_steer.methods.clean_difference import (
     CleanComponents as CleanComponents,
     MeanDifference as MeanDifference,
 )
+from tl_steer.methods.compiled import Compiled as Compiled
 from tl_steer.methods.dct import Dct as Dct
 from tl_steer.methods.jacobian import Jacobian as Jacobian
 from tl_steer.methods.melbo import Melbo as Melbo
