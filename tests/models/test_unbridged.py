@@ -41,13 +41,12 @@ WHO = ["a hook point", "the stream", "a component", "the model's own module", "a
 def listeners(model):
     """Everybody who may listen inside of block 2, and how to make them stop."""
     block = model.blocks[2]
-    own = block.original_component
     seen = []
     return seen, {
         "a hook point": block.attn.hook_pattern.register_forward_hook,
         "the stream": block.hook_in.register_forward_pre_hook,
         "a component": block.mlp.register_forward_hook,
-        "the model's own module": own.mlp.register_forward_hook,
+        "the model's own module": block.mlp.original_component.register_forward_hook,
         "a gradient": block.mlp.hook_out.register_full_backward_hook,
     }
 

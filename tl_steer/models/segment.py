@@ -28,7 +28,7 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
-from tl_steer.models.unbridged import Unbridged
+from tl_steer.models.unbridged import Unbridged, wraps
 from tl_steer.perturbations.edit import Edit
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -265,11 +265,11 @@ class Segment:
     def _check_replay(self) -> None:
         """Two clean copies must give the clean target twice, or nothing downstream can be trusted.
         Blocks' own modules run for them where that comes no less close to it."""
-        layers = range(self.first, self.last + 1)
-        self.unbridged = {layer: Unbridged(self.model.blocks[layer]) for layer in layers}
+        blocks = {layer: self.model.blocks[layer] for layer in range(self.first, self.last + 1)}
+        self.unbridged = {i: Unbridged(block) for i, block in blocks.items() if wraps(block)}
         alone = math.inf
         with suppress(SteerError):
-            alone = self._off()
+            alone = self._off() if self.unbridged else math.inf
         if alone == 0:
             return
         unbridged, self.unbridged = self.unbridged, {}

@@ -17,21 +17,23 @@ class Unbridged:
     """One block, called as the bridge calls it.
 
     Args:
-        block: one of `model.blocks`. A block that wraps nothing stands for itself.
+        block: one of `model.blocks` that wraps a module (`wraps`).
 
     Attributes:
         module: the block's own modules, sharing every weight with it.
-        run: how it is called; `compiled` puts something faster there for a while.
+        run: how it is called; `objectives.compiled` puts something faster there for a while.
     """
 
     run: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
     def __init__(self, block: nn.Module) -> None:
-        self.module, self.run = _unwrapped(block), called
-        self._hung = list(block.modules())
+        kept: set[int] = set()
+        self.module, self.run = _unwrapped(block, kept), called
+        # Hooks on the model's own modules fire as ever; those on the bridge's would be left out.
+        self._left_out = [module for module in block.modules() if id(module) not in kept]
         # The bridge's own, which only note what goes by.
         self._own = {handle.id for handle in getattr(block, "_capture_hook_handles", ())}
-        self._training = self.module.training
+        self._block, self._training = block, block.training
         taken = inspect.signature(self.module.forward).parameters.values()
         self._takes = {p.name for p in taken}
         self._takes_more = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken)
@@ -39,12 +41,12 @@ class Unbridged:
     @property
     def stands_in(self) -> bool:
         """Whether it may run for the block now: nobody listens inside, and modes are as before."""
-        return self._training == self._hung[0].training and not any(
-            number not in self._own for number in self._hooks()
+        return self._block.training == self._training and all(
+            number in self._own for number in self._hooks()
         )
 
     def _hooks(self) -> Iterator[int]:
-        for module in self._hung:
+        for module in self._left_out:
             yield from module._forward_hooks
             yield from module._forward_pre_hooks
             yield from module._backward_hooks
@@ -57,19 +59,25 @@ class Unbridged:
         return self.run(self.module, args, kwargs)
 
 
+def wraps(block: Any) -> bool:
+    """Whether a block stands in front of a module of the model's own."""
+    return isinstance(getattr(block, "original_component", None), nn.Module)
+
+
 def called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A module with its arguments; one function for all blocks, so that one graph serves them."""
     return module(*args, **kwargs)
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def _unwrapped(module: Any, kept: set[int]) -> nn.Module:
     """The module that is wrapped, or this one, with unwrapped modules in it. A copy shares weights,
-    buffers and hooks, and holds modules of its own."""
-    wrapped = getattr(module, "original_component", None)
-    inner = wrapped if isinstance(wrapped, nn.Module) else module
+    buffers and hooks, and holds modules of its own; what was copied goes into `kept`."""
+    inner = module.original_component if wraps(module) else module
+    kept.add(id(inner))
     copy: nn.Module = object.__new__(type(inner))
     copy.__dict__ = dict(inner.__dict__)
     copy.__dict__["_modules"] = {
-        name: None if child is None else _unwrapped(child) for name, child in inner._modules.items()
+        name: None if child is None else _unwrapped(child, kept)
+        for name, child in inner._modules.items()
     }
     return copy

@@ -16,6 +16,7 @@ from tl_steer.objectives.parts import is_out_of_memory
 from tl_steer.objectives.same import refuse_unlike
 from tl_steer.perturbations.perturbation import Perturbation
 
+_BACKEND = "inductor"
 _ADVICE = "Take the method without Compiled."
 
 
@@ -57,13 +58,14 @@ def _first(objective: Objective, like: Perturbation) -> Evaluation:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        inner = getattr(error, "inner_exception", error)
         raise SettingError(
-            f"torch.compile does not take this model's blocks ({said(error, most=200)}). {_ADVICE}"
+            f"torch.compile does not take this model's blocks ({said(inner, most=200)}). {_ADVICE}"
         ) from error
 
 
 def _by_the_compiler() -> Callable[..., Any]:
-    function = torch.compile(called)
+    function = torch.compile(called, backend=_BACKEND)
 
     def run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # The model itself runs as it was written meanwhile (`models.state.uncompiled`).
