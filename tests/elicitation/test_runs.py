@@ -493,9 +493,10 @@ def test_a_checkpoint_of_the_last_step_is_the_bank_of_the_end(one, monkeypatch, 
 
 
 def test_answers_that_are_drawn_are_evaluated_once_more_at_the_end():
-    iterate = Iterate(
-        None, torch.ones(2), 1, 1, evaluation=Evaluation(torch.ones(2), torch.ones(2, 3))
-    )
+    site = ts.hook_points.Site(SOURCE, 1, "hook_resid_post", 3)
+    edits = ts.Additive(site, torch.ones(2, 3), radius=1.0)
+    before = Evaluation(torch.ones(2), torch.ones(2, 3))
+    iterate = Iterate(edits, torch.ones(2), 1, 1, evaluation=before)
     anew = Evaluation(torch.zeros(2), torch.zeros(2, 3))
 
     class Drawn:
@@ -506,4 +507,4 @@ def test_answers_that_are_drawn_are_evaluated_once_more_at_the_end():
 
     assert evaluated(Drawn(), iterate) is anew
     Drawn.steady = True
-    assert evaluated(Drawn(), iterate) is iterate.evaluation
+    assert evaluated(Drawn(), iterate) is before

@@ -14,7 +14,7 @@ SHAPES = {
     "levelling off": math.tanh,
     "steep late": lambda x: math.expm1(x) if x < 2 else 100.0,
     "a step": lambda x: math.copysign(1.0, x),
-    "with a dip": lambda x: x + 0.6 * math.sin(4 * x),
+    "in waves": lambda x: x + 0.2 * math.sin(4 * x),
 }
 
 

@@ -39,6 +39,8 @@ class InBand:
     anchor first, then smaller ones while the smallest that was read is gibberish, or larger ones
     while none is. That gives what all of them give (`measure`), wherever gibberish, once it begins,
     does not end again below the radii that were read.
+    No text at a radius is left out by a sequential test such as Wald's: the result is interpolated
+    between quantiles at the two neighbours, and those take all texts.
 
     Args:
         anchor: the rule that gives the middle of the radii.

@@ -159,8 +159,8 @@ class Calibrated:
         return self.scale * math.exp(place)
 
 
-# Steps of the secant method: a factor of four at most, and no guess from further than a third.
-_STRIDE, _NEAR, _MOST = math.log(4), 0.3, 40
+# Steps of the secant method: a factor of four at most; the last of ten times the tolerance at most.
+_STRIDE, _LAST, _MOST = math.log(4), 10, 40
 
 
 def crossing(
@@ -198,7 +198,7 @@ def crossing(
             continue
         apart = abs(value / steeper - value / slope)
         slope = steeper
-        if abs(value / slope) < _NEAR and apart < within:
+        if abs(value / slope) < _LAST * within and apart < within:
             return min(max(here - value / slope, ends[0]), ends[1]), slope
     return here, slope
 
