@@ -85,8 +85,8 @@ def doubled_and_ended_by_brent(segment: Any, measured: Any, seed: int) -> float:
 def nothing_shared() -> Iterator[None]:
     """Inside, logits are not read off the last stream, on which all sharing rests."""
     with (
-        mock.patch("tl_steer.radii.dose.readout_of", lambda _: None),
-        mock.patch("tl_steer.radii.fluency.readout_of", lambda _: None),
+        mock.patch("tl_steer.radii.dose.readout_of", return_value=None),
+        mock.patch("tl_steer.radii.fluency.readout_of", return_value=None),
     ):
         yield
 
