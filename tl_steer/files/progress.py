@@ -44,7 +44,7 @@ def bar(label: str, text: str, *, total: int | None, done: int = 0, shown: bool)
         text: what stands beside the label, with `{done}`, `{total}` and `{said}` in it.
         done: what an earlier process did, which must not count as speed.
 
-    Where nobody sees a bar move, at most ten lines go to standard error, and one for all that is
+    Where nobody sees a bar move, ten lines or so go to standard error, and one for all that is
     said before the total is known.
     """
     at = _At(done, total)
@@ -65,8 +65,9 @@ def _shown(label: str, at: _At) -> AbstractContextManager[Callable[..., None]]:
     from rich.console import Console
 
     console = Console()
-    moves = console.is_terminal or console.is_jupyter
-    return _moving(label, at) if moves else nullcontext(_Plain(label))
+    if console.is_terminal or console.is_jupyter:
+        return _moving(label, at)
+    return nullcontext(_Plain(label))
 
 
 @contextmanager
@@ -94,7 +95,8 @@ class _Plain:
     """Lines, as little as tells that something goes on."""
 
     def __init__(self, label: str) -> None:
-        self.label, self._told = label, None
+        self.label = label
+        self._told: object = None
 
     def __call__(self, *, at: _At, line: str) -> None:
         if line and at.tenth != self._told:
