@@ -92,6 +92,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
 	$(BIN)/python tests/benchmarks/against.py
+	$(BIN)/python tests/benchmarks/radius.py
 	$(BIN)/python tests/benchmarks/sweep.py
 
 bench-monitor: $(READY)
