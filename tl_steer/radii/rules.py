@@ -33,6 +33,7 @@ from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import random_on_sphere
 
 RadiusRule = Callable[[Segment, Bool[Tensor, "batch pos"], int], float]
+"""`(segment, measured, seed) -> radius`, in the units of the activations at the source."""
 
 # Where R is looked for, in shares of the source's median norm.
 _BRACKET = (1e-3, 4.0)
