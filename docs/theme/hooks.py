@@ -1,6 +1,8 @@
 """What the site has and plain Markdown has not; mkdocs calls these functions.
 
 - `<!-- names: banks -->` becomes the wing's public names, from their docstrings.
+- `<!-- front door -->` becomes the names of `ts` itself, and `<!-- commands -->` the options of the
+  command line.
 - `ts.elicit` in a text is a link to its entry; so is a page that a docstring names.
 - Formulas are MathML, which browsers draw by themselves.
 - Links to files outside of docs/ lead to the repository.
@@ -67,12 +69,47 @@ def identifiers() -> list[str]:
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     markdown = _NAMES.sub(lambda found: "\n\n".join(_entries(found[1])), markdown)
+    if "<!-- front door -->" in markdown:
+        markdown = markdown.replace("<!-- front door -->", "\n".join(_first_day()))
+    if "<!-- commands -->" in markdown:
+        markdown = markdown.replace("<!-- commands -->", "\n".join(_commands()))
     return _OUTSIDE.sub(lambda found: _outside(found, page.file.src_uri), markdown)
 
 
 def _entries(wing: str) -> Iterator[str]:
     for name in public(wing):
         yield f"::: tl_steer.{wing}.{name}"
+
+
+def _first_day() -> Iterator[str]:
+    homes = front_door()
+    yield "| wing | names |\n| --- | --- |"
+    for wing in dict.fromkeys(homes.values()):
+        names = [name for name, home in homes.items() if home == wing]
+        yield f"| [{wing}]({wing}.md) | {', '.join(f'`ts.{name}`' for name in names)} |"
+
+
+def _commands() -> Iterator[str]:
+    """A table of arguments and options for every command."""
+    import typer
+
+    from tl_steer.cli import app
+
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        yield f"\n## tl-steer {name}\n\n{(command.help or '').strip()}\n"
+        yield "| | |\n| --- | --- |"
+        for option in command.params:
+            if not getattr(option, "hidden", False):
+                yield f"| {_said(option)} | {_cell(getattr(option, 'help', None) or '')} |"
+
+
+def _said(option: Any) -> str:
+    called = option.opts if option.param_type_name == "option" else [option.human_readable_name]
+    return ", ".join(f"`{each}`" for each in called)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _outside(found: re.Match[str], page: str) -> str:
@@ -96,7 +133,7 @@ def _formula(found: re.Match[str]) -> str:
 
 
 def _linked(found: re.Match[str]) -> str:
-    head, _, rest = found[1].partition(".")
+    head = found[1].partition(".")[0]
     wing = front_door().get(head)
     full = f"tl_steer.{wing}.{found[1]}" if wing else f"tl_steer.{found[1]}"
     return f'<autoref optional identifier="{full}">{found[0]}</autoref>'

@@ -81,6 +81,7 @@ def to_text(sheet: Sheet, *, width: int = 120) -> str:
 
 def to_html(sheet: Sheet) -> str:
     """A table for a notebook; cells are text, whatever is in them."""
+
     def cells(tag: str, values: Sequence[str]) -> str:
         style = "text-align:left;white-space:pre-wrap"
         return "".join(

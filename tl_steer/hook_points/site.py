@@ -127,8 +127,8 @@ class Site:
 
 
 Point: TypeAlias = str | int | SupportsIndex | Site
-"""How a hook point is said: its name, the number of a layer (its residual stream behind the block), or
-a `Site`."""
+"""How a hook point is said: its name, the number of a layer (its residual stream behind the block),
+or a `Site`."""
 
 
 def site_at(where: Any, width: int) -> Site:

@@ -37,9 +37,9 @@ class Iterate:
 Method = Callable[..., Iterator[Iterate]]
 """`(objective, start) -> iterates`: how an objective is climbed.
 
-The objective is called as `objectives.Objective` is: it takes a perturbation and a step, and returns
-values, responses and gradients. A method whose iterates carry a state also takes `resume=`, the state
-to go on from.
+The objective is called as `objectives.Objective` is: it takes a perturbation and a step, and
+returns values, responses and gradients. A method whose iterates carry a state also takes `resume=`,
+the state to go on from.
 """
 
 
