@@ -104,7 +104,7 @@ def _commands() -> Iterator[str]:
 
 
 def _said(option: Any) -> str:
-    called = option.opts if option.param_type_name == "option" else [option.human_readable_name]
+    called = option.opts if option.param_type_name == "option" else [option.name.upper()]
     return ", ".join(f"`{each}`" for each in called)
 
 
