@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms clean FORCE
+.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu docs docs-serve llamacpp wheel organisms clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -31,6 +31,14 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The site, in site/: warnings are errors, nothing is fetched. `docs-serve` shows it while one writes.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY)
+	$(BIN)/mkdocs build --quiet
+
+docs-serve: $(READY)
+	$(BIN)/mkdocs serve
 
 # Each as a notebook, on one core: `make --jobs=2 tutorial` runs two at a time.
 tutorial: $(patsubst tutorials/%.py,$(VENV)/%.ipynb,$(wildcard tutorials/*.py))

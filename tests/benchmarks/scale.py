@@ -1,4 +1,4 @@
-"""What a step costs, in seconds and bytes: writes the tables of docs/scale.md.
+"""What a step costs, in seconds and bytes: writes the tables of docs/scale.md and real_models.md.
 
     python tests/benchmarks/scale.py                     # from the points that are kept
     python tests/benchmarks/scale.py --measure           # this machine's CPU, one thread, anew
@@ -41,7 +41,7 @@ INNER = 2.75
 
 @dataclass(frozen=True)
 class Large:
-    """A model of 70B: what a block of it holds, and a segment as deep as that of the 7B shape."""
+    """A model's shape, and the blocks of a segment; 70B, and as deep as that of the 7B shape."""
 
     layers: int = 80
     width: int = 8192
@@ -49,6 +49,7 @@ class Large:
     key_width: int = 1024
     vocabulary: int = 128256
     blocks: int = 25
+    tied: bool = False
 
     @property
     def block(self) -> int:
@@ -56,7 +57,16 @@ class Large:
 
     @property
     def weights(self) -> int:
-        return self.layers * self.block + 2 * self.vocabulary * self.width
+        tables = 1 if self.tied else 2
+        return self.layers * self.block + tables * self.vocabulary * self.width
+
+
+# Of Llama 3: layers, width, MLP, keys; a segment from a quarter of the model to two thirds.
+SIZES = {
+    "1B": Large(16, 2048, 8192, 512, blocks=7, tied=True),
+    "3B": Large(28, 3072, 8192, 1024, blocks=12, tied=True),
+    "8B": Large(32, 4096, 14336, 1024, blocks=13),
+}
 
 
 @dataclass(frozen=True)
@@ -167,6 +177,20 @@ def large(cost: Cost) -> str:
     return f"{size}\n\n{table(columns, cells)}"
 
 
+def sizes(cost: Cost, *, steps: int = 12) -> str:
+    """What a search on one card takes by the law; its last evaluation costs no more than a step."""
+    cells = []
+    for name, of in SIZES.items():
+        own, row = wider(cost, of), [name, f"{2 * of.weights / 1e9:.1f}", of.blocks]
+        for vectors in (32, 512):
+            point = (of.blocks, TOKENS, vectors, of.width)
+            step = own.seconds(point, 4 * of.blocks * of.block * TOKENS * vectors)
+            row += [f"{own.kept_bytes(point) / 1e9:.1f}", f"{step * (steps + 1):.1f}"]
+        cells.append(row)
+    columns = ["model", "weights, GB", "blocks", "32 vectors: GB", "s", "512 vectors: GB", "s"]
+    return table(columns, cells)
+
+
 def measured() -> dict[str, Any]:
     torch.set_num_threads(1)
     name = f"one thread of {platform.machine()}, torch {torch.__version__}, fp32"
@@ -197,6 +221,7 @@ def main() -> None:
         if name == "card":
             parts.append(others(cost))
             write_section("scale.md", "large", large(cost))
+            write_section("real_models.md", "sizes", sizes(cost))
     write_section("scale.md", "points", "\n\n".join(parts))
 
 

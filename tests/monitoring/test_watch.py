@@ -2,7 +2,6 @@
 behind."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
@@ -312,18 +311,3 @@ def test_traffic_that_has_moved_raises_the_drift_alarm_once(one, tmp_path):
                 one(one.to_tokens(prompt))
         assert w.drift.alarmed
     assert [row["kind"] for row in read_log(path, kind="drift")] == ["drift"]
-
-
-def test_the_monitoring_page_runs_as_written(one, tmp_path, monkeypatch):
-    import ast
-    import re
-
-    page = Path(__file__).parents[2] / "docs/monitoring.md"
-    if not page.is_file():
-        pytest.skip("the documentation is not beside these tests")
-    monkeypatch.chdir(tmp_path)
-    given = {"ts": ts, "model": one, "bank": bank_of(one), "clean": prompts(70)}
-    for source in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
-        exec(compile(ast.parse(source), str(page), "exec"), given)
-    assert given["w"].requests == 1
-    assert (tmp_path / "audit.sqlite").is_file()

@@ -259,6 +259,7 @@ class Bank(Pretrained):
 
 
 load_bank = Bank.load
+"""`Bank.load`: read a bank's file. No model is needed, and nothing in the file is executed."""
 
 
 def largest(bank: Bank, n: int) -> list[int]:

@@ -38,6 +38,7 @@ SCORES: Mapping[str, Score] = {
     "switch": Switch(),
     "flatness": Flatness(),
 }
+"""The scores of vectors that `rank` and `halve` know by name."""
 
 
 @checked

@@ -26,6 +26,7 @@ from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import cosines
 
 Score = Callable[[HookedModel, Bank, TokenBatch], Float[Tensor, " vec"]]
+"""`(model, bank, tokens) -> [vec]`: what `rank` orders by; larger comes first."""
 
 _BATCH_ROWS = 64
 

@@ -28,8 +28,9 @@ from tl_steer.perturbations.kinds import bankable, kind_of
 from tl_steer.perturbations.multi_site import MultiSite
 from tl_steer.perturbations.perturbation import Kind, Perturbation
 
-# (segment, n, radius, seed, positions) -> n perturbations at the segment's source.
 Start = Callable[[Segment, int, float, int, Positions], Perturbation]
+"""`(segment, n, radius, seed, positions) -> n perturbations` at the segment's source: where a
+search begins."""
 Named = str | type[Perturbation] | functools.partial[Any]
 
 

@@ -69,6 +69,7 @@ def draw(sheet: Sheet) -> "Table":
 
 
 def to_text(sheet: Sheet, *, width: int = 120) -> str:
+    """A table for a terminal, `width` characters wide."""
     from rich.console import Console
 
     # In a notebook rich would display the table itself, whatever file it was given.
@@ -79,6 +80,8 @@ def to_text(sheet: Sheet, *, width: int = 120) -> str:
 
 
 def to_html(sheet: Sheet) -> str:
+    """A table for a notebook; cells are text, whatever is in them."""
+
     def cells(tag: str, values: Sequence[str]) -> str:
         style = "text-align:left;white-space:pre-wrap"
         return "".join(

@@ -163,8 +163,12 @@ class Positions:
 
 _ALWAYS = {"last", "bos", "generated"}
 EVERYWHERE = Positions()
+"""Every token, generated ones included."""
 PROMPT = Positions(generated=False)
+"""Every token of the prompt, and none that is generated."""
 GENERATED = Positions(last=0)
+"""What is generated, and nothing of the prompt."""
 LAST_THREE = Positions(last=3, bos=False)
+"""The last three tokens of the prompt and what is generated, without BOS: where objectives look."""
 # As command lines call them.
 NAMED = {"all": EVERYWHERE, "prompt": PROMPT, "generated": GENERATED}

@@ -17,6 +17,7 @@ from tl_steer.hook_points.registry import kind_of, stage_of
 _HEAD = re.compile(r"\[(\d+)\]$")
 _NAME = re.compile(r"blocks\.(\d+)\.([^\[\]]+)(\[\d+\])?")
 PATTERN = "attn.hook_pattern"
+"""The kind of attention patterns, whose activations are `[batch head query key]`."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,9 @@ class Site:
         return self.name
 
 
-# How a hook point is said: its name, the number of a layer (its residual stream behind the block),
-# or a site.
 Point: TypeAlias = str | int | SupportsIndex | Site
+"""How a hook point is said: its name, the number of a layer (its residual stream behind the block),
+or a `Site`."""
 
 
 def site_at(where: Any, width: int) -> Site:

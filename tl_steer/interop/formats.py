@@ -45,6 +45,7 @@ class Format:
 # A vector for each of 128 layers, 16,384 wide, is 8 MB; as JSON six times that.
 MOST_BYTES = 256 << 20
 FORMATS: dict[str, Format] = {}
+"""The formats that `export` and `read` know, by name; `register` adds one."""
 
 
 def register(name: str, *, write: Write, read: Read | None = None) -> None:

@@ -23,6 +23,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "sogi": Sogi,
     "ascent": Ascent,
 }
+"""The methods that `elicit` knows by name. Those that take a base model have none."""
 
 
 def method_of(name: str) -> Method:

@@ -48,10 +48,13 @@ def evaluated(objective: Any, iterate: Iterate) -> Evaluation:
     return found
 
 
-# (objective, start) -> iterates. The objective is called as `objectives.Objective` is: it takes a
-# perturbation and a step, and returns values, responses and gradients. A method whose
-# iterates carry a state also takes `resume=`, the state to go on from.
 Method = Callable[..., Iterator[Iterate]]
+"""`(objective, start) -> iterates`: how an objective is climbed.
+
+The objective is called as `objectives.Objective` is: it takes a perturbation and a step, and
+returns values, responses and gradients. A method whose iterates carry a state also takes `resume=`,
+the state to go on from.
+"""
 
 
 def columns(values: Tensor) -> Float[Tensor, "column vec d"]:

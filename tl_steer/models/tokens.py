@@ -22,9 +22,8 @@ from tl_steer.models.model import HookedModel, context_of, device_of
 from tl_steer.models.prompt_list import is_ids, listed
 from tl_steer.models.prompt_row import chat_row, special_id, templated, text_row, words_of
 
-# A sequence of strings, conversations or rows of token ids, or a matrix of ids. Not checked by its
-# type: `tokenize` has better words for what is wrong with it.
 Prompts: TypeAlias = Any
+"""A sequence of strings, conversations (`chat`) or rows of token ids, or a matrix of ids."""
 
 
 @dataclass(frozen=True, eq=False)

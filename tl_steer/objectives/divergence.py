@@ -22,10 +22,16 @@ from tl_steer.files.signatures import typed_fields
 from tl_steer.hook_points.site import Site
 
 Steered: TypeAlias = Float[Tensor, "vec batch pos d_model"]
+"""Activations at the target under every vector."""
 Clean: TypeAlias = Float[Tensor, "batch pos d_model"]
+"""The same without any: one copy, since it is the same for all vectors."""
 Measured: TypeAlias = Bool[Tensor, "batch pos"]
+"""Which tokens count: neither padding nor those that `measured=` leaves out."""
 PerVector: TypeAlias = Float[Tensor, " vec"]
+"""A number for each vector."""
 Divergence: TypeAlias = Callable[[Steered, Clean, Measured], PerVector]
+"""`(steered, clean, measured) -> [vec]`: how far activations moved, to be maximised. It has to be
+differentiable in `steered`, and 0 where nothing moves."""
 
 
 def refuse_target(divergence: Any, target: Site) -> None:

@@ -8,6 +8,7 @@ from tl_steer.files.signatures import object_of
 from tl_steer.objectives.divergence import Cosine, Displacement, Divergence
 
 DIVERGENCES: dict[str, Callable[[], Divergence]] = {"displacement": Displacement, "cosine": Cosine}
+"""The divergences that `elicit` knows by name."""
 
 
 def divergence_of(value: Any) -> Any:

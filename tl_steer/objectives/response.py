@@ -39,6 +39,8 @@ from tl_steer.objectives.parts import in_parts
 from tl_steer.perturbations.perturbation import Perturbation
 
 Pool = Callable[..., Float[Tensor, "vec k"]]
+"""`(change, measured) -> [vec k]`: what of the change at the target a response is made of, such as
+its mean over tokens (`mean_response`) or all of it (`stacked_response`)."""
 
 
 class ResponseMap:

@@ -33,6 +33,7 @@ NAMES = (
     "mixed-31",
     "wrong-unit-33",
 )
+"""The organisms that `load` and `load_model` know."""
 
 
 def kind_of(name: str) -> str:
@@ -100,5 +101,5 @@ def _loader(name: str) -> Callable[[torch.dtype], HookedModel]:
     return lambda dtype: load(name, dtype=dtype)
 
 
-# What `load_model` finds by the entry point of this package.
 LOADERS = {name: _loader(name) for name in NAMES}
+"""Functions of a dtype, by name: what `load_model` finds by the entry point of this package."""

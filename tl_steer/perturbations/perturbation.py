@@ -25,10 +25,12 @@ from tl_steer.perturbations.form import fill, form_of, shapes_in
 from tl_steer.perturbations.sphere import random_on_sphere
 
 HookFunction: TypeAlias = Callable[..., Tensor]
+"""`(activation, hook) -> activation`, as TransformerLens calls it."""
 Hooks: TypeAlias = list[tuple[str, HookFunction]]
+"""`[(name of a hook point, function)]`: what `run_with_hooks(fwd_hooks=)` takes."""
 Kind = TypeVar("Kind", bound="Perturbation")
-# How strongly edits act where they are used: a number, or one for each.
 Scale: TypeAlias = float | int | Sequence[float | int] | Float[Tensor, " vec"]
+"""How strongly edits act where they are used: one number, or one for each."""
 NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
 

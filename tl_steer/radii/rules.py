@@ -34,9 +34,9 @@ from tl_steer.objectives.response import ResponseMap
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import random_on_sphere
 
-# (segment, measured, seed) -> radius. A rule that takes `show=` as well tells by it how far it is
-# (`files.progress`).
 RadiusRule = Callable[..., float]
+"""`(segment, measured, seed) -> radius`, in the units of the activations at the source. A rule that
+takes `show=` as well tells by it how far it is (`files.progress`)."""
 
 # Where R is looked for, in shares of the source's median norm.
 _BRACKET = (1e-3, 4.0)

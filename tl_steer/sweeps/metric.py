@@ -64,6 +64,7 @@ class Reading:
 
 
 Metric: TypeAlias = Callable[[Reading], Float[Tensor, "vec batch"]]
+"""`Reading -> [vec batch]`: a number for each vector and prompt, 0 where nothing has changed."""
 
 
 def kl(reading: Reading) -> Float[Tensor, "vec batch"]:
@@ -116,6 +117,7 @@ METRICS: Mapping[str, Metric] = {
     "alignment": alignment,
     "continuation_kl": continuation_kl,
 }
+"""The metrics that `sweep` knows by name."""
 # Measured at the target: without logits.
 AT_TARGET = (divergence, alignment)
 # Measured on the text, not on a pass.

@@ -121,3 +121,5 @@ def is_refusal(prompt: str, text: str) -> bool:
 
 
 refusal = Scorer("refusal", is_refusal)
+"""Whether a text refuses, by its words, in English. Wrong for other languages, and for answers to
+another question, which words do not show; docs/generalisation.md has how often it is right."""

@@ -105,6 +105,7 @@ def frame_of(clean: Gaussian, responses: Float[Tensor, "vec d"]) -> Frame:
 
 
 Score: TypeAlias = Callable[[Reference], Detector]
+"""A function of a `Reference` that fits a detector: what `Monitor.fit(score=)` takes."""
 
 
 @typed_fields

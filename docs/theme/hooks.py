@@ -1,0 +1,154 @@
+"""What the site has and plain Markdown has not; mkdocs calls these functions.
+
+- `<!-- names: banks -->` becomes the wing's public names, from their docstrings.
+- `<!-- front door -->` becomes the names of `ts` itself, and `<!-- commands -->` the options of the
+  command line.
+- `ts.elicit` in a text is a link to its entry; so is a page that a docstring names.
+- Formulas are MathML, which browsers draw by themselves.
+- Links to files outside of docs/ lead to the repository.
+
+A public name without an entry ends the build.
+"""
+
+import ast
+import html
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.utils import get_relative_url
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+_NAMES = re.compile(r"<!-- names: (\w+) -->")
+_CODE = re.compile(r"<code>ts\.([A-Za-z_][\w.]*?)(\([^<]*\))?</code>")
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+_PAGE = re.compile(r"(?<![/\w\"])docs/([a-z_/-]+)\.md")
+_OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([^)\s#]+)(#[^)\s]*)?\)")
+
+
+def public(wing: str) -> list[str]:
+    """The names that a wing's `__init__` re-exports (`X as X`), or that a module defines."""
+    path = ROOT / "tl_steer" / wing / "__init__.py"
+    if path.is_file():
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        aliases = [a for line in body if isinstance(line, ast.ImportFrom) for a in line.names]
+        return sorted({a.asname for a in aliases if a.asname == a.name}, key=str.lower)
+    body = ast.parse(path.parent.with_suffix(".py").read_text(encoding="utf-8")).body
+    defined = [d.name for d in body if isinstance(d, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in defined if not name.startswith("_")]
+
+
+def wings() -> list[str]:
+    """Every wing that a page of the reference is about."""
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    found = [_NAMES.findall(page.read_text(encoding="utf-8")) for page in pages]
+    return sorted(wing for several in found for wing in several)
+
+
+def front_door() -> dict[str, str]:
+    """The names of `ts` itself, and the wing that has each; {} of none."""
+    body = ast.parse((ROOT / "tl_steer/__init__.py").read_text(encoding="utf-8")).body
+    for line in body:
+        if isinstance(line, ast.Assign) and getattr(line.targets[0], "id", "") == "_NAMES":
+            homes = ast.literal_eval(line.value)
+            return {name: wing for wing, names in homes.items() for name in names.split()}
+    return {}
+
+
+def identifiers() -> list[str]:
+    return [f"tl_steer.{wing}.{name}" for wing in wings() for name in public(wing)]
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    markdown = _NAMES.sub(lambda found: "\n\n".join(_entries(found[1])), markdown)
+    if "<!-- front door -->" in markdown:
+        markdown = markdown.replace("<!-- front door -->", "\n".join(_first_day()))
+    if "<!-- commands -->" in markdown:
+        markdown = markdown.replace("<!-- commands -->", "\n".join(_commands()))
+    return _OUTSIDE.sub(lambda found: _outside(found, page.file.src_uri), markdown)
+
+
+def _entries(wing: str) -> Iterator[str]:
+    for name in public(wing):
+        yield f"::: tl_steer.{wing}.{name}"
+
+
+def _first_day() -> Iterator[str]:
+    homes = front_door()
+    yield "| wing | names |\n| --- | --- |"
+    for wing in dict.fromkeys(homes.values()):
+        names = [name for name, home in homes.items() if home == wing]
+        yield f"| [{wing}]({wing}.md) | {', '.join(f'`ts.{name}`' for name in names)} |"
+
+
+def _commands() -> Iterator[str]:
+    """A table of arguments and options for every command."""
+    import typer
+
+    from tl_steer.cli import app
+
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        yield f"\n## tl-steer {name}\n\n{(command.help or '').strip()}\n"
+        yield "| | |\n| --- | --- |"
+        for option in command.params:
+            if not getattr(option, "hidden", False):
+                yield f"| {_said(option)} | {_cell(getattr(option, 'help', None) or '')} |"
+
+
+def _said(option: Any) -> str:
+    called = option.opts if option.param_type_name == "option" else [option.name.upper()]
+    return ", ".join(f"`{each}`" for each in called)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _outside(found: re.Match[str], page: str) -> str:
+    """A link as it stands, or one into the repository where it leaves docs/."""
+    up, path, anchor = found[1].count("../"), found[2], found[3] or ""
+    if up <= page.count("/"):
+        return found[0]
+    meta = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return f"]({meta['project']['urls']['Repository']}/blob/main/{path}{anchor})"
+
+
+def on_page_content(html: str, *, page: Any, files: Any, **_: Any) -> str:
+    html = _FORMULA.sub(_formula, html)
+    html = _CODE.sub(_linked, html)
+    return _PAGE.sub(lambda found: _to_page(found, page, files), html)
+
+
+def _formula(found: re.Match[str]) -> str:
+    shown = "block" if found[1] == "div" else "inline"
+    return str(convert(html.unescape(found[2]), display=shown))
+
+
+def _linked(found: re.Match[str]) -> str:
+    head = found[1].partition(".")[0]
+    wing = front_door().get(head)
+    full = f"tl_steer.{wing}.{found[1]}" if wing else f"tl_steer.{found[1]}"
+    return f'<autoref optional identifier="{full}">{found[0]}</autoref>'
+
+
+def _to_page(found: re.Match[str], page: Any, files: Any) -> str:
+    there = files.get_file_from_path(f"{found[1]}.md")
+    if there is None:
+        return found[0]
+    return f'<a href="{get_relative_url(there.url, page.url)}">{found[0]}</a>'
+
+
+def on_post_build(*, config: Any, **_: Any) -> None:
+    pages = (Path(config["site_dir"]) / "reference").glob("*.html")
+    ids = {i for page in pages for i in re.findall(r'id="(tl_steer\.[\w.]+)"', page.read_text())}
+    missing = [name for name in identifiers() if name not in ids]
+    if missing:
+        raise PluginError(f"No entry in the reference: {', '.join(missing)}.")
