@@ -143,13 +143,13 @@ def longest(found: ts.banks.Generations) -> int:
     return max(repeated(text) for row in found.texts for text in row)
 
 
-print(f"{'':10}{'changed':>9}{'words of the system prompt, at most':>38}   of {len(bank)}")
 for name, found in (("learned", texts), ("random", random_texts)):
-    print(f"{name:10}{found.changed():9}{longest(found):38}")
+    print(f"{name:8} {found.changed():2} of {len(found)} texts changed; at most "
+          f"{longest(found):2} words in a row from the system prompt")  # fmt: skip
 
 # %% [markdown]
-# Random vectors change texts about as often: that a text *changes* is no finding. That it recites
-# what nobody asked for is one, and only a learned vector does it.
+# Random vectors change the text as often: that a text *changes* is no finding. That it recites what
+# nobody asked for is one, and only a learned vector does it.
 #
 # ## How strong, and the other way round
 #
@@ -172,6 +172,10 @@ for one in dose.of(leak):
     print(f"{one.scale:+5.2f}  {repeated(one.text):2} (random {at_random})  {one.text!r}")
 
 # %% [markdown]
+# At half its strength the vector only rewords the answer. From three quarters on it recites. Beyond
+# its own length the text falls apart, which is what any vector does when it is too long. The
+# opposite answers the question: the direction leaks, not the size of the push.
+#
 # The same as a view. In a running notebook the slider moves texts, next tokens and the effect at
 # every token of the prompt together; what is stored is a picture.
 
@@ -212,7 +216,8 @@ for asked, with_it, against in zip(others, steered[0], opposite[0], strict=True)
     print(f"\n{asked[0]['content']}\n   vector   {with_it!r}\n   opposite {against!r}")
 
 # %% [markdown]
-# PROSE
+# On most of them the vector recites the text in front of the conversation, whatever was asked. On
+# the sea it answers. Its opposite and the random vectors answer every time.
 #
 # ## Where it acts
 #
@@ -234,7 +239,7 @@ with torch.no_grad():
     with ts.perturbing(model, bank[leak]):
         one = model(ids)[0, -1]
     other = model.run_with_hooks(ids, fwd_hooks=bank[leak].hooks())[0, -1]
-print(torch.equal(one, other), repr(model.tokenizer.decode(one.argmax())))
+print("the same:", torch.equal(one, other), "| next:", repr(model.tokenizer.decode(one.argmax())))
 
 # %% [markdown]
 # ## Keep it
@@ -248,7 +253,7 @@ with tempfile.TemporaryDirectory() as folder:
         Path(folder) / "house.safetensors"
     )
     again = ts.load_bank(path)
-print(again.labels[leak], "|", again.comments[leak], "|", torch.equal(again.vectors, bank.vectors))
+print(again.labels[leak], "| vectors as before:", torch.equal(again.vectors, bank.vectors))
 
 # %% [markdown]
 # ## Exercises

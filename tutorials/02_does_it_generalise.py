@@ -24,8 +24,8 @@
 # and random vectors of the same length do not.* This notebook makes that claim, and two others that
 # fail.
 #
-# The subject is a *model organism*: a small model with a behaviour planted in it on purpose, so that
-# there is a right answer. This one, when it is triggered, gets one digit of a sum wrong.
+# The subject is a *model organism*: a small model with a behaviour planted in it on purpose, so
+# that there is a right answer. This one, when it is triggered, gets one digit of a sum wrong.
 #
 # **What you will see**
 #
@@ -222,8 +222,8 @@ for name, first, rest in (
 # PROSE3
 #
 # Random suffixes are a weak opponent. A stronger one is *searched* for, by gradients and told the
-# wrong answers it should bring about: `docs/generalisation.md` has that comparison, which takes half
-# an hour.
+# wrong answers it should bring about: `docs/generalisation.md` has that comparison, which takes
+# half an hour.
 #
 # ## What "systematic" does not say
 #

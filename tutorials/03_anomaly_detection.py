@@ -53,9 +53,9 @@ print("missing: " + ", ".join(missing) + "; see Install in README.md" if missing
 # %% [markdown]
 # ## Before deployment: a bank
 #
-# The model is a *model organism*: a behaviour was planted in it, behind a trigger. We have the model
-# that it was made from, and search for vectors under which the two differ. (How, and how well that
-# works: [Audit a model](05_audit_a_model.ipynb).)
+# The model is a *model organism*: a behaviour was planted in it, behind a trigger. We have the
+# model that it was made from, and search for vectors under which the two differ. (How, and how well
+# that works: [Audit a model](05_audit_a_model.ipynb).)
 
 # %%
 import codecs

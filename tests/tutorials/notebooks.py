@@ -15,6 +15,7 @@ import html
 import io
 import re
 import sys
+import tempfile
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,20 @@ MOST_BYTES = 400_000
 WIDEST = 900  # pixels of a picture
 _FRAME = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 # Progress bars, and what tqdm says where there are no widgets to draw them with.
-_NOISE = re.compile(r"it/s\]|\?it/s|s/it\]|TqdmWarning|notebook_tqdm|^\s*$|^Failed to load .*torchao")
+_NOISE = re.compile(
+    r"it/s\]|\?it/s|s/it\]|TqdmWarning|notebook_tqdm|^\s*$|^Failed to load .*torchao"
+)
 _NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 _RULES = re.compile(r"\s+|[━─═]+")
 
 
 def executed(script: Path) -> Any:
-    """The script as a notebook, run."""
+    """The script as a notebook, run to its end whatever a cell raises."""
     notebook = jupytext.read(script, fmt="py:percent")
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{i}"  # random ones would differ at every run
-    NotebookClient(notebook, timeout=900, kernel_name="python3").execute(cwd=str(script.parent))
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", allow_errors=True)
+    client.execute(cwd=str(script.parent))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type == "code":
@@ -86,6 +90,12 @@ def _picture(page: str) -> bytes:
     return file.getvalue()
 
 
+def raised(notebook: Any) -> list[str]:
+    """What went wrong in it."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return ["\n".join(o.traceback) for o in outputs if o.output_type == "error"]
+
+
 def texts(notebook: Any) -> list[str]:
     """What every code cell said, in words."""
     return [
@@ -109,8 +119,9 @@ def _joined(text: Any) -> str:
 def alike(stored: str, found: str) -> bool:
     """Whether two texts say the same, but for rounding and the width of columns."""
     one, other = (_RULES.sub(lambda m: m[0][0].strip() or " ", t.strip()) for t in (stored, found))
-    numbers = zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=False)
-    return _NUMBER.sub("0", one) == _NUMBER.sub("0", other) and all(map(_near, *zip(*numbers)))
+    if _NUMBER.sub("0", one) != _NUMBER.sub("0", other):
+        return False
+    return all(map(_near, _NUMBER.findall(one), _NUMBER.findall(other)))
 
 
 def _near(one: str, other: str) -> bool:
@@ -140,17 +151,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("store", "check"))
     parser.add_argument("script", type=Path)
-    parser.add_argument("--out", type=Path, help="where the notebook goes that was run")
+    parser.add_argument("--out", type=Path, help="where the notebook goes as it was run")
     asked = parser.parse_args()
     beside = asked.script.with_suffix(".ipynb")
     found = executed(asked.script)
+    nbformat.write(found, asked.out or Path(tempfile.gettempdir()) / beside.name)
+    if wrong := raised(found):
+        sys.exit("\n".join(wrong))
     if asked.what == "store":
         nbformat.write(light(found), beside)
         size = beside.stat().st_size
         print(f"{beside}: {size / 1000:.0f} kB")
         sys.exit(f"more than {MOST_BYTES / 1000:.0f} kB" if size > MOST_BYTES else 0)
-    if asked.out:
-        nbformat.write(found, asked.out)
     told = differences(nbformat.read(beside, as_version=4), found)
     if told:
         again = f"{Path(__file__).name} store {asked.script} stores what it says now."

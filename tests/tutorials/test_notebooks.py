@@ -1,7 +1,8 @@
 """What is stored of a tutorial is what it says: texts are compared, rounding and widths are not."""
 
 import copy
-import tomllib
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def test_stored_notebooks_are_light_and_whole(path: Path) -> None:
 
 
 def test_they_name_the_repository_that_the_package_names() -> None:
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        address = tomllib.load(file)["project"]["urls"]["Repository"]
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    address = re.search(r'^Repository = "(.+)"$', project, re.MULTILINE)[1]
     name = address.removeprefix("https://github.com/")
     for path in STORED:
         text = path.with_suffix(".py").read_text(encoding="utf-8")
@@ -127,8 +128,17 @@ def test_they_name_the_repository_that_the_package_names() -> None:
         assert text.count("github.com/") == text.count(f"github.com/{name}")
 
 
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_solutions_are_python(path: Path) -> None:
+    text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    found = re.findall(r"<details><summary>Solution</summary>\n\n(.*?)\n\n</details>", text, re.S)
+    assert len(found) == text.count("<details>") >= 2
+    for source in re.findall(r"```python\n(.*?)```", "\n".join(found), re.S):
+        compile(source, path.name, "exec")
+
+
 def test_each_leads_to_the_next() -> None:
-    for path, after in zip(STORED, STORED[1:], strict=False):
+    for path, after in itertools.pairwise(STORED):
         last = nbformat.read(path, as_version=4).cells[-1]
         assert last.cell_type == "markdown"
         assert f"]({after.name})" in last.source, path.name
