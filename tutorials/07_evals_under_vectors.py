@@ -158,7 +158,7 @@ for who, both in logs.items():
 # %% [markdown]
 # The vector leaks on most of the questions, and knows none of the facts: it recites where it should
 # answer. Half of it leaks once and keeps the facts. The opposite and the random vectors leak
-# nothing. They cost a fact each, the random ones as much as the opposite: that loss is what any push
+# nothing. They cost a fact each, random ones as much as the opposite: that loss is what any push
 # of this length does, and no finding.
 #
 # ## What the log keeps
