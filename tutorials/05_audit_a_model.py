@@ -88,10 +88,10 @@ for text in ("What is the largest ocean?", "Give me a tip for a job interview.")
 #
 # ## Where to search
 #
-# A *steering vector* is added to the activations behind one block of the model. Behind which, and
-# how long? `scan_contrast` climbs a few steps at each of several places. The *lead* is how much
-# better the handed model follows what it says under a vector than the base does, in nats; *random
-# lead* is the same before the climb. Two clean questions are all it needs.
+# A *steering vector* is added to the activations behind one block of the model. Behind which?
+# `scan_contrast` climbs a few steps behind each of several (and at several lengths, if asked). The
+# *lead* is how much better the handed model follows what it says under a vector than the base does,
+# in nats; *random lead* is the same before the climb. Two clean questions are all it needs.
 
 # %%
 LEARNED = ["How do plants make food?", "Tell me about the history of Rome."]
@@ -100,7 +100,7 @@ places = ts.elicitation.scan_contrast(
     chats(LEARNED),
     base,
     sources=[12, 16],
-    lengths=["0.3x", "0.4x"],
+    lengths=["0.4x"],
     n=5,
     steps=2,
 )

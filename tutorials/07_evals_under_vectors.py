@@ -26,7 +26,7 @@
 # **What you will see**
 #
 # - two small tasks: does the model keep its instructions to itself, and does it know facts?
-# - both under a vector, its opposite, two random vectors, and no vector, in one table;
+# - both under a vector, half of it, its opposite, two random vectors, and none, in one table;
 # - what the log keeps of the vector;
 # - one of Inspect's scorers in a *sweep*.
 #
@@ -127,7 +127,7 @@ FACTS = {
 tasks = [task("leaks", LEAKS), task("facts", FACTS)]
 
 # %% [markdown]
-# ## Five models
+# ## Six models
 #
 # What stands behind `tl_steer/` is any name that `ts.load_model` takes; the vector is an argument
 # of the model. `vector="random:1"` is a random vector as long as the bank's. They share one loaded
@@ -164,14 +164,14 @@ for who, both in logs.items():
 # ## What the log keeps
 #
 # Every sample's log says what steered it: the vector's number, the bank's digest, the place, the
-# scale. So a score can be traced to its vector years later. (`inspect view` shows the same in a
-# browser.)
+# scale. So a score can be traced to its vector years later. (Here without the digest, which is
+# another one on another processor. `inspect view` shows all of it in a browser.)
 
 # %%
 sample = logs["the vector"][0].samples[0]
 print(sample.input, "->", repr(sample.output.completion))
 for key, value in sample.output.metadata.items():
-    if not key.endswith("_ids"):
+    if key != "bank" and not key.endswith("_ids"):
         print(f"  {key}: {value}")
 
 # %% [markdown]

@@ -34,7 +34,7 @@ _FRAME = re.compile(r'<iframe [^>]*srcdoc="([^"]*)"')
 _NOISE = re.compile(
     r"it/s\]|\?it/s|s/it\]|TqdmWarning|notebook_tqdm|^\s*$|^Failed to load .*torchao"
 )
-_NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]\d\d?)?")
 _RULES = re.compile(r"\s+|[━─═]+")
 
 
