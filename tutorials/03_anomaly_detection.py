@@ -117,8 +117,8 @@ print(monitor.guarantee(alpha))
 # ## Deployment
 #
 # A morning's traffic. It is written in rot13, so that you read it when the monitor has. Inside
-# `watch` every request is scored while it is answered. (The smallest p-value that there is depends on
-# the number of calibration requests; requests that outdo all of them share it.)
+# `watch` every request is scored while it is answered. (How small a p-value can be depends on the
+# number of calibration requests; requests that outdo all of them share the smallest.)
 
 # %%
 TRAFFIC = [
