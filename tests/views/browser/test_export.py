@@ -56,8 +56,8 @@ def colours(path):
 def alerts(names):
     """An alert for each name of a vector."""
     common = {"kind": "known perturbation", "vector": 7, "p_value": 0.01, "statistic": 9.0,
-              "threshold": 4.0, "at": 1e9, "trace": [1.0, 9.0], "tokens": [{"position": 1, "text": " ok"}],
-              "alternatives": [], "explained": 0.5, "request": "r1", "alpha": 0.05}  # fmt: skip
+              "threshold": 4.0, "at": 1e9, "trace": [1.0, 9.0], "explained": 0.5, "alpha": 0.05,
+              "tokens": [{"position": 1, "text": " ok"}], "alternatives": [], "request": "r1"}  # fmt: skip
     return ts.views.alerts_view([common | {"label": name} for name in names])
 
 
