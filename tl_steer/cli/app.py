@@ -48,10 +48,11 @@ out = Console()
 _verbose = False
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         print(f"tl_steer {ts.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
