@@ -11,7 +11,7 @@ import tl_steer as ts
 from tl_steer import cli
 from tl_steer.methods.named import METHODS
 from tl_steer.methods.power import Power
-from tl_steer.sweeps.metric import METRICS
+from tl_steer.sweeps.job import Job
 
 
 @pytest.fixture
@@ -83,19 +83,25 @@ def test_a_stopped_sweep_says_where_its_cells_are_and_ends_with_130(tiny, tmp_pa
     bank, lines, cells = (tmp_path / name for name in ("b.safetensors", "p.txt", "cells"))
     elicited(bank)
     lines.write_text("\n".join(f"t{i} t2 t3 t4" for i in range(40)), encoding="utf-8")
-    calls = []
+    done, counted = [], Job._counted
 
-    def stops(reading):
-        calls.append(reading)
-        if len(calls) == 2:
+    def stops(self, *given):
+        if done:
             raise KeyboardInterrupt
-        return METRICS["kl"]()(reading)
+        done.append(counted(self, *given))
+        return done[0]
 
-    monkeypatch.setitem(METRICS, "kl", lambda: stops)
-    sweep = ("sweep", bank, "--prompts", lines, "--n-random", 2, "--metric", "kl")
-    done = run(*sweep, "--save", cells)
-    assert done.exit_code == 130
-    assert "Stopped" in done.stderr
+    sweep = ("sweep", bank, "--prompts", lines, "--n-random", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "_counted", stops)
+        ended = run(*sweep, "--save", cells)
+    kept = ts.load_sweep(cells)
+    assert (ended.exit_code, kept.finished) == (130, False)
+    said = " ".join(ended.stderr.split())
+    assert f"Stopped after {kept.prompts} prompts; they are in {cells}" in said
+    assert "--resume goes on" in said
+    again = run(*sweep, "--save", cells, "--resume", "--json")
+    assert (again.exit_code, json.loads(again.stdout)["finished"]) == (0, True)
 
 
 class Loud:
