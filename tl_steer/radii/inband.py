@@ -155,14 +155,13 @@ class InBand:
         first = max(0, bisect.bisect_left(radii, anchor) - 1)
         low, high = first, min(first + 2, len(radii))
         most = len(radii) if self.place < 1 else high - low + max(low, len(radii) - high)
-        found, new = None, range(low, high)
-        while new:
-            doses = () if found is None else found.doses
-            found = read([radii[i] for i in new])
-            show(completed=high - low, total=most, said=self._told(found))
-            found = replace(found, doses=(*doses, *found.doses))
-            new = self._next(found, low, high, len(radii))
-            low, high = min([low, *new]), max([high, *(i + 1 for i in new)])
+        found = read(radii[low:high])
+        show(completed=high - low, total=most, said=self._told(found))
+        while new := self._next(found, low, high, len(radii)):
+            low, high = min(low, new[0]), max(high, new[-1] + 1)
+            further = read([radii[i] for i in new])
+            show(completed=high - low, total=most, said=self._told(further))
+            found = replace(found, doses=(*found.doses, *further.doses))
         return found
 
     def _next(self, found: DoseResponse, low: int, high: int, n: int) -> range:
