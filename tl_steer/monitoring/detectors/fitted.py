@@ -8,14 +8,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
+from tl_steer.monitoring.detectors.peaks import Peak, Peaking
 from tl_steer.monitoring.detectors.registry import register
 
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
+_NOTHING = 1e-6  # of a cosine
+_GROUP = 32  # directions of a search whose best are compared first
 
 
 def _pieces(activations: Float[Tensor, "token d"], columns: int) -> tuple[Tensor, ...]:
@@ -31,8 +34,21 @@ def _lengths(rows: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
     return lengths.masked_fill(lengths.isinf(), math.nan)
 
 
+def _rank(directions: Float[Tensor, "r m"]) -> int:
+    """How many of the first axes matter: no unit vector's product with a direction has more than
+    `_NOTHING` from the others. A frame's axes are in order of what responses have along them."""
+    behind = directions.square().flip(0).cumsum(dim=0).amax(dim=1).sqrt()
+    return max(1, int((behind > _NOTHING).sum()))
+
+
+def _unit(rows: Float[Tensor, "token d"]) -> tuple[Tensor, Tensor]:
+    """Unit vectors, and the energies without which they are none: infinite where it overflows."""
+    energy = rows.square().sum(dim=1)
+    return rows * energy.clamp_min(1e-24).rsqrt()[:, None], energy
+
+
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Peaking):
     """h M + b: one column per vector."""
 
     weights: Float[Tensor, "d m"]
@@ -40,6 +56,10 @@ class Affine:
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         return torch.addmm(self.bias, activations, self.weights)
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        own = self.weights * inverse, (self.bias - shift) * inverse
+        return Peak(lambda _, mapped: (mapped.amax(dim=1),), own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +85,23 @@ class Mapped(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Cosines(Mapped):
+class Cosines(Mapped, Peaking):
     """Cosines of the mapped activation with m directions."""
 
     directions: Float[Tensor, "r m"]
 
     def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
         return torch.div(mapped @ self.directions, _lengths(mapped))
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        rank = _rank(self.directions)
+        scaled, offset = self.directions[:rank] * inverse, -shift * inverse
+
+        def largest(_: Tensor, mapped: Tensor) -> tuple[Tensor, ...]:
+            unit, energy = _unit(mapped)
+            return torch.addmm(offset, unit[:, :rank], scaled).amax(dim=1), energy
+
+        return Peak(largest, (self.weights, self.bias))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +157,7 @@ class Residual(Mapped):
 
 
 @dataclass(frozen=True, eq=False)
-class Searched(Mapped):
+class Searched(Mapped, Peaking):
     """Cosines of the mapped activation with very many directions: all of them in a sketch of the
     first few dimensions, and the best `candidates` exactly. The others get minus infinity."""
 
@@ -141,6 +171,30 @@ class Searched(Mapped):
         likely = coarse.topk(self.candidates, dim=1).indices
         exact = torch.einsum("tcd,td->tc", self.directions[likely], unit)
         return torch.full_like(coarse, -math.inf).scatter_(1, likely, exact)
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        def largest(_: Tensor, mapped: Tensor) -> tuple[Tensor, ...]:
+            unit, energy = _unit(mapped)
+            likely = _best(unit[:, : len(self.sketches)] @ self.sketches, self.candidates)
+            exact = torch.bmm(self.directions[likely], unit[:, :, None])[:, :, 0]
+            return ((exact - shift[likely]) * inverse[likely]).amax(dim=1), energy
+
+        return Peak(largest, (self.weights, self.bias))
+
+
+def _best(scores: Float[Tensor, "token m"], k: int) -> Int[Tensor, "token k"]:
+    """`topk` of very many: the k largest are in the k groups with the largest best, so only these
+    and what fills no group are looked at."""
+    groups = scores.shape[1] // _GROUP
+    if groups <= k:
+        return scores.topk(k, dim=1).indices
+    grouped = scores[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
+    chosen = grouped.amax(dim=2).topk(k, dim=1).indices
+    places = torch.arange(groups * _GROUP, scores.shape[1], device=scores.device)
+    within = torch.arange(_GROUP, device=scores.device)
+    there = (chosen[:, :, None] * _GROUP + within).flatten(1)
+    there = torch.cat([there, places.expand(len(scores), -1)], dim=1)
+    return there.gather(1, scores.gather(1, there).topk(k, dim=1).indices)
 
 
 for _kind in (

@@ -31,8 +31,11 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.monitoring.detectors.gaussian import fit_around
+from tl_steer.monitoring.detectors.nearest import Nearest
+from tl_steer.monitoring.detectors.peaks import Peak, Peaking
 
 _ROWS = 1024  # of the matrix of similarities that is in memory at a time
+_LEAST = 1e-6  # of the neighbours' energy
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ class Neighbourhood:
         left, near = (torch.cat(part) for part in zip(*parts, strict=True))
         white = left @ self.whitener
         # An exact duplicate of clean text has neighbours without any energy.
-        return white, self.energies[near].mean(dim=1, keepdim=True).clamp_min(1e-6)
+        return white, self.energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ class LocalEnergy(Neighbourhood):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalFilter(Neighbourhood):
+class LocalFilter(Neighbourhood, Peaking):
     """z·u / ē^½, one column per response; `directions` are the u."""
 
     directions: Float[Tensor, "m d"]
@@ -86,6 +89,21 @@ class LocalFilter(Neighbourhood):
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         white, level = self.around(activations)
         return (white @ self.directions.T) / level.sqrt()
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        """White coordinates are passed over: one product goes from residuals to all columns."""
+        nearest = Nearest.among(self.clean, self.inverse, self.k)
+        scaled = self.whitener @ (self.directions.T * inverse)
+        offset = -shift * inverse
+
+        def largest(activations: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+            centred = activations - self.centre
+            near = nearest.of(centred)
+            level = self.energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
+            left = (centred - self.clean[near].mean(dim=1)) * level.rsqrt()
+            return (torch.addmm(offset, left, scaled).amax(dim=1),)
+
+        return Peak(largest)
 
 
 def local_energy(clean: Float[Tensor, "n d"], *, k: int) -> LocalEnergy:
