@@ -6,6 +6,7 @@ import re
 import time
 from pydoc_data.topics import topics
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from page import table
 from torch import Tensor
 
 import tl_steer as ts
-from tl_steer.models import fingerprint
+from tl_steer.models import fingerprint, taps
+from tl_steer.models.state import listen
 from tl_steer.models.taps import glance, host_of, listening
 from tl_steer.monitoring.detectors import detector
 from tl_steer.monitoring.evidence import Effects
@@ -25,25 +27,21 @@ from tl_steer.monitoring.session import Watch
 from tl_steer.monitoring.traffic import Traffic
 
 
-class Timed(Watch):
-    """Adds up the processor time in its calls."""
+class Clock:
+    """Adds up the processor time in all hooks that it puts on, in the place of `taps.listen`."""
 
-    spent = 0.0
+    def __init__(self) -> None:
+        self.spent = 0.0
 
-    def begin(self, ids: Tensor, mask: Tensor) -> None:
-        begun = time.process_time()
-        super().begin(ids, mask)
-        self.spent += time.process_time() - begun
+    def listen(self, scope: Any, module: Any, hook: Any, *, before: bool) -> None:
+        def timed(*given: Any) -> Any:
+            begun = time.process_time()
+            try:
+                return hook(*given)
+            finally:
+                self.spent += time.process_time() - begun
 
-    def token(self, ids: Tensor) -> None:
-        begun = time.process_time()
-        super().token(ids)
-        self.spent += time.process_time() - begun
-
-    def activation(self, site: int, residual: Tensor) -> None:
-        begun = time.process_time()
-        super().activation(site, residual)
-        self.spent += time.process_time() - begun
+        listen(scope, module, timed, before=before)
 
 
 class Whole:
@@ -65,8 +63,8 @@ CLEAN = 300  # requests; neighbours are looked for among the tokens of 40% of th
 CONTEXT = 8  # tokens in front of those
 
 
-def overhead(rounds: int = 9) -> str:
-    """Processor time inside the listener against that of the whole generation, per token, on
+def overhead(rounds: int = 5) -> str:
+    """Processor time in all hooks against that of the whole generation, per token, on
     SmolLM2. Cases take turns."""
     model = ts.load_model()
     ids = ts.tokenize(model, [ts.chat("Tell me about the history of Rome.")]).ids
@@ -110,18 +108,21 @@ def timed(
     model: Any, ids: Tensor, monitor: Monitor, chunk: int, whole: bool
 ) -> tuple[float, float]:
     """Milliseconds per token, in the monitor and in all."""
-    session = Timed(monitor, alpha=0.1, chunk=chunk)
+    session, clock = Watch(monitor, alpha=0.1, chunk=chunk), Clock()
     if whole:
         phases = monitor.reader.without_namer().phases
         session._running._phases = [[Whole(each) for each in both] for both in phases]
     session._limits = [math.inf] * len(session._limits)  # alerts are no part of what watching costs
-    with listening(host_of(model, monitor.sites), session):
+    with (
+        mock.patch.object(taps, "listen", clock.listen),
+        listening(host_of(model, monitor.sites), session),
+    ):
         begun = time.process_time()
         model.generate(
             ids, max_new_tokens=TOKENS, do_sample=False, verbose=False, stop_at_eos=False
         )
         passed = time.process_time() - begun
-    return 1e3 * session.spent / TOKENS, 1e3 * passed / TOKENS
+    return 1e3 * clock.spent / TOKENS, 1e3 * passed / TOKENS
 
 
 def clean_activations(model: Any) -> Tensor:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
-from tl_steer.monitoring.detectors.peaks import Peak, Peaking
+from tl_steer.monitoring.detectors.peaks import Map, Peak, Peaking, product, unit_of
 from tl_steer.monitoring.detectors.registry import register
 
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
-_NOTHING = 1e-6  # of a cosine
 _GROUP = 32  # directions of a search whose best are compared first
 
 
@@ -34,19 +33,6 @@ def _lengths(rows: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
     return lengths.masked_fill(lengths.isinf(), math.nan)
 
 
-def _rank(directions: Float[Tensor, "r m"]) -> int:
-    """How many of the first axes matter: no unit vector's product with a direction has more than
-    `_NOTHING` from the others. A frame's axes are in order of what responses have along them."""
-    behind = directions.square().flip(0).cumsum(dim=0).amax(dim=1).sqrt()
-    return max(1, int((behind > _NOTHING).sum()))
-
-
-def _unit(rows: Float[Tensor, "token d"]) -> tuple[Tensor, Tensor]:
-    """Unit vectors, and the energies without which they are none: infinite where it overflows."""
-    energy = rows.square().sum(dim=1)
-    return rows * energy.clamp_min(1e-24).rsqrt()[:, None], energy
-
-
 @dataclass(frozen=True, eq=False)
 class Affine(Peaking):
     """h M + b: one column per vector."""
@@ -58,8 +44,8 @@ class Affine(Peaking):
         return torch.addmm(self.bias, activations, self.weights)
 
     def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
-        own = self.weights * inverse, (self.bias - shift) * inverse
-        return Peak(lambda _, mapped: (mapped.amax(dim=1),), own)
+        own = Map(self.weights * inverse, (self.bias - shift) * inverse)
+        return Peak(lambda _, mapped: (mapped.amax(dim=1),), (own,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +58,10 @@ class Mapped(ABC):
 
     weights: Float[Tensor, "d r"]
     bias: Float[Tensor, " r"]
+
+    @property
+    def map(self) -> Map:
+        return Map(self.weights, self.bias)
 
     def mapped(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token r"]:
         return torch.addmm(self.bias, activations, self.weights)
@@ -94,14 +84,15 @@ class Cosines(Mapped, Peaking):
         return torch.div(mapped @ self.directions, _lengths(mapped))
 
     def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
-        rank = _rank(self.directions)
-        scaled, offset = self.directions[:rank] * inverse, -shift * inverse
+        """Past the mapped activation, of which only the length is needed, by one map for both."""
+        scaled, offset = self.directions * inverse, -shift * inverse
+        direct = Map(product(self.weights, scaled), product(self.bias[None], scaled)[0])
 
-        def largest(_: Tensor, mapped: Tensor) -> tuple[Tensor, ...]:
-            unit, energy = _unit(mapped)
-            return torch.addmm(offset, unit[:, :rank], scaled).amax(dim=1), energy
+        def largest(_: Tensor, mapped: Tensor, along: Tensor) -> tuple[Tensor, ...]:
+            unit, energy = unit_of(mapped)
+            return torch.addcmul(offset, along, unit).amax(dim=1), energy
 
-        return Peak(largest, (self.weights, self.bias))
+        return Peak(largest, (self.map, direct))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +165,12 @@ class Searched(Mapped, Peaking):
 
     def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
         def largest(_: Tensor, mapped: Tensor) -> tuple[Tensor, ...]:
-            unit, energy = _unit(mapped)
-            likely = _best(unit[:, : len(self.sketches)] @ self.sketches, self.candidates)
-            exact = torch.bmm(self.directions[likely], unit[:, :, None])[:, :, 0]
+            unit, energy = unit_of(mapped)
+            likely = _best(mapped[:, : len(self.sketches)] @ self.sketches, self.candidates)
+            exact = torch.bmm(self.directions[likely], mapped[:, :, None])[:, :, 0] * unit
             return ((exact - shift[likely]) * inverse[likely]).amax(dim=1), energy
 
-        return Peak(largest, (self.weights, self.bias))
+        return Peak(largest, (self.map,))
 
 
 def _best(scores: Float[Tensor, "token m"], k: int) -> Int[Tensor, "token k"]:

@@ -31,8 +31,7 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.monitoring.detectors.gaussian import fit_around
-from tl_steer.monitoring.detectors.nearest import Nearest
-from tl_steer.monitoring.detectors.peaks import Peak, Peaking
+from tl_steer.monitoring.detectors.peaks import Map, Peak, Peaking, product
 
 _ROWS = 1024  # of the matrix of similarities that is in memory at a time
 _LEAST = 1e-6  # of the neighbours' energy
@@ -91,19 +90,18 @@ class LocalFilter(Neighbourhood, Peaking):
         return (white @ self.directions.T) / level.sqrt()
 
     def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
-        """White coordinates are passed over: one product goes from residuals to all columns."""
-        nearest = Nearest.among(self.clean, self.inverse, self.k)
-        scaled = self.whitener @ (self.directions.T * inverse)
-        offset = -shift * inverse
+        """One map tells the neighbours, and one product goes from residuals past white coordinates
+        to all columns."""
+        unit = (self.clean * self.inverse[:, None]).T
+        scaled, offset = product(self.whitener, self.directions.T * inverse), -shift * inverse
 
-        def largest(activations: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-            centred = activations - self.centre
-            near = nearest.of(centred)
+        def largest(activations: Tensor, similar: Tensor) -> tuple[Tensor, ...]:
+            near = similar.topk(self.k, dim=1).indices
             level = self.energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
-            left = (centred - self.clean[near].mean(dim=1)) * level.rsqrt()
-            return (torch.addmm(offset, left, scaled).amax(dim=1),)
+            left = activations - self.centre - self.clean[near].mean(dim=1)
+            return (torch.addmm(offset, left * level.rsqrt(), scaled).amax(dim=1),)
 
-        return Peak(largest)
+        return Peak(largest, (Map(unit, -product(self.centre[None], unit)[0]),), self.centre)
 
 
 def local_energy(clean: Float[Tensor, "n d"], *, k: int) -> LocalEnergy:
