@@ -63,7 +63,7 @@ CLEAN = 300  # requests; neighbours are looked for among the tokens of 40% of th
 CONTEXT = 8  # tokens in front of those
 
 
-def overhead(rounds: int = 5) -> str:
+def overhead(rounds: int = 3) -> str:
     """Processor time in all hooks against that of the whole generation, per token, on
     SmolLM2. Cases take turns."""
     model = ts.load_model()
