@@ -92,16 +92,18 @@ class LocalFilter(Neighbourhood, Peaking):
     def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
         """One map tells the neighbours, and one product goes from residuals past white coordinates
         to all columns."""
-        unit = (self.clean * self.inverse[:, None]).T
-        scaled, offset = product(self.whitener, self.directions.T * inverse), -shift * inverse
+        # Not `self`, whose whitener may be on a device that has better use for the memory.
+        clean, centre, energies, k = self.clean, self.centre, self.energies, self.k
+        unit, offset = (clean * self.inverse[:, None]).T, -shift * inverse
+        scaled = product(self.whitener, self.directions.T * inverse)
 
         def largest(activations: Tensor, similar: Tensor) -> tuple[Tensor, ...]:
-            near = similar.topk(self.k, dim=1).indices
-            level = self.energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
-            left = activations - self.centre - self.clean[near].mean(dim=1)
+            near = similar.topk(k, dim=1).indices
+            level = energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
+            left = activations - centre - clean[near].mean(dim=1)
             return (torch.addmm(offset, left * level.rsqrt(), scaled).amax(dim=1),)
 
-        return Peak(largest, (Map(unit, -product(self.centre[None], unit)[0]),), self.centre)
+        return Peak(largest, (Map(unit, -product(centre[None], unit)[0]),), centre)
 
 
 def local_energy(clean: Float[Tensor, "n d"], *, k: int) -> LocalEnergy:

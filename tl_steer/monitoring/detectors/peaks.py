@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,5 +64,4 @@ def unit_of(rows: Float[Tensor, "token d"]) -> tuple[Tensor, Tensor]:
 
 def product(first: Float[Tensor, "d r"], second: Float[Tensor, "r m"]) -> Float[Tensor, "d m"]:
     """As exact as float32 can hold; on the processor, since not every device has float64."""
-    made = first.cpu().double() @ second.cpu().double()
-    return made.to(dtype=torch.float32, device=first.device)
+    return (first.cpu().double() @ second.cpu().double()).float().to(first.device)
