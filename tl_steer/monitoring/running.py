@@ -1,13 +1,15 @@
 """Requests under way: what has been heard of them, and how odd it is so far."""
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_steer.monitoring.reader import Reader, moved, sound
+from tl_steer.monitoring.parts import Parts
+from tl_steer.monitoring.reader import Reader, moved
 from tl_steer.monitoring.statistics.level import Level
 
 NOTHING = -float("inf")
@@ -29,7 +31,7 @@ class Running:
     def __init__(self, reader: Reader, *, device: torch.device) -> None:
         self._ends, self._device = reader.ends, device
         here = moved(reader.without_namer(), device)
-        self._phases = [[phase.joined() for phase in phases] for phases in here.phases]
+        self._phases = [[Parts.of(phase.joined()) for phase in phases] for phases in here.phases]
         self._categories = here.categories
         self._levels = [
             [[[Level(*part) for part in phase] for phase in site] for site in category]
@@ -95,17 +97,17 @@ class Running:
 
     def _add(self, nats: dict[int, list[float]], site: int, generated: int, steps: range) -> None:
         """One site's, to every token's sum."""
-        together = torch.cat(self._seen[site][steps.start : steps.stop])
-        phase, n = self._phases[site][generated], len(self.category)
-        found = phase.parts(*phase.read(together))
-        fine = sound(together, found.values()).view(-1, n).tolist()
-        for step, row in zip(steps, fine, strict=True):
-            for i, scorable in enumerate(row):
-                if self._live[step][i] and not scorable:
-                    self.unscorable[i].add(step)
-        for part, values in found.items():
-            levels = [self._levels[own][site][generated][part] for own in self.category]
-            for step, numbers in zip(steps, values.view(-1, n).tolist(), strict=True):
-                for i, value in enumerate(numbers):
-                    if self._live[step][i] and step not in self.unscorable[i]:
-                        nats[step][i] += levels[i].nats_of(value)
+        waiting = self._seen[site][steps.start : steps.stop]
+        parts, n = self._phases[site][generated], len(self.category)
+        found = parts(waiting[0] if len(waiting) == 1 else torch.cat(waiting))
+        levels = [self._levels[own][site][generated][: parts.count] for own in self.category]
+        for at, numbers in enumerate(zip(*found, strict=True)):
+            step, i = steps[at // n], at % n
+            if not self._live[step][i]:
+                continue
+            if not all(map(math.isfinite, numbers)):
+                self.unscorable[i].add(step)
+            else:
+                nats[step][i] += sum(
+                    level.nats_of(value) for level, value in zip(levels[i], numbers, strict=False)
+                )

@@ -8,14 +8,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_steer.monitoring.detectors.gaussian import Gaussian
 from tl_steer.monitoring.detectors.neighbourhood import LocalEnergy, LocalFilter
+from tl_steer.monitoring.detectors.peaks import Map, Peak, Peaking, product, unit_of
 from tl_steer.monitoring.detectors.registry import register
 
 _NUMBERS = 1 << 24  # products of tokens with examples that are in memory at a time
+_GROUP = 32  # directions of a search whose best are compared first
 
 
 def _pieces(activations: Float[Tensor, "token d"], columns: int) -> tuple[Tensor, ...]:
@@ -32,7 +34,7 @@ def _lengths(rows: Float[Tensor, "token d"]) -> Float[Tensor, "token 1"]:
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(Peaking):
     """h M + b: one column per vector."""
 
     weights: Float[Tensor, "d m"]
@@ -40,6 +42,10 @@ class Affine:
 
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         return torch.addmm(self.bias, activations, self.weights)
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        own = Map(self.weights * inverse, (self.bias - shift) * inverse)
+        return Peak(lambda _, mapped: (mapped.amax(dim=1),), (own,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +59,10 @@ class Mapped(ABC):
     weights: Float[Tensor, "d r"]
     bias: Float[Tensor, " r"]
 
+    @property
+    def map(self) -> Map:
+        return Map(self.weights, self.bias)
+
     def mapped(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token r"]:
         return torch.addmm(self.bias, activations, self.weights)
 
@@ -65,13 +75,24 @@ class Mapped(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Cosines(Mapped):
+class Cosines(Mapped, Peaking):
     """Cosines of the mapped activation with m directions."""
 
     directions: Float[Tensor, "r m"]
 
     def of(self, mapped: Float[Tensor, "token r"]) -> Float[Tensor, "token m"]:
         return torch.div(mapped @ self.directions, _lengths(mapped))
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        """Past the mapped activation, of which only the length is needed, by one map for both."""
+        scaled, offset = self.directions * inverse, -shift * inverse
+        direct = Map(product(self.weights, scaled), product(self.bias[None], scaled)[0])
+
+        def largest(_: Tensor, mapped: Tensor, along: Tensor) -> tuple[Tensor, ...]:
+            unit, energy = unit_of(mapped)
+            return torch.addcmul(offset, along, unit).amax(dim=1), energy
+
+        return Peak(largest, (self.map, direct))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +148,7 @@ class Residual(Mapped):
 
 
 @dataclass(frozen=True, eq=False)
-class Searched(Mapped):
+class Searched(Mapped, Peaking):
     """Cosines of the mapped activation with very many directions: all of them in a sketch of the
     first few dimensions, and the best `candidates` exactly. The others get minus infinity."""
 
@@ -141,6 +162,30 @@ class Searched(Mapped):
         likely = coarse.topk(self.candidates, dim=1).indices
         exact = torch.einsum("tcd,td->tc", self.directions[likely], unit)
         return torch.full_like(coarse, -math.inf).scatter_(1, likely, exact)
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        def largest(_: Tensor, mapped: Tensor) -> tuple[Tensor, ...]:
+            unit, energy = unit_of(mapped)
+            likely = _best(mapped[:, : len(self.sketches)] @ self.sketches, self.candidates)
+            exact = torch.bmm(self.directions[likely], mapped[:, :, None])[:, :, 0] * unit
+            return ((exact - shift[likely]) * inverse[likely]).amax(dim=1), energy
+
+        return Peak(largest, (self.map,))
+
+
+def _best(scores: Float[Tensor, "token m"], k: int) -> Int[Tensor, "token k"]:
+    """`topk` of very many: the k largest are in the k groups with the largest best, so only these
+    and what fills no group are looked at."""
+    groups = scores.shape[1] // _GROUP
+    if groups <= k:
+        return scores.topk(k, dim=1).indices
+    grouped = scores[:, : groups * _GROUP].unflatten(1, (groups, _GROUP))
+    chosen = grouped.amax(dim=2).topk(k, dim=1).indices
+    places = torch.arange(groups * _GROUP, scores.shape[1], device=scores.device)
+    within = torch.arange(_GROUP, device=scores.device)
+    there = (chosen[:, :, None] * _GROUP + within).flatten(1)
+    there = torch.cat([there, places.expand(len(scores), -1)], dim=1)
+    return there.gather(1, scores.gather(1, there).topk(k, dim=1).indices)
 
 
 for _kind in (

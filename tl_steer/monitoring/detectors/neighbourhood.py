@@ -31,8 +31,10 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.monitoring.detectors.gaussian import fit_around
+from tl_steer.monitoring.detectors.peaks import Map, Peak, Peaking, product
 
 _ROWS = 1024  # of the matrix of similarities that is in memory at a time
+_LEAST = 1e-6  # of the neighbours' energy
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class Neighbourhood:
         left, near = (torch.cat(part) for part in zip(*parts, strict=True))
         white = left @ self.whitener
         # An exact duplicate of clean text has neighbours without any energy.
-        return white, self.energies[near].mean(dim=1, keepdim=True).clamp_min(1e-6)
+        return white, self.energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class LocalEnergy(Neighbourhood):
 
 
 @dataclass(frozen=True, eq=False)
-class LocalFilter(Neighbourhood):
+class LocalFilter(Neighbourhood, Peaking):
     """z·u / ē^½, one column per response; `directions` are the u."""
 
     directions: Float[Tensor, "m d"]
@@ -86,6 +88,22 @@ class LocalFilter(Neighbourhood):
     def __call__(self, activations: Float[Tensor, "token d"]) -> Float[Tensor, "token m"]:
         white, level = self.around(activations)
         return (white @ self.directions.T) / level.sqrt()
+
+    def peak(self, shift: Float[Tensor, " m"], inverse: Float[Tensor, " m"]) -> Peak:
+        """One map tells the neighbours, and one product goes from residuals past white coordinates
+        to all columns."""
+        # Not `self`, whose whitener may be on a device that has better use for the memory.
+        clean, centre, energies, k = self.clean, self.centre, self.energies, self.k
+        unit, offset = (clean * self.inverse[:, None]).T, -shift * inverse
+        scaled = product(self.whitener, self.directions.T * inverse)
+
+        def largest(activations: Tensor, similar: Tensor) -> tuple[Tensor, ...]:
+            near = similar.topk(k, dim=1).indices
+            level = energies[near].mean(dim=1, keepdim=True).clamp_min(_LEAST)
+            left = activations - centre - clean[near].mean(dim=1)
+            return (torch.addmm(offset, left * level.rsqrt(), scaled).amax(dim=1),)
+
+        return Peak(largest, (Map(unit, -product(centre[None], unit)[0]),), centre)
 
 
 def local_energy(clean: Float[Tensor, "n d"], *, k: int) -> LocalEnergy:
