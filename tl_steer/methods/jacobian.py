@@ -18,19 +18,20 @@ Jv and one J'u per vector of the block, and all use the graph of one clean forwa
 vectors wanted and b vectors a block,
 
     pass i       2 (b0 + b) F  +  8 (d + m) (i b)^2
-    passes       q(b) = ceil(l / b) - 1 + 4,   l = 2 k
+    passes       q(b) = ceil(l / b) - 1 + 8,   l = 2 k
 
 F is the arithmetic of one product (4 operations per weight of the segment's blocks and token of the
 prompts), and b0 the number of products whose arithmetic takes as long as reading the weights once:
 narrow blocks waste that. The second term is orthogonalisation and Rayleigh-Ritz in d and m
 dimensions. q is what narrow blocks need more: q passes of b hold what q - l/b + 1 passes of a block
 of l hold, up to the logarithm of the gaps (Meyer, Musco and Musco 2024, "On the unreasonable
-effectiveness of single vector Krylov methods for low-rank approximation"), and about 4 of those
-are enough where l is twice k. So the products, q b, fall with b until reading weights costs more,
-and the cheapest b is taken. That guess chooses b alone. How many passes the gap then asks for is
-measured: the residual of J'J within K comes with the next block for nothing, and the span's error
-is at most residual / gap (Davis and Kahan 1970). It stops at `tolerance`, or where K has
-8 k dimensions: where singular values k and k + 1 agree, no number of passes tells them apart.
+effectiveness of single vector Krylov methods for low-rank approximation"), and 8 of those are
+taken to be enough where l is twice k. So the products, q b, fall with b until reading weights costs
+more, and the cheapest b is taken. That guess chooses b alone. How many passes the gap then asks for
+is measured: the residual of J'J within K comes with the next block for nothing, and the span is off
+by residual / gap at the most (Davis and Kahan 1970), by a tenth of that as a rule. It stops at
+`tolerance`, or where K has 10 k dimensions: where singular values k and k + 1 agree, no number of
+passes tells them apart.
 
 **Conventions.** Vectors are right singular vectors: rows of Vh (the published linear DCT takes
 columns of Vh, which are no singular vectors of anything). Their sign is arbitrary, and at a finite
@@ -57,7 +58,7 @@ from tl_steer.perturbations.sphere import orthonormal_rows
 
 # Of the cost model above: l / k, passes of a block of l, the rows of a matrix product whose
 # arithmetic takes as long as reading the weights, and dimensions of K at the most, over k.
-_WIDER, _DEPTH, _ROWS, _MOST = 2, 4, 40, 8
+_WIDER, _DEPTH, _ROWS, _MOST = 2, 8, 40, 10
 
 
 @typed_fields
@@ -71,7 +72,7 @@ class Jacobian:
             the span is known to `tolerance`.
         block: vectors per block. `None` takes what costs least; where `passes` are given, twice the
             number of singular vectors asked for.
-        tolerance: radians by which the span may be off, as far as the residual tells.
+        tolerance: radians by which the span may be off, by the bound above.
         signs: which sides of each singular vector come back, in turn. With (1, -1), n vectors hold
             n / 2 singular vectors.
         pool: `stacked_response` (power steering) or `mean_response` (linear DCT).
@@ -81,14 +82,16 @@ class Jacobian:
     block: int | None = None
     signs: tuple[int, ...] = (1, -1)
     pool: Pool = stacked_response
-    tolerance: float = 1e-3
+    tolerance: float = 0.05
 
     def __post_init__(self) -> None:
-        passes, block = self.passes or 1, self.block or 1
-        if 0 in (self.passes, self.block) or min(passes, block) < 1 or not self.tolerance > 0:
-            raise SettingError(f"{self}: expected passes, block and tolerance above 0, or None.")
-        if not self.signs or not set(self.signs) <= {1, -1}:
-            raise SettingError(f"{self}: expected signs out of 1 and -1.")
+        counts = [n for n in (self.passes, self.block) if n is not None]
+        signs = bool(self.signs) and set(self.signs) <= {1, -1}
+        if min(counts, default=1) < 1 or not self.tolerance >= 0 or not signs:
+            raise SettingError(
+                f"{self}: expected passes >= 1, block >= 1, tolerance >= 0 and signs out of 1 and "
+                "-1."
+            )
 
     @refuses
     def __call__(

@@ -253,9 +253,8 @@ class _Prompts:
         total = torch.zeros(final.shape[:2], device=final.device, dtype=torch.float32)
         for step, clean in enumerate(self.clean_along):
             steered = self._logprobs(final, step)
-            nats = divergence_from(clean.repeat(len(final), 1), steered.flatten(0, 1))
             there = (self.at.new > step).to(final.device)
-            total += torch.where(there, nats.unflatten(0, (len(final), -1)), 0.0)
+            total += torch.where(there, divergence_from(clean, steered), 0.0)
         return total / self.at.new.to(final.device)
 
 
