@@ -109,7 +109,8 @@ def one_pass(model: Any, bank: ts.Bank, prompts: list[Any], given: argparse.Name
         f"{len(bank)} vectors x {len(prompts)} prompts, next-token metrics, "
         f"{torch.get_num_threads()} threads. The loop ran {given.loop_vectors} vectors x "
         f"{len(few)} prompts in {before_s:.0f} s before and {after_s:.0f} s behind. Largest "
-        f"difference between the two: {told}. Peak memory of the process: {before:.2f} GiB before, {quarter:.2f} after a quarter of the "
+        f"difference between the two: {told}. Peak memory of "
+        f"the process: {before:.2f} GiB before, {quarter:.2f} after a quarter of the "
         f"prompts, {whole:.2f} after all. Target: at least 6x faster, under 4 GiB: "
         f"**{'met' if good else 'missed'}**."
     )
