@@ -82,7 +82,7 @@ class Jacobian:
     block: int | None = None
     signs: tuple[int, ...] = (1, -1)
     pool: Pool = stacked_response
-    tolerance: float = 0.05
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         counts = [n for n in (self.passes, self.block) if n is not None]
