@@ -152,7 +152,7 @@ def test_a_beginning_is_kept_for_the_tokens_that_are_steered_in_it():
     """The last six tokens of short prompts are three of their beginning; of longer ones, one."""
     model = bridge("llama")
     bank = bank_of(model)
-    tails = ["t1 t2 t3", "t4 t2 t3", "t5 t6 t3", *(f"t7 t8 t{i} t2 t3" for i in (20, 21, 22))]
+    tails = ["t1 t2 t3", "t4 t2 t3", "t5 t6 t3", *(f"t{i} t7 t8 t2 t3" for i in (20, 21, 22))]
     prompts, positions = [f"{START} {tail}" for tail in tails], ts.Positions(last=6)
     found = values(model, bank, prompts, positions=positions)
     for p in (0, 5):

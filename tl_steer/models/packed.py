@@ -86,7 +86,9 @@ def packing_of(tokens: TokenBatch, *, shared: int | None = None) -> Packing:
     """Pack right-padded prompts as a tree; with `shared`, which all must begin with, apart behind
     so many tokens. The tokens that all begin with stand first in the row."""
     known: dict[tuple[int, int, int], int] = {}
-    prompt, place, column = [], [], []
+    prompt: list[int] = []
+    place: list[int] = []
+    column: list[Tensor] = []
     for b, row in enumerate(tokens.rows()):
         at, columns = -1, []
         for k, token in enumerate(row.tolist()):

@@ -145,8 +145,8 @@ class _Prompts:
         self.segment = packed_if_possible(
             parent.model, at.tokens, parent.edits.site, parent.final, chosen=chosen
         )
-        packed = isinstance(self.segment, Packed)
-        self.chosen = self.segment.packing.pack(chosen) if packed else chosen
+        packing = self.segment.packing if isinstance(self.segment, Packed) else None
+        self.chosen = chosen if packing is None else packing.pack(chosen)
         self._places(parent.measured.measure(at.prompt, at.tokens.has_bos))
         self.rest = self._rest_if_possible()
         # An edit that does nothing, alone in its pass: what the others are compared with.
