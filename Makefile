@@ -113,6 +113,7 @@ bench: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
 	$(BIN)/python tests/benchmarks/elicitation.py
 	$(BIN)/python tests/benchmarks/jacobian.py
+	$(BIN)/python tests/benchmarks/jacobian.py --wide
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
 	$(BIN)/python tests/benchmarks/against.py

@@ -1,6 +1,8 @@
-"""The matrix-free SVD of the Jacobian against the exact one, on SmolLM2-135M-Instruct.
+"""The matrix-free SVD of the Jacobian against the exact one, on SmolLM2-135M-Instruct, and where
+it has more to save: on a model 2,048 wide with random weights.
 
     python tests/benchmarks/jacobian.py
+    python tests/benchmarks/jacobian.py --wide
 
 Exact: the whole Jacobian by reverse or forward products, whichever are fewer, in batches as large
 and with the same shared forward pass as the method has, and its SVD. Loop: the same Jacobian one
@@ -11,25 +13,32 @@ Also how near calibration comes to the ratio it was asked for.
 
 import argparse
 import math
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from gpu_models import Shape, prompts, segment_of, weights_of, words
 from page import table, timed, write_section
 
 import tl_steer as ts
 from tl_steer.hook_points.positions import LAST_THREE
 from tl_steer.methods import Jacobian
+from tl_steer.models.load import wrap
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Displacement, mean_response
 from tl_steer.objectives.objective import Objective
-from tl_steer.objectives.response import ResponseMap, stacked_response
+from tl_steer.objectives.response import Derivative, ResponseMap, stacked_response
 from tl_steer.perturbations.sphere import random_on_sphere
 from tl_steer.radii.rules import linear_response, nonlinearity
 
 SOURCE, TARGET, TOP = "blocks.7.hook_resid_post", "blocks.20.hook_resid_post", 16
+WIDE = Shape(2, 2048, 1024, 16, 0, 1, vocabulary=1000)
+WIDE_TOKENS = 40
 PROMPT = "How do I make my house safer?"
 
 
@@ -73,11 +82,101 @@ def angle(a: torch.Tensor, b: torch.Tensor) -> float:
     return math.asin(min(1.0, float(torch.linalg.matrix_norm(outside, 2))))
 
 
+def wide_problem() -> tuple[Objective, ts.Additive]:
+    model = wrap(
+        weights_of(WIDE.config(), torch.float32, "cpu"),
+        words(WIDE.vocabulary),
+        name="random-llama",
+        dtype=torch.float32,
+    )
+    segment = segment_of(model, WIDE, prompts(WIDE, 1, tokens=WIDE_TOKENS))
+    tokens = segment.tokens
+    measured = LAST_THREE.measure(segment.mask, tokens.has_bos)
+    objective = Objective(segment, Displacement(), measured, vec_batch=64)
+    generator = torch.Generator().manual_seed(0)
+    rows = random_on_sphere(TOP, segment.source.width, radius=1.0, generator=generator)
+    return objective, ts.Additive(segment.source, rows, radius=1.0)
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Products with the Jacobian or its transpose, batch by batch."""
+    counts: list[int] = []
+    batched = Derivative._batched
+
+    def counted(self: Derivative, output: Any, wanted: Any, rows: torch.Tensor) -> torch.Tensor:
+        counts.append(len(rows))
+        return batched(self, output, wanted, rows)
+
+    Derivative._batched = counted  # type: ignore[method-assign]
+    try:
+        yield counts
+    finally:
+        Derivative._batched = batched  # type: ignore[method-assign]
+
+
+def wide(rounds: int) -> str:
+    """The exact SVD, the default, and what the default was: four passes of twice as many."""
+    objective, start = wide_problem()
+    methods = {
+        "`Jacobian()`": Jacobian(signs=(1,), pool=mean_response),
+        "`Jacobian(passes=4)`": Jacobian(passes=4, signs=(1,), pool=mean_response),
+    }
+    taken: dict[str, list[float]] = {}
+    found: dict[str, Any] = {}
+    counts: dict[str, list[int]] = {}
+    with frozen(objective.segment.model):
+        for _ in range(rounds):
+            runs: dict[str, Callable[[], Any]] = {
+                "exact": lambda: exact(objective, start, mean_response)
+            } | {name: partial(found_by, m, objective, start) for name, m in methods.items()}
+            for name, run in runs.items():
+                with counting() as counts[name]:
+                    began = time.process_time()
+                    found[name] = run()
+                    taken.setdefault(name, []).append(time.process_time() - began)
+                print(name, counts[name], taken[name], flush=True)
+    values, right = found["exact"]
+    lines = []
+    for name in found:
+        seconds, products = median(taken[name]), sum(counts[name])
+        worst = float(((found[name][0] - values).abs() / values).max())
+        lines.append(
+            [
+                name,
+                max(counts[name]) if name != "exact" else 64,
+                products,
+                f"{sum(counts['exact']) / products:.1f}",
+                f"{seconds:.0f}",
+                f"{median(taken['exact']) / seconds:.1f}",
+                f"{worst:.1e}",
+                f"{angle(right, found[name][1]):.1e}",
+            ]
+        )
+    columns = ["", "in a batch", "products", "exact / ours", "CPU s", "exact / ours"]
+    ratio = median(taken["exact"]) / median(taken["`Jacobian()`"])
+    good = ratio >= 6 and float(lines[1][-1]) <= 1e-3 and float(lines[1][-2]) <= 1e-3
+    return (
+        f"`python tests/benchmarks/jacobian.py --wide --rounds {rounds}`: a Llama {WIDE.width} "
+        f"wide with random weights, one block of {WIDE.weights / 1e6:.0f} M of them, one prompt of "
+        f"{WIDE_TOKENS} tokens, the mean response of the last three; top {TOP} singular values. "
+        "Exact: all rows of the Jacobian from one recorded forward pass in batches of 64, and its "
+        "SVD. They take turns in one process. Target: a sixth of the exact time, singular values "
+        f"and span within 1e-3: **{'met' if good else 'missed'}**.\n\n"
+        + table([*columns, "worst singular value", "angle, rad"], lines)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dry", action="store_true", help="print only")
+    parser.add_argument("--wide", action="store_true", help="the wide model, and nothing else")
     given = parser.parse_args()
+    if given.wide:
+        text = wide(given.rounds)
+        print(text) if given.dry else write_section("benchmarks.md", "jacobian", text)
+        return
     model = ts.load_model()
     rows = []
     settings = [(6, 8), (4, 16), (4, 32), (5, 32)]

@@ -6,17 +6,19 @@ import math
 import pytest
 import torch
 from curved import ENDS, CurvedHost, final
+from linear import LinearHost
 
 import tl_steer as ts
 from tl_steer.errors import BankFileError, NotFiniteError, SettingError
 from tl_steer.methods import Dct, Jacobian, Melbo, Power, Quadratic, Sogi
 from tl_steer.methods.dct import alphas
+from tl_steer.methods.jacobian import cheapest_block
 from tl_steer.methods.parameters import as_state, from_state
 from tl_steer.methods.protocol import moved
 from tl_steer.models.state import frozen
 from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Evaluation, Objective
-from tl_steer.objectives.response import ResponseMap, mean_response
+from tl_steer.objectives.response import Derivative, ResponseMap, mean_response
 from tl_steer.perturbations.sphere import orthonormal_rows, random_on_sphere, softly_apart
 
 D = 6
@@ -112,6 +114,8 @@ def test_going_on_counts_on(method, after):
         (Jacobian, {"signs": ()}),
         (Jacobian, {"signs": (1, 2)}),
         (Jacobian, {"signs": (0,)}),
+        (Jacobian, {"block": 0}),
+        (Jacobian, {"tolerance": math.nan}),
     ],
 )
 def test_settings_beyond_their_range_are_refused(method, settings):
@@ -377,6 +381,69 @@ def test_an_odd_number_of_vectors_ends_with_one_side():
     objective, start = problem(3, function=lambda x: x @ matrix)
     found = final(Jacobian(), objective, start)
     torch.testing.assert_close(found.scores["singular value"], torch.tensor([6.0, 6, 5], dtype=F64))
+
+
+def products(method, objective, start):
+    """How many vectors go through the Jacobian or its transpose, and where the method ends."""
+    counts = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = Derivative._batched
+        patch.setattr(
+            Derivative,
+            "_batched",
+            lambda self, output, wanted, rows: (
+                counts.append(len(rows)) or real(self, output, wanted, rows)
+            ),
+        )
+        return counts, final(method, objective, start)
+
+
+def wide(n, matrix):
+    """A prompt of so many tokens that nothing is gained by wide blocks."""
+    host = LinearHost([torch.eye(len(matrix), dtype=F64), matrix])
+    tokens = ts.tokenize(host, [" ".join(str(i % 31) for i in range(200))])
+    segment = ts.Segment(host, tokens, *ENDS)
+    generator = torch.Generator().manual_seed(3)
+    rows = random_on_sphere(n, len(matrix), radius=1, generator=generator).double()
+    return Objective(segment, Displacement(), tokens.mask), ts.Additive(
+        segment.source, rows, radius=1.0
+    )
+
+
+def test_without_passes_it_ends_when_the_span_is_known():
+    """Against LAPACK; and four wide passes, with as many products, do not know it yet."""
+    matrix = torch.randn(160, 160, generator=torch.Generator().manual_seed(1), dtype=F64)
+    objective, start = wide(4, matrix)
+    _, values, right = torch.linalg.svd(matrix)
+
+    def off(found):
+        rows = found.perturbation.vectors.detach()
+        return float(torch.linalg.matrix_norm(rows - rows @ right[:4].T @ right[:4], 2))
+
+    knobs = {"signs": (1,), "pool": mean_response}
+    counts, found = products(Jacobian(**knobs), objective, start)
+    assert off(found) < 0.05
+    singular = found.scores["singular value"]
+    torch.testing.assert_close(singular, values[:4], rtol=1e-3, atol=0)
+    assert found.step < found.steps
+    assert sum(counts) <= 70
+    before, wider = products(Jacobian(passes=4, **knobs), objective, start)
+    assert sum(before) == 56
+    assert off(wider) > 0.3
+
+
+def test_equal_singular_values_do_not_keep_it_going():
+    objective, start = wide(2, torch.eye(40, dtype=F64))
+    counts, found = products(Jacobian(signs=(1,), pool=mean_response), objective, start)
+    assert sum(counts) <= 2 * 10 * 2
+    torch.testing.assert_close(found.scores["singular value"], torch.ones(2, dtype=F64))
+
+
+def test_a_block_is_as_wide_as_reading_the_weights_is_dear():
+    def block(tokens, product=1e9):
+        return cheapest_block(16, product=product, tokens=tokens, dimensions=4096)
+
+    assert 1 <= block(400) < block(12) < block(1) <= 32
 
 
 # --- DCT and its kin

@@ -45,11 +45,13 @@ def test_packed_and_apart_give_the_same(model, positions):
     tokens = ts.tokenize(model, PROMPTS)
     edits = dataclasses.replace(bank_of(model), positions=positions).perturbation()
     with ts.models.frozen(model), torch.no_grad():
-        segment = packed_if_possible(model, tokens, edits.site, TARGET, positions=positions)
+        segment = packed_if_possible(
+            model, tokens, edits.site, TARGET, chosen=tokens.select(positions)
+        )
         expected = Segment(model, tokens, SOURCE, TARGET).run(edits)
         found = segment.run(edits)
         if isinstance(segment, Packed):
-            assert found.shape[1:3] == (1, 9 + int(tokens.lengths[0] - 12) + 3 + 1 + 4)
+            assert found.shape[1:3] == (1, 9 + int(tokens.lengths[0] - 12) + 3 + 1 + 3)
             found = segment.packing.unpack(found)
     real = tokens.mask
     torch.testing.assert_close(found[:, real], expected[:, real], atol=1e-4, rtol=1e-4)
@@ -64,7 +66,7 @@ def test_bridges_are_packed(name):
     tokens = ts.tokenize(model, PROMPTS)
     site = ts.models.resolve(model, SOURCE)
     with ts.models.frozen(model), torch.no_grad():
-        segment = packed_if_possible(model, tokens, site, TARGET, positions=EVERYWHERE)
+        segment = packed_if_possible(model, tokens, site, TARGET, chosen=tokens.mask)
     assert isinstance(segment, Packed)
 
 
@@ -76,7 +78,9 @@ def test_prompts_stay_apart_where_it_saves_nothing_or_steered_tokens_differ(name
     def kind(prompts, positions=EVERYWHERE):
         tokens = ts.tokenize(one, prompts)
         with ts.models.frozen(one), torch.no_grad():
-            return type(packed_if_possible(one, tokens, site, TARGET, positions=positions))
+            return type(
+                packed_if_possible(one, tokens, site, TARGET, chosen=tokens.select(positions))
+            )
 
     assert kind(PROMPTS) is kind(PROMPTS[:2]) is not Segment
     assert kind(PROMPTS[:1]) is Segment

@@ -174,7 +174,7 @@ class Answers:
             out = self.segment.run_on(start.flatten(0, 1), edits, self._chosen)
             return out[:, torch.arange(len(self.prompts), device=out.device)[:, None], self._at]
         packing = self._packing
-        rows = start[:, packing.prompt.clamp(min=0), packing.place]
+        rows = start[:, packing.prompt, packing.place]
         out = self.segment.run_on(rows, edits, packing.pack(self._chosen))
         return out[:, 0][:, packing.column.gather(1, self._at)]
 

@@ -29,8 +29,10 @@ class Staged:
         bounds: where stages end.
 
     Raises:
-        ModelError: these blocks keep no keys and values in transformers' way, or stages do not give
-            what the whole row gives.
+        ModelError: these blocks keep no keys and values in transformers' way.
+
+    Whether stages give what the whole row gives is for whoever makes one to ask
+    (`refuse_other_results`, or by a pass of their own).
     """
 
     def __init__(self, segment: Packed, bounds: Sequence[int]) -> None:
@@ -44,7 +46,6 @@ class Staged:
         self._calls = [
             {i: _cut(c, a, b, bounds[-1]) for i, c in used.items()} for a, b in self.spans
         ]
-        self._refuse_other_results()
 
     def calls(self, stage: int, cache: Any) -> Calls:
         """How blocks are called in a stage; the cache then holds its keys and values too."""
@@ -57,7 +58,8 @@ class Staged:
         """One stage, unsteered."""
         return self.segment.replay(start, len(start), calls=self.calls(stage, cache))
 
-    def _refuse_other_results(self) -> None:
+    def refuse_other_results(self) -> None:
+        """Raises ModelError where stages do not give what the whole row gives."""
         start, clean = self.segment.clean_start, self.segment.clean
         cache = new_cache()
         with torch.no_grad():
@@ -76,7 +78,9 @@ def staged_if_possible(segment: Segment, bounds: Sequence[int]) -> Staged | None
     """A segment in stages, where it is packed and its blocks can run so."""
     if isinstance(segment, Packed):
         with suppress(ModelError):
-            return Staged(segment, bounds)
+            staged = Staged(segment, bounds)
+            staged.refuse_other_results()
+            return staged
     return None
 
 
@@ -91,8 +95,7 @@ def by_stage(packing: Packing, lengths: Sequence[int]) -> tuple[Packing, list[in
     """A packing in another order: the prompts' own tokens (`lengths` of each) first, then the first
     token behind each of them, then the second; and where these stages end."""
     own = torch.tensor(lengths, dtype=torch.long, device=packing.prompt.device)
-    behind = packing.place - own[packing.prompt.clamp(min=0)] + 1
-    stage = torch.where(packing.prompt >= 0, behind, 0).clamp(min=0)
+    stage = (packing.place - own[packing.prompt] + 1).clamp(min=0)
     order = stage.argsort(stable=True)
     moved = replace(
         packing,

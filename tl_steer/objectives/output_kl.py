@@ -176,7 +176,8 @@ def next_token(
 
 
 def divergence_from(
-    base: Float[Tensor, "batch vocabulary"], steered: Float[Tensor, "batch vocabulary"]
-) -> Float[Tensor, " batch"]:
-    r"""$\mathrm{KL}(p_{steered}\,\|\,p_{unsteered})$ in nats, from log-probabilities."""
+    base: Float[Tensor, "... vocabulary"], steered: Float[Tensor, "... vocabulary"]
+) -> Float[Tensor, "..."]:
+    r"""$\mathrm{KL}(p_{steered}\,\|\,p_{unsteered})$ in nats, from log-probabilities; one base may
+    serve many, by broadcasting."""
     return (steered.exp() * (steered - base)).sum(dim=-1).clamp_min(0.0)

@@ -36,9 +36,9 @@ class Reading:
 
     Attributes:
         steered, clean: log-probabilities of the token after the prompt.
-        target, clean_target: activations at the bank's target. Look at `measured` tokens only: the
-            others include padding, and perhaps a continuation.
-        measured: the tokens of the prompt that the bank measured.
+        target, clean_target: activations at the bank's target, at the tokens of each prompt that
+            the bank measured, in their order; padding behind those of prompts that have fewer.
+        measured: which of these are no padding.
         mean: the bank's responses of these vectors; NaN where it has none.
         along: what `continuation_kl` returns, if it was asked for.
     """
@@ -69,18 +69,15 @@ Metric: TypeAlias = Callable[[Reading], Float[Tensor, "vec batch"]]
 
 def kl(reading: Reading) -> Float[Tensor, "vec batch"]:
     """KL(steered || unsteered) of the token after the prompt, in nats."""
-    vec = len(reading.steered)
-    base = reading.clean.repeat(vec, 1)
-    nats: Tensor = divergence_from(base, reading.steered.flatten(0, 1))
-    cells: Tensor = nats.unflatten(0, (vec, -1))
-    return cells
+    return divergence_from(reading.clean, reading.steered)
 
 
 def entropy(reading: Reading) -> Float[Tensor, "vec batch"]:
     """Entropy of the token after the prompt, steered minus unsteered, in nats. Below 0: surer."""
 
     def of(logprobs: Tensor) -> Tensor:
-        return -torch.where(logprobs.isneginf(), 0.0, logprobs.exp() * logprobs).sum(dim=-1)
+        finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 times that is 0
+        return -(logprobs.exp() * finite).sum(dim=-1)
 
     return of(reading.steered) - of(reading.clean)
 

@@ -1,22 +1,28 @@
 """Many edits on one batch of prompts: what every metric of a pass needs, and no more.
 
 clean pass    ids -> ... -> source -> ... -> last block       once for all edits
+beginning     edits:            source -> target -> last block    once for all batches
 steered       edits x prompts:  source -> target -> last block -> unembedding of one token
+
+Prompts are a tree, and no token is run twice in it (`models.packed`); what all of them begin with
+is run once for all batches that begin so (`models.stem`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_steer.errors import HookPointError
+from tl_steer.errors import HookPointError, ModelError
 from tl_steer.hook_points.positions import Positions
 from tl_steer.hook_points.site import Site
 from tl_steer.models.hooks import capturing
 from tl_steer.models.model import HookedModel
-from tl_steer.models.packed import Packed, packed_if_possible
+from tl_steer.models.packed import Packed, common_beginning, packed_if_possible
+from tl_steer.models.stem import Rest, Stem
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import at_least_float32
 from tl_steer.objectives.output_kl import Readout, divergence_from
@@ -26,26 +32,8 @@ from tl_steer.sweeps.metric import Metric, Reading
 
 # On a CPU a few thousand tokens keep matrix products at full speed and activations in the cache.
 _TOKENS_ON_CPU = 2560
-
-
-@dataclass(frozen=True)
-class Fixed(Positions):
-    """Tokens chosen one by one, where a rule would take a continuation for prompt."""
-
-    chosen: Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"] | None = field(
-        default=None, compare=False
-    )
-
-    @property
-    def everywhere(self) -> bool:
-        return False
-
-    def select(
-        self, mask: Bool[Tensor, "batch pos"], has_bos: Bool[Tensor, " batch"]
-    ) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
-        assert self.chosen is not None
-        missing = mask.shape[1] - self.chosen.shape[1]
-        return torch.nn.functional.pad(self.chosen, (0, missing)).to(mask.device)
+# The share of the budget that keys and values of a common beginning may take.
+_STEMS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +55,12 @@ class Continued:
         """Lengths of the continuations."""
         return self.tokens.lengths - self.lengths
 
-    def steered(self, positions: Positions) -> Positions:
-        """The same choice of tokens, made on the prompts alone."""
-        if positions.everywhere:
-            return positions
+    def steered(
+        self, positions: Positions
+    ) -> Bool[Tensor, "batch pos"] | Float[Tensor, "batch pos"]:
+        """The tokens that are steered, or how strongly: a choice that is made on the prompts."""
         behind = self.tokens.mask & ~self.prompt
-        return Fixed(chosen=positions.along(self.prompt, behind, self.tokens.has_bos))
+        return positions.along(self.prompt, behind, self.tokens.has_bos)
 
 
 def continued_by(tokens: TokenBatch, new: Sequence[Int[Tensor, " _"]] | None) -> Continued:
@@ -124,6 +112,7 @@ class Together:
         self.budget = budget
         self.final = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
         self.vec_batch, self.said_smaller = 1, False
+        self.stem = Stem(edits, most=budget // _STEMS, tokens_per_pass=_TOKENS_ON_CPU)
 
     def __call__(
         self,
@@ -135,8 +124,7 @@ class Together:
         """Measure. `own` are the unsteered continuations, if KL along them is wanted."""
         at = continued_by(tokens, own)
         prompts = _Prompts(self, at, along=own is not None)
-        run = prompts.segment.tokens
-        self.vec_batch = edits_in(self.budget, self.model, run, prompts=len(tokens))
+        self.vec_batch = edits_in(self.budget, self.model, prompts.runs, prompts=len(tokens))
         n = len(self.edits)
         parts = in_parts(n, self, lambda rows: prompts.measure(rows, metrics))
         return Found(
@@ -148,24 +136,62 @@ class Together:
 
 
 class _Prompts:
-    """One batch of prompts: its segment, and what is clean about it."""
+    """One batch of prompts: how it is run, and what is clean about it."""
 
     def __init__(self, parent: Together, at: Continued, *, along: bool) -> None:
         self.parent, self.at, self.along = parent, at, along
-        self.positions = at.steered(parent.edits.positions)
+        self.steps = int(at.new.max()) if along else 1
+        chosen = at.steered(parent.edits.positions)
         self.segment = packed_if_possible(
-            parent.model, at.tokens, parent.edits.site, parent.final, positions=self.positions
+            parent.model, at.tokens, parent.edits.site, parent.final, chosen=chosen
         )
-        if isinstance(self.segment, Packed) and not self.positions.everywhere:
-            chosen = self.segment.packing.pack(at.tokens.select(self.positions))
-            self.positions = Fixed(chosen=chosen)
-        measured = parent.measured.measure(at.prompt, at.tokens.has_bos)
-        self.measured = measured.to(self.segment.clean.device)
+        packing = self.segment.packing if isinstance(self.segment, Packed) else None
+        self.chosen = chosen if packing is None else packing.pack(chosen)
+        self._places(parent.measured.measure(at.prompt, at.tokens.has_bos))
+        self.rest = self._rest_if_possible()
         # An edit that does nothing, alone in its pass: what the others are compared with.
-        final, self.clean_target = (x[0] for x in self._run(slice(len(parent.edits) - 1, None)))
+        nothing = slice(len(parent.edits) - 1, None)
+        final, self.clean_target = (x[0] for x in self._run(nothing))
+        if self.rest is not None and not self._is_clean(final):
+            self.rest = None
+            final, self.clean_target = (x[0] for x in self._run(nothing))
         self.clean = self._logprobs(final[None], 0)[0]
-        self.steps = int(at.new.max()) if along else 0
-        self.clean_along = [self._logprobs(final[None], i)[0] for i in range(self.steps)]
+        self.clean_along = [self._logprobs(final[None], i)[0] for i in range(along * self.steps)]
+
+    def _places(self, measured: Bool[Tensor, "batch pos"]) -> None:
+        """The tokens whose activations are wanted: those that predict, and those that are measured,
+        in the order of the prompt and padded where prompts have fewer."""
+        most = int(measured.sum(dim=1).max())
+        at = measured.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        self.measured_at = at
+        self.measured = measured.gather(1, at).to(self.segment.clean.device)
+        last = self.at.tokens.lengths[:, None] - 1
+        step = torch.arange(self.steps, device=last.device)
+        self.ends = torch.minimum(self.at.lengths[:, None] - 1 + step, last)
+
+    def _rest_if_possible(self) -> Rest | None:
+        """The prompts behind what all begin with, where nothing that is wanted stands there."""
+        if not isinstance(self.segment, Packed):
+            return None
+        wanted = torch.where(
+            self.measured.to(self.measured_at.device), self.measured_at, self.ends[:, :1]
+        )
+        bound = min(common_beginning(self.at.tokens), int(wanted.min()), int(self.ends.min()))
+        with suppress(ModelError):
+            return Rest(self.segment, bound, self.chosen) if bound else None
+        return None
+
+    @property
+    def runs(self) -> TokenBatch:
+        """What every pass runs."""
+        row, bound = self.segment.tokens, 0 if self.rest is None else self.rest.bound
+        return replace(row, ids=row.ids[:, bound:], mask=row.mask[:, bound:])
+
+    def _is_clean(self, final: Float[Tensor, "batch step d_model"]) -> bool:
+        """Whether prompts behind their beginning give what they give with it."""
+        clean = self._pick(self.segment.clean[None], self.ends, 0)[0].double()
+        off = float((final.double() - clean).norm() / clean.norm())
+        return off <= (1e-4 if final.dtype in (torch.float32, torch.float64) else 0.05)
 
     def measure(self, rows: slice, metrics: Mapping[str, Metric]) -> Found:
         final, target = self._run(rows)
@@ -186,12 +212,18 @@ class _Prompts:
         return Found(values, errors, broken, directions.nan_to_num(0.0).float().cpu())
 
     def _run(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Activations at the last block and at the target, `[vec batch pos d_model]`."""
-        edits = self.parent.edits.select(rows).to(self.segment.clean.device)
-        edits.positions = self.positions
-        name = self.parent.target.point
+        """Activations at the last block, `[vec batch step d_model]`, and at the target,
+        `[vec batch measured d_target]`."""
+        edits, name = (
+            self.parent.edits.select(rows).to(self.segment.clean.device),
+            self.parent.target.point,
+        )
         with torch.no_grad(), capturing(self.parent.model, [name]) as seen:
-            final = self.segment.run(edits)
+            if self.rest is None:
+                start = self.segment.clean_start.repeat(len(edits), 1, 1)
+                final = self.segment.run_on(start, edits, self.chosen)
+            else:
+                final = self.rest.run(self.parent.stem, rows)
         if name not in seen:
             raise HookPointError(
                 f"The target {name} did not fire behind the source {edits.site}: both are the same "
@@ -199,26 +231,30 @@ class _Prompts:
             )
         target = self.parent.target.read(seen[name]).to(final.device)
         target = target.unflatten(0, final.shape[:2])
+        before = 0 if self.rest is None else self.rest.bound
+        return self._pick(final, self.ends, before), self._pick(target, self.measured_at, before)
+
+    def _pick(
+        self, values: Float[Tensor, "vec row pos d"], at: Int[Tensor, "batch some"], before: int
+    ) -> Float[Tensor, "vec batch some d"]:
+        """Of every prompt the tokens at these places; `before` of the row's were not run."""
         if isinstance(self.segment, Packed):
-            packing = self.segment.packing
-            return packing.unpack(final), packing.unpack(target)
-        return final, target[:, :, : final.shape[2]]
+            columns = self.segment.packing.column.gather(1, at) - before
+            return values[:, 0][:, columns.clamp(min=0).to(values.device)]
+        return values[:, torch.arange(len(at))[:, None].to(values.device), at.to(values.device)]
 
-    def _logprobs(self, final: Float[Tensor, "vec batch pos d_model"], step: int) -> Tensor:
+    def _logprobs(self, final: Float[Tensor, "vec batch step d_model"], step: int) -> Tensor:
         """Of the token `step` behind the one after the prompt."""
-        last = (self.at.lengths - 1 + step).clamp(max=final.shape[2] - 1)
-        picked = final[:, torch.arange(final.shape[1], device=final.device), last.to(final.device)]
         if self.parent.read is None:
-            return picked[..., :0]
-        return at_least_float32(self.parent.read(picked)).log_softmax(dim=-1)
+            return final[:, :, step, :0]
+        return at_least_float32(self.parent.read(final[:, :, step])).log_softmax(dim=-1)
 
-    def _kl_along(self, final: Float[Tensor, "vec batch pos d_model"]) -> Tensor:
+    def _kl_along(self, final: Float[Tensor, "vec batch step d_model"]) -> Tensor:
         total = torch.zeros(final.shape[:2], device=final.device, dtype=torch.float32)
         for step, clean in enumerate(self.clean_along):
             steered = self._logprobs(final, step)
-            nats = divergence_from(clean.repeat(len(final), 1), steered.flatten(0, 1))
             there = (self.at.new > step).to(final.device)
-            total += torch.where(there, nats.unflatten(0, (len(final), -1)), 0.0)
+            total += torch.where(there, divergence_from(clean, steered), 0.0)
         return total / self.at.new.to(final.device)
 
 
