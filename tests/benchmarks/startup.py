@@ -2,9 +2,9 @@
 
     python tests/benchmarks/startup.py
 
-CPU seconds, user and system, each in a process of its own and in turns: wall time on a machine that
-does something else says little. Files are in the system's cache after the first round, which is left
-out. Writes docs/benchmarks.md.
+CPU seconds, user and system, each in a process of its own and in turns: wall time on a machine
+that does something else says little. Files are in the system's cache after the first round, which
+is left out. Writes docs/benchmarks.md.
 """
 
 import argparse
