@@ -164,6 +164,15 @@ def test_doctor_says_that_generation_does_not_work(monkeypatch):
     assert "Not well: cached generation." in done.output
 
 
+def test_doctor_finds_a_torch_that_cannot_be_imported(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('no libcudart.so')")
+    code, said, _ = asked("doctor", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert code == 1
+    assert "no libcudart.so" in said
+    assert "Not well: devices." in said
+    assert "Traceback" not in said
+
+
 def test_a_missing_embedded_model_is_told_and_is_no_fault(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     found = {one["name"]: one for one in json.loads(invoked("doctor", "--json").output)["findings"]}

@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
+from rich.table import Table
+from rich.text import Text
 
 import tl_steer as ts
-from tl_steer.cli.app import JsonOption, loaded, print_table, tell
-from tl_steer.errors import SteerError
+from tl_steer.cli.app import JsonOption, loaded, out, tell
+from tl_steer.errors import SteerError, plain
 
 # What each extra is for, and what it brings, by the names that pip has.
 EXTRAS = {
@@ -56,9 +58,11 @@ def doctor(
 
     Ends with 1 where something that is needed is missing or does not work.
     """
-    found = [*_versions(), *_requirements(), *_devices(), *_extras(), _embedded()]
-    if run and found[-1].well:
-        found.append(_generation())
+    found = [*_versions(), *_requirements(), *_extras(), _devices()]
+    if found[-1].well:  # without torch there is nothing to load a model with
+        found.append(_embedded())
+        if run and found[-1].well:
+            found.append(_generation())
     wrong = [one for one in found if one.needed and not one.well]
     if as_json:
         print(json.dumps({"well": not wrong, "findings": [asdict(one) for one in found]}))
@@ -71,15 +75,13 @@ def doctor(
 
 
 def _print(found: list[Finding]) -> None:
-    from tl_steer.files.tables import Sheet
-
-    mark = {True: "ok", False: "–"}
-    rows = tuple(
-        (one.name, "wrong" if one.needed and not one.well else mark[one.well], said)
-        for one in found
-        for said in [f"{one.found}. {one.advice}" if one.advice else one.found]
-    )
-    print_table(Sheet("tl-steer doctor", ("", "", "found"), rows))
+    # None of our own tables, which would not be there where torch cannot be imported.
+    table = Table("", "", "found", title="tl-steer doctor", title_justify="left")
+    for one in found:
+        mark = "ok" if one.well else "wrong" if one.needed else "–"
+        said = f"{one.found}. {one.advice}" if one.advice else one.found
+        table.add_row(*(Text(plain(cell)) for cell in (one.name, mark, said)))
+    out.print(table)
 
 
 def _versions() -> Iterator[Finding]:
@@ -107,16 +109,15 @@ def _requirements() -> Iterator[Finding]:
             yield Finding(f"requires {one.name}", there or "not installed", False, advice=advice)
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Finding:
     try:
         import torch
     except Exception as error:
         advice = "Install the build of torch for this machine (pytorch.org)."
-        yield Finding("import torch", repr(error), well=False, advice=advice)
-        return
+        return Finding("devices", f"torch cannot be imported: {error}", well=False, advice=advice)
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     own = ["mps"] if torch.backends.mps.is_available() else []
-    yield Finding("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cards, *own]))
+    return Finding("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cards, *own]))
 
 
 def _extras() -> Iterator[Finding]:
@@ -144,8 +145,9 @@ def _generation() -> Finding:
 
     try:
         refuse_no_text(loaded("smollm2"))
-    except SteerError as error:
-        return Finding("cached generation", "does not work", well=False, advice=str(error))
+    except Exception as error:  # whatever it is that does not fit together here
+        told = str(error) if isinstance(error, SteerError) else repr(error)
+        return Finding("cached generation", "does not work", well=False, advice=told)
     return Finding("cached generation", "works on the embedded model")
 
 
