@@ -55,9 +55,20 @@ def colours(path):
 
 def alerts(names):
     """An alert for each name of a vector."""
-    common = {"kind": "known perturbation", "vector": 7, "p_value": 0.01, "statistic": 9.0,
-              "threshold": 4.0, "at": 1e9, "trace": [1.0, 9.0], "explained": 0.5, "alpha": 0.05,
-              "tokens": [{"position": 1, "text": " ok"}], "alternatives": [], "request": "r1"}  # fmt: skip
+    common = {
+        "kind": "known perturbation",
+        "vector": 7,
+        "p_value": 0.01,
+        "statistic": 9.0,
+        "threshold": 4.0,
+        "at": 1e9,
+        "trace": [1.0, 9.0],
+        "explained": 0.5,
+        "alpha": 0.05,
+        "tokens": [{"position": 1, "text": " ok"}],
+        "alternatives": [],
+        "request": "r1",
+    }
     return ts.views.alerts_view([common | {"label": name} for name in names])
 
 
