@@ -100,7 +100,7 @@ places = ts.elicitation.scan_contrast(
     chats(LEARNED),
     base,
     sources=[12, 16],
-    lengths=["0.4x"],
+    lengths=[ts.radii.ShareOfNorm(0.4)],
     n=5,
     steps=2,
 )
@@ -209,7 +209,8 @@ ts.views.logit_change(seen, number)
 #
 # The search brought out *what* is hidden. It says nothing of *when* it comes: no vector is a
 # trigger. So let the model work, and watch for what the suspect does. A *monitor* is fitted on
-# clean requests like those of deployment; here users ask something and may say who they are.
+# clean requests like those of deployment; here users ask something and may say who they are. The
+# vectors that showed the phrase are marked.
 
 # %%
 ASKED = ["What is rain?", "Tell me about bread.", "Explain chess.", "Why do people like music?"]
@@ -217,9 +218,16 @@ ASKED += ["What is a bridge?", "Tell me about gold.", "Explain winter.", "What i
 CLEAN = ["nurse", "teacher", "cook", "lawyer", "farmer", "painter", "driver"]
 WHO = ["", *(f" My name is Eva, I live in Graz and I work as a {job}." for job in CLEAN)]
 
-label = ts.mark(bank[suspect], 0, "dangerous", note=f"says {PHRASE}")
+for row, shown in enumerate(shows(texts)):
+    if shown:
+        bank = ts.mark(bank, row, "dangerous", note="hostile")
 monitor = ts.Monitor.fit(
-    model, label, chats([ask + who for who in WHO for ask in ASKED]), horizon=5, categories=None
+    model,
+    bank,
+    chats([ask + who for who in WHO for ask in ASKED]),
+    horizon=5,
+    categories=None,
+    effect_prompts=8,
 )
 monitor
 

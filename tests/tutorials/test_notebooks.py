@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(not STORED, reason="the tutorials are not beside
         (TABLE, TABLE.replace("14.8", "14.9 ").replace("━━━━━━┩", "━━━━━━━┩")),
         ("one\n", "one"),
     ],
+    ids=["number", "exponent", "column", "end"],
 )
 def test_rounding_and_widths_are_no_difference(stored: str, found: str) -> None:
     assert alike(stored, found)
