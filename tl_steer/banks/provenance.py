@@ -15,6 +15,11 @@ from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import TokenBatch
 
 
+def is_unfinished(note: str) -> bool:
+    """Whether a bank's note says that its run had not ended."""
+    return " after step " in note
+
+
 @dataclass(frozen=True)
 class Provenance:
     """How a bank came to be. `fingerprint` is what ties it to its model."""
@@ -34,6 +39,12 @@ class Provenance:
         # As they come back from a file, so that they compare equal then.
         object.__setattr__(self, "settings", plain_json(self.settings))
         object.__setattr__(self, "notes", tuple(self.notes))
+
+    @property
+    def unfinished(self) -> str:
+        """How far the run had come, where it had not ended (after Ctrl-C, or in a checkpoint);
+        empty for one that had."""
+        return next(filter(is_unfinished, self.notes), "")
 
     def refuse_kinds(self) -> None:
         """Raise ValueError where a field holds another kind of value, as one from a file may."""

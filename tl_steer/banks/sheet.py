@@ -48,6 +48,7 @@ def _note(bank: Algebra, left_out: int) -> str:
         f"{source.method or 'no method'} on {source.model}; radius {bank.radius:.3g}{share} at "
         f"{bank.source}; target {bank.target}{seed}"
         + (f"; {left_out} more not shown" if left_out > 0 else "")
+        + (f"; unfinished: {source.unfinished}" if source.unfinished else "")
     )
 
 

@@ -1,20 +1,40 @@
 """The program, and what its commands share."""
 
 import json
-from enum import Enum
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
+from typer.core import TyperGroup
 
 import tl_steer as ts
-from tl_steer.files.text import plain
-from tl_steer.hook_points.positions import NAMED, Positions
+from tl_steer.cli.choices import Tokens
+from tl_steer.errors import plain
+
+if TYPE_CHECKING:
+    from tl_steer.files import Sheet
+    from tl_steer.hook_points import Positions
+
+INTERRUPTED = 130  # as shells have it: 128, and the number of the signal
+
+
+class Commands(TyperGroup):
+    """What Ctrl-C ends before there is anything to keep, in all versions of typer alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            tell("Stopped before there was anything to save.", aside=True)
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="tl-steer",
+    cls=Commands,
     help=(
         "Find steering vectors of a language model without labels, and see what they do.\n\n"
         "Start with [bold]tl-steer demo[/bold]: it needs no network and no GPU."
@@ -25,6 +45,36 @@ app = typer.Typer(
 )
 # Tables are written for people: never narrower than what a log file needs.
 out = Console()
+_verbose = False
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"tl_steer {ts.__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show what loading a model has to say.")
+    ] = False,
+) -> None:
+    global _verbose
+    _verbose = verbose
+
+
+def new_file(path: Path | None) -> Path | None:
+    """A file or folder to write, refused before anything is searched where its name is misspelt."""
+    if path is not None and not path.parent.is_dir():
+        raise typer.BadParameter(f"There is no folder {plain(str(path.parent))}; make it first.")
+    return path
+
 
 ModelOption = Annotated[
     str,
@@ -50,16 +100,6 @@ VectorOption = Annotated[
     list[int] | None, typer.Option("--vector", "-v", help="Only this one; repeat for several.")
 ]
 TokensOption = Annotated[int, typer.Option(help="Length of each continuation.")]
-
-
-class Tokens(str, Enum):
-    """Which tokens vectors act on."""
-
-    all = "all"
-    prompt = "prompt"
-    generated = "generated"
-
-
 PositionsOption = Annotated[
     Tokens | None,
     typer.Option(help="Which tokens vectors act on; the bank's own if left out."),
@@ -67,9 +107,11 @@ PositionsOption = Annotated[
 BankArgument = Annotated[Path, typer.Argument(help="A bank that elicit or demo saved.")]
 
 
-def tell(message: str) -> None:
-    """Print a line, whatever a file or its name has in it."""
-    out.print(Text(plain(message)), soft_wrap=True)
+def tell(message: str, *, aside: bool = False) -> None:
+    """Print a line, whatever a file or its name has in it; `aside` on standard error, beside JSON
+    say."""
+    to = Console(stderr=True) if aside else out
+    to.print(Text(plain(message)), soft_wrap=True)
 
 
 def sites(model: Any) -> tuple[str, str]:
@@ -78,13 +120,23 @@ def sites(model: Any) -> tuple[str, str]:
     return f"blocks.{n // 4}.hook_resid_post", f"blocks.{n * 2 // 3}.hook_resid_post"
 
 
-def loaded(name: str, device: str, dtype: str) -> Any:
+def loaded(name: str, device: str = "", dtype: str = "float32") -> Any:
     """The model of --model, --device and --dtype."""
-    return ts.load_model(name, device=device or None, dtype=dtype)
+    with loading():
+        return ts.load_model(name, device=device or None, dtype=dtype)
 
 
-def positions_of(told: Tokens | None) -> Positions | None:
+def loading() -> AbstractContextManager[None]:
+    """Around what loads a model: its loader is silent unless --verbose was given."""
+    from tl_steer.cli.loading import quiet, to_stderr
+
+    return to_stderr() if _verbose else quiet()
+
+
+def positions_of(told: Tokens | None) -> "Positions | None":
     """The choice of --positions; `None` where there is none."""
+    from tl_steer.hook_points.positions import NAMED
+
     return None if told is None else NAMED[told.value]
 
 
@@ -98,11 +150,23 @@ def picked(bank: Any, vectors: list[int] | None) -> Any:
     return bank[[bank.row(vector) for vector in vectors]] if vectors else bank
 
 
-def print_bank(bank: Any, path: Path, as_json: bool) -> None:
+def print_table(sheet: "Sheet", *, narrow: bool = False) -> None:
+    """Print a table; without its lines, where it is `narrow`."""
+    from rich.box import SIMPLE_HEAD
+
     from tl_steer.files.tables import draw
 
+    table = draw(sheet)
+    if narrow:
+        table.box, table.padding, table.pad_edge = SIMPLE_HEAD, (0, 0), False
+        for column in table.columns[:-1]:
+            column.no_wrap = True
+    out.print(table)
+
+
+def print_bank(bank: Any, path: Path, as_json: bool) -> None:
     if not as_json:
-        out.print(draw(bank.table(most=len(bank))))
+        print_table(bank.table(most=len(bank)))
         return
     summary = {
         "path": str(path),
@@ -119,5 +183,6 @@ def print_bank(bank: Any, path: Path, as_json: bool) -> None:
         "method": bank.provenance.method,
         "settings": bank.provenance.settings,
         "seed": bank.provenance.seed,
+        "unfinished": bank.provenance.unfinished or None,
     }
     print(json.dumps(summary))

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tl_steer.cli.app import JsonOption, app, out
+from tl_steer.cli.app import JsonOption, new_file, out, print_table
 from tl_steer.errors import SettingError
 
 
-@app.command()
 def audit(
     log: Annotated[Path, typer.Argument(help="An audit log that watch() wrote.")],
     requests: Annotated[
@@ -33,11 +32,13 @@ def audit(
     head: Annotated[
         str | None, typer.Option(help="With --verify: a head that an earlier --verify printed.")
     ] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Export to this file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", callback=new_file, help="Export to this file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List, filter and export what a monitor saw; no model is needed."""
-    from tl_steer.files.tables import draw, to_csv
+    from tl_steer.files.tables import to_csv
     from tl_steer.files.write import write_beside
     from tl_steer.monitoring.audit import audit_table, read_log
 
@@ -64,7 +65,7 @@ def audit(
     elif as_json:
         print(json.dumps(_finite(rows), allow_nan=False))
     else:
-        out.print(draw(audit_table(rows)))
+        print_table(audit_table(rows))
 
 
 def _verify(log: Path, head: str | None, as_json: bool) -> None:

@@ -7,34 +7,29 @@ import typer
 
 import tl_steer as ts
 from tl_steer.cli.app import (
+    INTERRUPTED,
     DeviceOption,
     DtypeOption,
     JsonOption,
     ModelOption,
     PromptOption,
     RawOption,
-    Tokens,
-    app,
     loaded,
+    new_file,
     point_of,
     positions_of,
     print_bank,
     sites,
+    tell,
 )
-from tl_steer.elicitation import Layers
+from tl_steer.cli.choices import Divergence, Kind, Method, Tokens
 from tl_steer.errors import SettingError
-from tl_steer.hook_points import EVERYWHERE, LAST_THREE, Positions
-from tl_steer.methods import method_of
-from tl_steer.models.tokens import chats
-from tl_steer.objectives import Contrast, Goal, Substitution
-from tl_steer.objectives.named import divergence_of
-from tl_steer.perturbations.kinds import kind_of
-from tl_steer.radii.rules import radius_of
 
 
-@app.command()
 def elicit(
-    save: Annotated[Path, typer.Argument(help="Where the bank goes (safetensors).")],
+    save: Annotated[
+        Path, typer.Argument(callback=new_file, help="Where the bank goes (safetensors).")
+    ],
     prompt: PromptOption,
     model: ModelOption = "smollm2",
     device: DeviceOption = "",
@@ -60,17 +55,11 @@ def elicit(
             "activations' own."
         ),
     ] = "auto",
-    method: Annotated[
-        str,
-        typer.Option(help="auto, power, jacobian, dct, quadratic, sogi, ascent or melbo."),
-    ] = "auto",
+    method: Annotated[Method, typer.Option(help="How they are searched.")] = Method.auto,
     divergence: Annotated[
-        str, typer.Option(help="What is maximised: displacement or cosine.")
-    ] = "displacement",
-    perturbation: Annotated[
-        str,
-        typer.Option(help="The kind of edit: additive, ablation, clamp, norm_preserving or gated."),
-    ] = "additive",
+        Divergence, typer.Option(help="What is maximised.")
+    ] = Divergence.displacement,
+    perturbation: Annotated[Kind, typer.Option(help="The kind of edit.")] = Kind.additive,
     layers: Annotated[
         str,
         typer.Option(help="Edit several layers alike, as in 7,8,9; the first is the source's."),
@@ -90,10 +79,15 @@ def elicit(
 ) -> None:
     """Find steering vectors for your own prompts and save them as a bank."""
 
-    _refuse_early(method, divergence, against, one_token)
+    from tl_steer.hook_points import EVERYWHERE, LAST_THREE, Positions
+    from tl_steer.models.tokens import chats
+    from tl_steer.radii.rules import radius_of
+
+    # What needs no model to be found wrong comes first, since a large one takes minutes to load.
+    _refuse_early(divergence, against, one_token)
     length, kind = radius_of(radius), _kind(perturbation, layers)
     measured = LAST_THREE if last == 3 else Positions(last=last, bos=False)
-    if isinstance(kind, Layers) and not source:
+    if layers and not source:
         source = str(kind.layers[0])
     hooked = loaded(model, device, dtype)
     base = loaded(against, device, dtype) if against else None
@@ -103,11 +97,11 @@ def elicit(
         chats(hooked, prompt, raw=raw),
         source=point_of(source) if source else default_source,
         target=point_of(target) if target else default_target,
-        divergence=divergence if base is None else _goal(base, one_token),
+        divergence=divergence.value if base is None else _goal(base, one_token),
         n=n,
         perturbation=kind,
         radius=length,
-        method=method,
+        method=method.value,
         measured=measured,
         positions=positions_of(positions) or EVERYWHERE,
         seed=seed,
@@ -120,34 +114,48 @@ def elicit(
     if not (checkpoint or resume):
         bank.save(save)
     print_bank(bank, save, as_json)
+    if bank.provenance.unfinished:
+        _tell_unfinished(bank.provenance.unfinished, save, resumable=checkpoint or resume)
+        raise typer.Exit(INTERRUPTED)
+    if not as_json:
+        tell(f"Bank saved to {save}.")
 
 
-def _refuse_early(method: str, divergence: str, against: str, one_token: bool) -> None:
-    """What needs no model to be found wrong, since a large one takes minutes to load."""
-    method_of(method)
-    divergence_of(divergence)
+def _tell_unfinished(why: str, save: Path, *, resumable: bool) -> None:
+    further = (
+        "The same command with --resume goes on."
+        if resumable
+        else "A run that is to be resumed needs --checkpoint."
+    )
+    tell(f"Unfinished, {why}; what was found until then is in {save}. {further}", aside=True)
+
+
+def _refuse_early(divergence: Divergence, against: str, one_token: bool) -> None:
     if one_token and not against:
         raise SettingError("--one-token compares two models: give --against as well.")
-    if against and divergence != "displacement":
-        raise SettingError(f"--divergence {divergence}: --against maximises a contrast of its own.")
+    if against and divergence != Divergence.displacement:
+        told = f"--divergence {divergence.value}"
+        raise SettingError(f"{told}: --against maximises a contrast of its own.")
 
 
-def _kind(name: str, layers: str) -> Any:
+def _kind(kind: Kind, layers: str) -> Any:
     """The kind that is searched: one by its name, over several layers where they are named."""
-    kind_of(name)
+    from tl_steer.elicitation import Layers
+
     if not layers:
-        return name
+        return kind.value
     try:
-        return Layers([int(layer) for layer in layers.split(",")], kind=name)
+        return Layers([int(layer) for layer in layers.split(",")], kind=kind.value)
     except ValueError:
         raise SettingError(f"--layers {layers}: expected numbers of layers, as in 7,8,9.") from None
 
 
-def _goal(base: Any, one_token: bool) -> Goal:
+def _goal(base: Any, one_token: bool) -> Any:
+    from tl_steer.objectives import Contrast, Substitution
+
     return Substitution(base) if one_token else Contrast(base)
 
 
-@app.command()
 def show(
     bank: Annotated[Path, typer.Argument(help="A bank file.")],
     as_json: JsonOption = False,

@@ -16,24 +16,22 @@ from tl_steer.cli.app import (
     RawOption,
     ScaleOption,
     VectorOption,
-    app,
     loaded,
+    new_file,
     picked,
     point_of,
     print_bank,
     tell,
 )
-from tl_steer.models.tokens import chats
+from tl_steer.cli.choices import READ, WRITTEN
 
-_READ = [name for name, each in ts.interop.FORMATS.items() if each.read is not None]
-FormatOption = Annotated[str, typer.Option(help=f"Its format: {', '.join(ts.interop.FORMATS)}.")]
-ReadOption = Annotated[str, typer.Option("--from", help=f"The file's format: {', '.join(_READ)}.")]
+FormatOption = Annotated[str, typer.Option(help=f"Its format: {', '.join(WRITTEN)}.")]
+ReadOption = Annotated[str, typer.Option("--from", help=f"The file's format: {', '.join(READ)}.")]
 
 
-@app.command()
 def export(
     bank: BankArgument,
-    out: Annotated[Path, typer.Argument(help="The file, or folder, to write.")],
+    out: Annotated[Path, typer.Argument(callback=new_file, help="The file, or folder, to write.")],
     to: FormatOption,
     vector: VectorOption = None,
     scale: ScaleOption = 1.0,
@@ -50,10 +48,9 @@ def export(
     tell(f"Wrote {ts.interop.export(chosen, out, to=to, model=hooked)}.")
 
 
-@app.command(name="import")
 def import_(
     file: Annotated[Path, typer.Argument(help="Another tool's file.")],
-    out: Annotated[Path, typer.Argument(help="The bank to write.")],
+    out: Annotated[Path, typer.Argument(callback=new_file, help="The bank to write.")],
     format: ReadOption,
     prompt: PromptOption,
     model: ModelOption = "smollm2",
@@ -64,9 +61,13 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Make a bank of another tool's vectors, with what they do on these prompts."""
+    from tl_steer.models.tokens import chats
+
     found = ts.interop.read(file, format=format)
     hooked = loaded(model, device, dtype)
     made = found.bank(
         hooked, prompts=chats(hooked, prompt, raw=raw), target=point_of(target) if target else None
     )
     print_bank(made, made.save(out), as_json)
+    if not as_json:
+        tell(f"Bank saved to {out}.")

@@ -18,17 +18,14 @@ from tl_steer.cli.app import (
     ScaleOption,
     TokensOption,
     VectorOption,
-    app,
     loaded,
-    out,
     picked,
     positions_of,
+    print_table,
     tell,
 )
-from tl_steer.models.tokens import chats
 
 
-@app.command()
 def generate(
     bank: BankArgument,
     prompt: PromptOption,
@@ -45,7 +42,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Continue prompts under every vector of a bank, beside the unsteered model."""
-    from tl_steer.files.tables import draw
+    from tl_steer.models.tokens import chats
 
     found = ts.load_bank(bank)
     chosen = picked(found, vector)
@@ -63,10 +60,9 @@ def generate(
     if as_json:
         print(json.dumps(texts.to_json()))
     else:
-        out.print(draw(texts.table(width=2000)))
+        print_table(texts.table(width=2000))
 
 
-@app.command()
 def dose(
     bank: BankArgument,
     prompt: PromptOption,
@@ -83,7 +79,7 @@ def dose(
     as_json: JsonOption = False,
 ) -> None:
     """Try a bank's vectors at many radii: where paraphrase ends and gibberish begins."""
-    from tl_steer.files.tables import draw
+    from tl_steer.models.tokens import chats
     from tl_steer.radii.dose import SHARES
 
     found = ts.load_bank(bank)
@@ -99,6 +95,6 @@ def dose(
     if as_json:
         print(json.dumps(doses.to_json()))
         return
-    out.print(draw(doses.table()))
+    print_table(doses.table())
     band = doses.band()
     tell(f"Band: radius {band.lowest:.3g} to {band.highest:.3g}. {band.note}".rstrip())

@@ -7,16 +7,15 @@ from typing import Annotated
 import typer
 
 import tl_steer as ts
-from tl_steer.cli.app import JsonOption, app, out, tell
-from tl_steer.elicitation.grid_plan import GridPlan
+from tl_steer.cli.app import INTERRUPTED, JsonOption, new_file, print_table, tell
 from tl_steer.errors import SettingError
-from tl_steer.views.view import ending
 
 
-@app.command()
 def grid(
     plan: Annotated[Path, typer.Argument(help="A TOML file: sources, targets, prompts, ...")],
-    save: Annotated[Path, typer.Option(help="A folder for the banks and their index.")],
+    save: Annotated[
+        Path, typer.Option(callback=new_file, help="A folder for the banks and their index.")
+    ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the grid in the --save folder.")
     ] = False,
@@ -35,9 +34,10 @@ def grid(
 ) -> None:
     """Search every combination of layers, radii, methods, seeds and prompts in a plan.
 
-    Ends with 1 where a cell failed or it was stopped; the others' banks are there.
+    Ends with 1 where a cell failed and with 130 after Ctrl-C; the others' banks are there.
     """
-    from tl_steer.files.tables import draw
+    from tl_steer.elicitation.grid_plan import GridPlan
+    from tl_steer.views.view import ending
 
     if (cpus != 1 or gpus or address) and not workers:
         raise SettingError("--cpus, --gpus and --address are for workers: give --workers as well.")
@@ -61,9 +61,11 @@ def grid(
         rows = [{k: None if v != v else v for k, v in row.items()} for row in found.rows]
         print(json.dumps({"folder": str(save), "finished": found.finished, "rows": rows}))
     else:
-        out.print(draw(found.table()))
-        if not found.finished:
-            tell("Stopped before the end; the same command with --resume goes on.")
+        print_table(found.table())
         tell(f"Banks in {save}; ts.elicitation.load_grid reads them.")
-    if not found.finished or found.failures():
+    if not found.finished:
+        told = f"Stopped before the end; the finished cells are in {save}."
+        tell(f"{told} The same command with --resume goes on.", aside=True)
+        raise typer.Exit(INTERRUPTED)
+    if found.failures():
         raise typer.Exit(1)  # so that a script does not go on with what is not all there

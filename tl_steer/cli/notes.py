@@ -7,18 +7,17 @@ from typing import Annotated
 import typer
 
 import tl_steer as ts
-from tl_steer.cli.app import JsonOption, app, out as console, tell
-from tl_steer.files.tables import draw
+from tl_steer.cli.app import JsonOption, new_file, print_table, tell
 
 
-@app.command()
 def notes(
     report: Annotated[Path, typer.Argument(help="The page that Save copy wrote in a report.")],
     bank: Annotated[
         Path | None, typer.Argument(help="The bank that the report is about, to write them into.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the bank goes; in its own place if left out.")
+        Path | None,
+        typer.Option(callback=new_file, help="Where the bank goes; in its own place if left out."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,6 +32,6 @@ def notes(
     if as_json:
         print(json.dumps(found.to_json() | {"saved": None if saved is None else str(saved)}))
         return
-    console.print(draw(found.table(most=len(found))))
+    print_table(found.table(most=len(found)))
     if saved is not None:
         tell(f"Bank: {saved}")

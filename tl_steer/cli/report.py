@@ -17,20 +17,18 @@ from tl_steer.cli.app import (
     RawOption,
     ScaleOption,
     TokensOption,
-    app,
     loaded,
+    new_file,
     positions_of,
     tell,
 )
-from tl_steer.cli.measured import measure
-from tl_steer.models.tokens import chats
-from tl_steer.views.view import ending
 
 
-@app.command()
 def report(
     bank: BankArgument,
-    save: Annotated[Path, typer.Option("--out", help="Where the page goes.")] = Path("report.html"),
+    save: Annotated[
+        Path, typer.Option("--out", callback=new_file, help="Where the page goes.")
+    ] = Path("report.html"),
     prompt: Annotated[
         list[str] | None,
         typer.Option("--prompt", "-p", help="Steer and inspect on this; repeat for several."),
@@ -67,6 +65,9 @@ def report(
     With --prompt the model runs under every vector, and under random ones beside them. Without, the
     page shows the bank and the saved inspections given, and no model is loaded.
     """
+    from tl_steer.cli.measured import measure
+    from tl_steer.models.tokens import chats
+    from tl_steer.views.view import ending
 
     ending(save, (".html",))  # before the model runs
     found = ts.load_bank(bank)

@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 
 import tl_steer as ts
-from tl_steer.cli.app import BankArgument, DeviceOption, DtypeOption, ModelOption, app, loaded, tell
+from tl_steer.cli.app import BankArgument, DeviceOption, DtypeOption, ModelOption, loaded, tell
 
 
-@app.command()
 def serve(
     bank: BankArgument,
     monitor: Annotated[
@@ -35,7 +34,6 @@ def serve(
     Type any prompt, mix vectors, change their strengths, stop, inspect; this machine alone is
     served. Notes taken in the page are kept beside the bank, in BANK.notes.json.
     """
-
     found = ts.load_bank(bank)
     seen = [ts.inspection.load_inspection(path) for path in inspection or []]
     watching = None if monitor is None else ts.Monitor.load(monitor)

@@ -8,6 +8,7 @@ import typer
 
 import tl_steer as ts
 from tl_steer.cli.app import (
+    INTERRUPTED,
     BankArgument,
     DeviceOption,
     DtypeOption,
@@ -17,18 +18,20 @@ from tl_steer.cli.app import (
     RawOption,
     ScaleOption,
     VectorOption,
-    app,
     loaded,
+    new_file,
     out,
     picked,
     positions_of,
+    print_table,
     tell,
 )
 from tl_steer.errors import SettingError
-from tl_steer.models.prompt_row import templated
+
+# Columns of a terminal in which every number has room for its interval.
+_WIDE = 120
 
 
-@app.command()
 def sweep(
     bank: BankArgument,
     prompts: Annotated[
@@ -36,7 +39,10 @@ def sweep(
         typer.Option(help="A file: text with a prompt a line, .jsonl, .csv or .parquet."),
     ],
     save: Annotated[
-        Path | None, typer.Option(help="A folder for every vector's numbers on every prompt.")
+        Path | None,
+        typer.Option(
+            callback=new_file, help="A folder for every vector's numbers on every prompt."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in the --save folder.")
@@ -71,7 +77,7 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Run a bank's vectors on many prompts: is what they do systematic?"""
-    from tl_steer.files.tables import draw
+    from tl_steer.models.prompt_row import templated
 
     if resume and save is None:
         raise SettingError("--resume goes on with the sweep in a folder: name it with --save.")
@@ -100,7 +106,20 @@ def sweep(
     )
     if as_json:
         print(json.dumps(found.to_json()))
-        return
-    out.print(draw(found.table(most=len(chosen))))
-    if save is not None:
+    else:
+        wide = out.width >= _WIDE
+        print_table(found.table(most=len(chosen), intervals=wide), narrow=not wide)
+    if not found.finished:
+        _tell_stopped(found.prompts, save)
+        raise typer.Exit(INTERRUPTED)
+    if save is not None and not as_json:
         tell(f"Cells in {save}; ts.load_sweep reads them.")
+
+
+def _tell_stopped(prompts: int, save: Path | None) -> None:
+    kept = (
+        "nothing is saved without --save."
+        if save is None
+        else f"they are in {save}, and the same command with --resume goes on."
+    )
+    tell(f"Stopped after {prompts} prompts; {kept}", aside=True)

@@ -14,7 +14,7 @@ from tl_steer.elicitation.start import started
 from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.hook_points.site import Point
-from tl_steer.methods import Ascent
+from tl_steer.methods import Ascent, evaluated
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.tokens import TokenBatch
@@ -106,7 +106,7 @@ class Shortest:
         for share in self.goal.lengths:
             start = started(Additive, segment, _TRIED, share * norm, seed, EVERYWHERE)
             *_, last = own_method(self.goal)(objective, start)
-            found = objective(last.perturbation, gradient=False).value
+            found = evaluated(objective, last).value
             if float(found.topk(2).values.mean()) >= self.goal.enough:
                 break
         return float(share * norm)

@@ -75,11 +75,6 @@ def fewer(found: int, asked: int) -> str:
     return _FEWER.format(found, asked)
 
 
-def is_unfinished(note: str) -> bool:
-    """Whether a bank's note says that its run had not ended."""
-    return " after step " in note
-
-
 @dataclass(frozen=True)
 class Saved:
     """A bank file read back; `record` and `state` are there if its run had not ended."""
@@ -92,8 +87,7 @@ class Saved:
     @property
     def finished(self) -> bool:
         """Whether the run had ended. One that Ctrl-C ended had not, even if saved without state."""
-        notes = self.bank.provenance.notes
-        return self.record is None and not any(map(is_unfinished, notes))
+        return self.record is None and not self.bank.provenance.unfinished
 
     @property
     def n(self) -> int:

@@ -20,6 +20,7 @@ from tl_steer.elicitation.run import Run
 from tl_steer.elicitation.start import Start, radius_is_norm, refuse_unstarted, started
 from tl_steer.errors import SettingError
 from tl_steer.files.describe import describe
+from tl_steer.files.progress import bar
 from tl_steer.files.signatures import checked
 from tl_steer.hook_points.positions import EVERYWHERE, LAST_THREE, Positions
 from tl_steer.hook_points.site import Point
@@ -96,10 +97,10 @@ def elicit(
         positions: tokens at which vectors are added: all of them unless given.
         seed: fixes the start, and with it the result on one machine.
         vec_batch: vectors per pass. Halved, with a warning, when memory runs out.
-        progress: show a progress bar.
+        progress: show a bar; plain lines on standard error where that is no terminal.
         checkpoint: a file for a long run. It gets the bank as it stands, after the first step and
             then every `every` minutes, with all that is needed to go on; at the end, the bank.
-        every: minutes; 0 writes after every step. Each write costs one forward pass.
+        every: minutes; 0 writes after every step. Each write costs one forward pass at most.
         resume: a checkpoint to go on from, with the arguments of the first call. The result is that
             of an uninterrupted run, bit for bit on the same machine with the same number of threads
             and the same `vec_batch` (on a GPU, as far as its kernels are deterministic). The radius
@@ -142,7 +143,7 @@ def elicit(
         refuse_unfit(maximised, tokens, segment.clean, measured, positions)
         chosen = positions_to_measure(segment, measured)
         made = provenance(segment, climb, maximised, measured, seed)
-        length = saved.bank.radius if saved else length_of(radius, segment, chosen, seed)
+        length = saved.bank.radius if saved else _length(radius, segment, chosen, seed, progress)
         start = started(perturbation, segment, n, length, seed, positions)
         refuse_unusable(start)
         _own_unit(radius, type(start))
@@ -154,6 +155,14 @@ def elicit(
             objective.vec_batch = saved.vec_batch(objective.vec_batch)
         run = Run(objective, made, _asked(radius), length, file, n)
         return run.climb(climb, start, resume=saved, progress=progress)
+
+
+def _length(
+    radius: float | int | RadiusRule, segment: Segment, measured: Tensor, seed: int, progress: bool
+) -> float:
+    sought = progress and not isinstance(radius, (int, float))
+    with bar("radius", "{done} of at most {total}: {said}", total=None, shown=sought) as show:
+        return length_of(radius, segment, measured, seed, show)
 
 
 def _method(method: str | Method, maximised: Any) -> Any:

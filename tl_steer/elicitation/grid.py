@@ -39,7 +39,7 @@ def grid(
         after: `(model, bank) -> (bank, numbers)`, called in every cell behind its search: the bank
             that is kept, perhaps with further scores, and numbers for the index; such as
             `sweeps.Swept`. On workers, what can be sent to them.
-        progress: show a progress bar.
+        progress: show a bar; plain lines on standard error where that is no terminal.
 
     Returns:
         The store. Its index does not depend on the engine, nor on what was killed in between. After
@@ -63,7 +63,7 @@ def grid(
         left = writer.left()
         try:
             with (
-                bar("grid", "cell {task.completed}/{task.total}", total=len(plan.cells()),
+                bar("grid", "cell {done} of {total}", total=len(plan.cells()),
                     done=len(plan.cells()) - len(left), shown=progress) as show,
                 dealt(engine, partial(searcher, plan, after), left) as outcomes,
             ):  # fmt: skip

@@ -23,6 +23,7 @@ from tl_steer.files.signatures import checked
 from tl_steer.files.tables import Sheet, Tabled, number
 from tl_steer.hook_points.positions import EVERYWHERE
 from tl_steer.hook_points.site import Point
+from tl_steer.methods import evaluated
 from tl_steer.models.model import HookedModel
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen, refuse_inference_weights
@@ -134,9 +135,8 @@ def _look(objective: Any, length: float | int | RadiusRule, n: int, steps: int, 
     radius = length_of(length, segment, measured, seed)
     start = started(Additive, segment, n, radius, seed, EVERYWHERE)
     *_, last = replace(own_method(objective.contrast), steps=steps)(objective, start)
-    begun, climbed = (
-        _best_leads(objective(rows, gradient=False)) for rows in (start, last.perturbation)
-    )
+    begun = _best_leads(objective(start, gradient=False))
+    climbed = _best_leads(evaluated(objective, last))
     share = radius / segment.source_norm()
     return Place(segment.source.name, segment.target.name, share, radius, climbed, begun)
 

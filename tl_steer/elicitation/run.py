@@ -12,11 +12,11 @@ from typing import Any
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.given import columns_from
-from tl_steer.banks.provenance import Provenance
-from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer, is_unfinished
+from tl_steer.banks.provenance import Provenance, is_unfinished
+from tl_steer.elicitation.checkpoint import Checkpoint, RunRecord, Saved, fewer
 from tl_steer.errors import SettingError
 from tl_steer.files.progress import bar
-from tl_steer.methods import Iterate, Method
+from tl_steer.methods import Iterate, Method, evaluated
 from tl_steer.perturbations.kinds import bankable
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -48,10 +48,11 @@ class Run:
         if self.file is not None and not takes_state(method):
             warnings.warn(_STATELESS.format(self.provenance.method), stacklevel=4)
         newest: Iterate | None = None
+        kept: Bank | None = None
         try:
             with bar(
                 f"{len(start)} vectors",
-                "step {task.completed}/{task.total}  objective {task.fields[said]}",
+                "step {done} of {total}, objective {said}",
                 total=None,
                 done=_done(resume),
                 shown=progress,
@@ -60,18 +61,22 @@ class Run:
                     bankable(newest.perturbation)  # now, and not when all the steps are done
                     objective = f"{float(newest.value.mean()):.4g}"
                     show(completed=newest.step, total=newest.steps, said=objective)
+                    kept = None
                     if self.file is not None and self.file.due():
-                        self._keep(newest, f"checkpoint after step {newest.step} of {newest.steps}")
+                        note = f"checkpoint after step {newest.step} of {newest.steps}"
+                        kept = self._keep(newest, note)
         except KeyboardInterrupt:
             if newest is None:
                 raise
             return self._keep(newest, f"interrupted after step {newest.step} of {newest.steps}")
-        return self._end(newest, resume)
+        if newest is None and resume is not None:  # killed between the last step and the end
+            kept = resume.bank
+        return self._end(newest, kept)
 
     def bank(self, iterate: Iterate, *notes: str) -> Bank:
-        """A bank of where a method stands, with everything evaluated anew for just that."""
+        """A bank of where a method stands."""
         found = bankable(iterate.perturbation)
-        at = self.objective(found, gradient=False)
+        at = evaluated(self.objective, iterate)
         short = (fewer(len(found), self.n),) if len(found) < self.n else ()
         scores = iterate.scores | at.scores
         bank = Bank(
@@ -99,13 +104,14 @@ class Run:
             self.file.write(bank, record, iterate.state)
         return bank
 
-    def _end(self, newest: Iterate | None, resume: Saved | None) -> Bank:
-        if newest is not None:
-            bank = self.bank(newest)
-        elif resume is not None:  # killed between the last step and the end
-            made = resume.bank.provenance
+    def _end(self, newest: Iterate | None, kept: Bank | None) -> Bank:
+        """The bank of the end; a checkpoint of the last step holds it already."""
+        if kept is not None:
+            made = kept.provenance
             left = tuple(note for note in made.notes if not is_unfinished(note))
-            bank = replace(resume.bank, provenance=replace(made, notes=left))
+            bank = replace(kept, provenance=replace(made, notes=left))
+        elif newest is not None:
+            bank = self.bank(newest)
         else:
             raise SettingError("The method ended without a step; it must yield its iterates.")
         if self.file is not None:

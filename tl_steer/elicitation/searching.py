@@ -11,7 +11,6 @@ import torch
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
 from tl_steer.banks.file import BANK_FILE
-from tl_steer.elicitation.checkpoint import is_unfinished
 from tl_steer.elicitation.elicit import elicit
 from tl_steer.elicitation.grid_plan import Cell, GridPlan
 from tl_steer.elicitation.index import OWN_COLUMNS
@@ -59,7 +58,7 @@ def _search(
     try:
         tokens = tokenize(model, chats(model, plan.sets[cell.prompts], raw=plan.raw))
         bank = _bank(model, base, plan, cell, tokens)
-        if any(map(is_unfinished, bank.provenance.notes)):
+        if bank.provenance.unfinished:
             raise KeyboardInterrupt  # `elicit` gives what it has by then
         numbers = measures(model, bank, tokens, plan.random)
         if after is not None:

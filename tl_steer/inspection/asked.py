@@ -9,11 +9,10 @@ from torch import Tensor
 
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.origin import Origin
-from tl_steer.errors import ModelError, PromptError, SettingError
+from tl_steer.errors import PromptError, SettingError
 from tl_steer.models.model import HookedModel
 from tl_steer.models.token_names import token_names
 from tl_steer.models.tokens import TokenBatch, tokenize
-from tl_steer.objectives.output_kl import Readout, readout
 from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
 
 _MEMORY = 1 << 30  # bytes of residual streams and logits in one pass, or of patterns, roughly
@@ -101,14 +100,6 @@ def one_prompt(model: HookedModel, prompt: Any) -> TokenBatch:
     if len(tokens) != 1:
         raise PromptError(f"Expected one prompt; got {len(tokens)}: make one call for each.")
     return tokens
-
-
-def readout_of(model: HookedModel) -> Readout | None:
-    """From the last residual stream to logits, where that can be read."""
-    try:
-        return readout(model)
-    except ModelError:
-        return None
 
 
 def rows_per_pass(model: HookedModel, pos: int) -> int:

@@ -21,7 +21,6 @@ from tl_steer.inspection.asked import (
     Part,
     labels_of,
     one_prompt,
-    readout_of,
     rows_of,
     rows_per_pass,
     told_of,
@@ -39,7 +38,7 @@ from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import TokenBatch, decode, refuse_beyond_context
 from tl_steer.objectives.divergence import at_least_float32
-from tl_steer.objectives.output_kl import Readout
+from tl_steer.objectives.output_kl import Readout, readout_of
 from tl_steer.perturbations.perturbation import Perturbation, Scale
 
 

@@ -20,7 +20,6 @@ from tl_steer.inspection.asked import (
     labels_of,
     one_prompt,
     patterns_kept,
-    readout_of,
     rows_of,
     rows_per_pass,
     told_of,
@@ -34,7 +33,7 @@ from tl_steer.models.recording import Heads, Recording, record
 from tl_steer.models.state import frozen, refuse_inference_weights
 from tl_steer.models.tokens import TokenBatch
 from tl_steer.objectives.divergence import at_least_float32
-from tl_steer.objectives.output_kl import Readout
+from tl_steer.objectives.output_kl import Readout, readout_of
 from tl_steer.perturbations.perturbation import Scale
 
 _OFFERED = 4  # tokens gained, and tokens lost, that effects are attributed to

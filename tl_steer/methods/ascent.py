@@ -24,7 +24,13 @@ from torch.nn.functional import normalize
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
-from tl_steer.methods.parameters import as_state, from_state, state_tensor
+from tl_steer.methods.parameters import (
+    as_state,
+    evaluation_from,
+    evaluation_state,
+    from_state,
+    state_tensor,
+)
 from tl_steer.methods.protocol import Iterate, columns
 from tl_steer.objectives.objective import Climbed, Evaluation
 from tl_steer.perturbations.perturbation import Perturbation
@@ -69,9 +75,11 @@ class Ascent:
             here, kept = self._advance(here, kept, at.gradients, step - 1)
             state = as_state("here", here) | as_state("best", best.perturbation)
             state |= {f"momentum.{i}": values for i, values in enumerate(kept)}
-            state |= {"value": best.value, "merit": best.merit}
+            state |= evaluation_state(best.at) | {"merit": best.merit}
             state["step"] = torch.tensor(step, dtype=torch.long, device="cpu")
-            yield Iterate(best.perturbation, best.value, step, self.steps, state=state)
+            yield Iterate(
+                best.perturbation, best.at.value, step, self.steps, state=state, evaluation=best.at
+            )
 
     def _merit(self, at: Evaluation) -> Tensor:
         known = {"objective": at.value} | at.scores
@@ -91,8 +99,8 @@ class Ascent:
             return here, [torch.zeros_like(p.detach()) for p in here.parameters()], None, 0
         count = len(list(start.parameters()))
         kept = [state_tensor(f"momentum.{i}", state) for i in range(count)]
-        value, merit, step = (state_tensor(n, state) for n in ("value", "merit", "step"))
-        best = _Best(from_state("best", start, state), value, merit)
+        merit, step = (state_tensor(name, state) for name in ("merit", "step"))
+        best = _Best(from_state("best", start, state), evaluation_from(state), merit)
         return from_state("here", start, state), kept, best, int(step)
 
     def _advance(
@@ -125,19 +133,27 @@ class Ascent:
 
 @dataclass(frozen=True, eq=False)
 class _Best:
-    """The best iterate of every vector, its objective, and what it was chosen by."""
+    """The best iterate of every vector, the objective there, and what it was chosen by."""
 
     perturbation: Perturbation
-    value: Tensor
+    at: Evaluation
     merit: Tensor
 
 
 def _better(best: _Best | None, here: Perturbation, at: Evaluation, merit: Tensor) -> _Best:
     if best is None:
-        return _Best(here, at.value, merit)
+        return _Best(here, at.without_gradients(), merit)
     new = merit > best.merit
     kept = best.perturbation.select(slice(None))
     with torch.no_grad():
         for parameter, values in zip(kept.parameters(), here.parameters(), strict=True):
             parameter[new] = values.detach()[new]
-    return _Best(kept, torch.where(new, at.value, best.value), torch.where(new, merit, best.merit))
+    return _Best(kept, _chosen(new, at, best.at), torch.where(new, merit, best.merit))
+
+
+def _chosen(new: Tensor, at: Evaluation, before: Evaluation) -> Evaluation:
+    return Evaluation(
+        torch.where(new, at.value, before.value),
+        torch.where(new[:, None], at.response, before.response),
+        scores={name: torch.where(new, at.scores[name], v) for name, v in before.scores.items()},
+    )

@@ -112,10 +112,10 @@ def transcode(
         state = {**state_of(here, step), "weights": weights}
         iterate = Iterate(here, response.norm(dim=1), step, steps, state=state)
         if step == steps:
-            at_end = responses(here)
-            iterate = replace(
-                iterate, value=at_end.norm(dim=1), scores={"alpha": alphas(here, at_end)}
-            )
+            at = objective(here, gradient=False)
+            scores = {"alpha": alphas(here, at.response)}
+            value = at.response.norm(dim=1)
+            iterate = replace(iterate, value=value, scores=scores, evaluation=at)
         yield iterate
 
 

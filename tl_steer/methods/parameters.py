@@ -1,4 +1,5 @@
-"""A perturbation's parameters as part of a method's state, there and back bit for bit."""
+"""A perturbation's parameters, and what an objective said of them, as part of a method's state,
+there and back bit for bit."""
 
 from collections.abc import Mapping
 
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tl_steer.errors import BankFileError
+from tl_steer.objectives.objective import Evaluation
 from tl_steer.perturbations.perturbation import Perturbation
 
 
@@ -43,3 +45,20 @@ def state_tensor(name: str, state: Mapping[str, Tensor]) -> Tensor:
             f"{', '.join(sorted(state)) or 'nothing'}."
         )
     return state[name]
+
+
+def evaluation_state(found: Evaluation) -> dict[str, Tensor]:
+    """An evaluation under "value", "response" and "score.NAME"."""
+    scores = {f"score.{name}": values for name, values in found.scores.items()}
+    return {"value": found.value, "response": found.response, **scores}
+
+
+def evaluation_from(state: Mapping[str, Tensor]) -> Evaluation:
+    """What `evaluation_state` kept.
+
+    Raises:
+        BankFileError: the state has none.
+    """
+    scores = {n.removeprefix("score."): v for n, v in state.items() if n.startswith("score.")}
+    value, response = (state_tensor(name, state) for name in ("value", "response"))
+    return Evaluation(value, response, scores=scores)

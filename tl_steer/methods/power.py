@@ -29,9 +29,15 @@ from torch import Tensor
 
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import typed_fields
-from tl_steer.methods.parameters import as_state, from_state, state_tensor
+from tl_steer.methods.parameters import (
+    as_state,
+    evaluation_from,
+    evaluation_state,
+    from_state,
+    state_tensor,
+)
 from tl_steer.methods.protocol import Iterate, flat, moved, refuse_crowding
-from tl_steer.objectives.objective import Climbed
+from tl_steer.objectives.objective import Climbed, Evaluation
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.perturbations.sphere import spread_apart
 
@@ -62,7 +68,7 @@ class Power:
         if self.spread == 1:
             refuse_crowding(start)
         here, best, done, stalled = self._resumed(start, resume) if resume else (start, None, 0, 0)
-        most = -math.inf if best is None else float(best.value.sum())
+        most = -math.inf if best is None else float(best.at.value.sum())
         for step in range(done + 1, self.steps + 1):
             if stalled == 2:
                 return
@@ -70,24 +76,26 @@ class Power:
             total = float(at.value.sum())
             risen = best is None or total > most * (1 + self.tolerance)
             if best is None or total > most:
-                best, most = Iterate(here, at.value, step, self.steps), total
+                best, most = _Best(here, at.without_gradients()), total
             stalled = 0 if risen else stalled + 1
             # Before the yield, so that the state holds where to go on; nothing in it is changed.
             here = self._advance(here, at.gradients)
             state = as_state("here", here) | as_state("best", best.perturbation)
-            state |= {"value": best.value}
+            state |= evaluation_state(best.at)
             state |= {
                 "step": torch.tensor(step, dtype=torch.long, device="cpu"),
                 "stalled": torch.tensor(stalled, dtype=torch.long, device="cpu"),
             }
-            yield Iterate(best.perturbation, best.value, step, self.steps, state=state)
+            yield Iterate(
+                best.perturbation, best.at.value, step, self.steps, state=state, evaluation=best.at
+            )
 
     def _resumed(
         self, start: Perturbation, state: dict[str, Tensor]
-    ) -> tuple[Perturbation, Iterate, int, int]:
+    ) -> tuple[Perturbation, "_Best", int, int]:
         here, best = (from_state(name, start, state) for name in ("here", "best"))
-        value, step, stalled = (state_tensor(n, state) for n in ("value", "step", "stalled"))
-        return here, Iterate(best, value, int(step), self.steps), int(step), int(stalled)
+        step, stalled = (int(state_tensor(name, state)) for name in ("step", "stalled"))
+        return here, _Best(best, evaluation_from(state)), step, stalled
 
     def _advance(self, here: Perturbation, gradients: tuple[Tensor, ...]) -> Perturbation:
         apart = []
@@ -95,3 +103,11 @@ class Power:
             still = rows.norm(dim=1, keepdim=True) == 0
             apart.append(spread_apart(rows, self.spread).masked_fill(still, 0.0))
         return moved(here, apart)
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """The best iterate so far, and the objective there."""
+
+    perturbation: Perturbation
+    at: Evaluation

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_steer.errors import SettingError
+from tl_steer.objectives.objective import Evaluation
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -19,11 +21,13 @@ class Iterate:
     Attributes:
         perturbation: the newest parameters worth returning.
         value: the objective, `[vec]`, as last evaluated: that of `perturbation`, or of the
-            parameters one step before it. For showing progress; `elicit` evaluates the end anew.
+            parameters one step before it. For showing progress.
         step, steps: how many steps are done, and how many there will be at the most.
         scores: further numbers per vector that the method knows (singular values, say).
         state: all that the method needs to go on from here, as tensors; empty if it cannot. Given
             back as `resume=`, it must continue to the same result bit for bit.
+        evaluation: what the objective said of `perturbation` itself, without gradients, where the
+            method has asked. Without it whoever wants responses asks once more (`evaluated`).
     """
 
     perturbation: Perturbation
@@ -32,6 +36,16 @@ class Iterate:
     steps: int
     scores: dict[str, Float[Tensor, " vec"]] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+
+
+def evaluated(objective: Any, iterate: Iterate) -> Evaluation:
+    """The objective at an iterate: as its method found it, where the objective is `steady`, and
+    anew otherwise."""
+    if iterate.evaluation is not None and getattr(objective, "steady", False):
+        return iterate.evaluation
+    found: Evaluation = objective(iterate.perturbation, gradient=False)
+    return found
 
 
 Method = Callable[..., Iterator[Iterate]]

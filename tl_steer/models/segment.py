@@ -9,8 +9,10 @@ fire. No unembedding, no block outside the segment, no gradient for parameters. 
 not used: TransformerBridge would still run every block before it.
 """
 
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +28,7 @@ from tl_steer.models.linear_map import refuse_nonlinear
 from tl_steer.models.lookup import resolve
 from tl_steer.models.model import HookedModel
 from tl_steer.models.tokens import TokenBatch
+from tl_steer.models.unbridged import Unbridged, wraps
 from tl_steer.perturbations.edit import Edit
 from tl_steer.perturbations.perturbation import Perturbation
 
@@ -44,6 +47,8 @@ class Segment:
         clean: activations at the target without a perturbation.
         clean_source: the same at the source, before its perturbation.
         calls: how the model called its blocks; `first` to `last` are the ones that run.
+        unbridged: what runs for them as long as nobody listens inside: their own modules, without
+            the bridge's (`models.unbridged`); empty where that gives other numbers.
 
     Raises:
         HookPointError: the target comes before the source, or a point did not fire.
@@ -60,6 +65,7 @@ class Segment:
     clean: Float[Tensor, "batch pos d_model"]
     clean_source: Float[Tensor, "batch pos width"]
     calls: Calls
+    unbridged: dict[int, Unbridged]
 
     @typed
     def __init__(
@@ -80,6 +86,7 @@ class Segment:
         self.first = self.source.layer + int(self._outside)
         self.last = self.target.layer - int(self.target.kind == "hook_resid_pre")
         self._linear: set[tuple[str, str]] = set()
+        self.unbridged = {}
         self._prepare(tokens)
 
     def _prepare(self, tokens: TokenBatch) -> None:
@@ -224,25 +231,28 @@ class Segment:
     ) -> Float[Tensor, "row pos d_model"]:
         """Run the blocks of the segment on `vec` copies of the batch, which stand at `beginning` as
         given; the target's own hooks fire as in the full model."""
-        blocks, calls = self.model.blocks, calls or self.calls
+        calls = calls or self.calls
         for layer in range(self.first, self.last):
-            residual = calls[layer](blocks[layer], residual, vec)
+            residual = calls[layer](self._block(layer), residual, vec)
         point = self.target.point
         if self.target.kind not in _BETWEEN_BLOCKS:
             with capturing(self.model, [point]) as seen:
-                calls[self.last](blocks[self.last], residual, vec)
+                calls[self.last](self._block(self.last), residual, vec)
             return self.target.read(seen[point])
         if self.first <= self.last:
-            residual = calls[self.last](blocks[self.last], residual, vec)
+            residual = calls[self.last](self._block(self.last), residual, vec)
         if self.target.kind == "hook_resid_pre" and point != self.source.point:
             residual = self.model.hook_dict[point](residual)
         return residual
 
-    def _check_replay(self) -> None:
-        """Two clean copies must give the clean target twice, or nothing downstream can be
-        trusted."""
-        replaying = f"Replaying blocks {self.first} to {self.last}"
-        with _told(replaying), torch.no_grad():
+    def _block(self, layer: int) -> Any:
+        """What runs for a block: its own modules, where nobody listens between them."""
+        found = self.unbridged.get(layer)
+        return found if found is not None and found.stands_in else self.model.blocks[layer]
+
+    def _off(self) -> float:
+        """How far two clean copies end from the clean target, relative to it."""
+        with _told(f"Replaying blocks {self.first} to {self.last}"), torch.no_grad():
             again = self.replay(self.clean_start.repeat(2, 1, 1), 2).unflatten(
                 0, (2, len(self.tokens))
             )
@@ -250,13 +260,29 @@ class Segment:
         again = again.to(self.clean.device)
         clean = self.clean[real].double()
         off = max(float((copy[real].double() - clean).norm()) for copy in again)
+        return off / max(float(clean.norm()), 1e-300)
+
+    def _check_replay(self) -> None:
+        """Two clean copies must give the clean target twice, or nothing downstream can be trusted.
+        Blocks' own modules run for them where that comes no less close to it."""
+        blocks = {layer: self.model.blocks[layer] for layer in range(self.first, self.last + 1)}
+        self.unbridged = {i: Unbridged(block) for i, block in blocks.items() if wraps(block)}
+        alone = math.inf
+        with suppress(SteerError):
+            alone = self._off() if self.unbridged else math.inf
+        if alone == 0:
+            return
+        unbridged, self.unbridged = self.unbridged, {}
+        off = self._off()
         tolerance = 1e-4 if self.clean.dtype in (torch.float32, torch.float64) else 0.05
-        if not off <= tolerance * float(clean.norm()):
+        if not off <= tolerance:
             raise ModelError(
-                f"{replaying} does not reproduce the model (relative error "
-                f"{off / float(clean.norm()):.2g}): its blocks carry state or take arguments that "
+                f"Replaying blocks {self.first} to {self.last} does not reproduce the model "
+                f"(relative error {off:.2g}): its blocks carry state or take arguments that "
                 "depend on the batch in a way that tl_steer does not know."
             )
+        if alone <= off:
+            self.unbridged = unbridged
 
 
 def _refuse_other_head(source: Site, target: Site) -> None:

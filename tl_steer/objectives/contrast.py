@@ -166,6 +166,11 @@ class ContrastObjective:
 
         return joined(in_parts(len(perturbation), self, evaluate))
 
+    @property
+    def steady(self) -> bool:
+        """Whether answers are the same while a method climbs and at its end."""
+        return self.contrast.temperature == 0
+
     def _draw(self, step: int | None) -> Draw:
         if step is None:
             return GREEDY

@@ -1,7 +1,7 @@
 """What a method climbs: a segment, a divergence and measured positions, as one function of θ."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -35,6 +35,10 @@ class Evaluation:
     response: Float[Tensor, "vec d_target"]
     gradients: tuple[Tensor, ...] = ()
     scores: dict[str, Float[Tensor, " vec"]] = field(default_factory=dict)
+
+    def without_gradients(self) -> "Evaluation":
+        """What is worth keeping of it."""
+        return replace(self, gradients=())
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -83,7 +87,13 @@ class Objective:
         SettingError: there is no gradient to climb, or the divergence fails.
         ShapeError: the divergence does not give one number per vector.
         TooLargeError: memory runs out with a single edit per pass.
+
+    Attributes:
+        steady: whether an evaluation with gradients is the one without. What a method found on its
+            way is then not evaluated again.
     """
+
+    steady = True
 
     def __init__(
         self,

@@ -100,6 +100,14 @@ def readout(model: HookedModel) -> Readout:
     return read
 
 
+def readout_of(model: HookedModel) -> Readout | None:
+    """`readout`, where the model's output can be read so."""
+    try:
+        return readout(model)
+    except ModelError:
+        return None
+
+
 def _capped(logits: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 

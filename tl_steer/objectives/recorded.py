@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tl_steer.errors import SettingError, SteerError, TooLargeError
 from tl_steer.files.signatures import refuses
 from tl_steer.files.text import said
 from tl_steer.objectives.objective import Evaluation, Objective, refuse_nonfinite
 from tl_steer.objectives.parts import is_out_of_memory
+from tl_steer.objectives.same import refuse_unlike
 from tl_steer.perturbations.perturbation import Perturbation
 
 # The type of the devices that have graphs.
@@ -76,19 +76,14 @@ class Recorded:
         with torch.no_grad():
             for values in other.parameters():
                 values.neg_()
-        launched, replayed = objective.one_pass(other, True), self(other)
-        exact = objective.segment.clean.dtype in (torch.float32, torch.float64)
-        for a, b in zip(_parts(launched), _parts(replayed), strict=True):
-            if not float((a - b).norm()) <= (1e-4 if exact else 0.05) * float(a.norm()):
-                raise SettingError(
-                    "A CUDA graph of this objective's pass does not give what the pass gives: the "
-                    "model, the edits or the divergence do something else at every call, or "
-                    "compute on the CPU. Take the method without Replayed."
-                )
-
-
-def _parts(found: Evaluation) -> tuple[Tensor, ...]:
-    return tuple(part.double() for part in (found.value, found.response, *found.gradients))
+        refuse_unlike(
+            objective.one_pass(other, True),
+            self(other),
+            objective.segment.clean.dtype,
+            "A CUDA graph of this objective's pass does not give what the pass gives: the model, "
+            "the edits or the divergence do something else at every call, or compute on the CPU. "
+            "Take the method without Replayed.",
+        )
 
 
 def _refuse(objective: Any, like: Perturbation) -> None:

@@ -112,6 +112,12 @@ class DoseResponse(Record):
         """0: as fluent as the model's own text; 1: word salad."""
         return incoherence(dose.surprise, fluent=self.fluent, salad=self.salad)
 
+    def spoilt(
+        self, dose: Dose, *, incoherence: float | int = GIBBERISH, repetition: float | int = LOOP
+    ) -> float:
+        """How far a continuation is towards gibberish, which it is from 1 on."""
+        return max(self.incoherence(dose) / incoherence, dose.repetition / repetition)
+
     def holds_together(self, dose: Dose) -> bool:
         """Nearer to the model's own text than to word salad, and fewer than half of its token pairs
         repeated."""
@@ -154,6 +160,32 @@ class DoseResponse(Record):
         and a warning and `note` say so. Where gibberish is not reached, `highest` is the largest
         radius and `note` says so.
         """
+        return _band(
+            self.radii,
+            *self.ends(
+                changed=changed,
+                kl=kl,
+                incoherence=incoherence,
+                repetition=repetition,
+                tolerated=tolerated,
+                control=control,
+                sign=sign,
+            ),
+        )
+
+    def ends(
+        self,
+        *,
+        changed: float | int = 0.5,
+        kl: float | int = 0.1,
+        incoherence: float | int = GIBBERISH,
+        repetition: float | int = LOOP,
+        tolerated: float | int = 0.5,
+        control: bool = False,
+        sign: int | None = None,
+    ) -> tuple[float, float]:
+        """Where paraphrase ends and where gibberish begins, as for `band`, whichever comes first;
+        infinite where that is not reached, and the smallest radius where it is reached there."""
         if not (0 < changed <= 1 and 0 <= tolerated < 1 and kl >= 0):
             raise SettingError(
                 f"changed={changed}, tolerated={tolerated}, kl={kl}: expected shares, and a "
@@ -171,11 +203,9 @@ class DoseResponse(Record):
         def curve(value: Callable[[Sequence[Dose]], float]) -> list[float]:
             return [value(column) for column in self._columns(control, sign)]
 
-        def worst(dose: Dose) -> float:
-            return max(self.incoherence(dose) / incoherence, dose.repetition / repetition)
-
         def spoilt(doses: Sequence[Dose]) -> float:
-            return quantile([worst(dose) for dose in doses], 1 - tolerated)
+            worst = [self.spoilt(d, incoherence=incoherence, repetition=repetition) for d in doses]
+            return quantile(worst, 1 - tolerated)
 
         radii = self.radii
         leaves = max(
@@ -183,7 +213,7 @@ class DoseResponse(Record):
             reaches(radii, curve(lambda doses: median(d.kl for d in doses)), kl),
         )
         babbles = reaches(radii, curve(spoilt), 1.0)
-        return _band(radii, leaves, babbles)
+        return leaves, babbles
 
     def _columns(self, control: bool, sign: int | None) -> list[tuple[Dose, ...]]:
         return [self.at(radius, control=control, sign=sign) for radius in self.radii]

@@ -6,7 +6,6 @@ radii x signs x vectors x prompts -> next-token KL, continuation -> its surprise
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from tl_steer.banks.bank import Bank
 from tl_steer.banks.control import random_bank
 from tl_steer.banks.origin import origin_of
+from tl_steer.banks.said import followed
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
 from tl_steer.models.caches import refuse_no_text
@@ -22,7 +22,8 @@ from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.segment import Segment
 from tl_steer.models.state import frozen
 from tl_steer.models.tokens import Prompts, TokenBatch, decode, refuse_beyond_context, tokenize
-from tl_steer.objectives.output_kl import divergence_from, next_token
+from tl_steer.objectives.divergence import at_least_float32
+from tl_steer.objectives.output_kl import divergence_from, next_token, readout_of
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.radii.band import Dose, DoseResponse
 from tl_steer.radii.fluency import Judge, repetition
@@ -63,7 +64,7 @@ def dose_response(
         SettingError: bad arguments, before any work.
 
     The continuations are short and few: the sweep tells paraphrase from gibberish, and says nothing
-    of what a vector means. Costs one prefill more per row than `generate`.
+    of what a vector means. Costs little more than the continuations themselves.
     """
     _refuse(bank, shares, signs, max_new_tokens, batch_rows, n_random)
     origin = origin_of(model, bank)
@@ -78,7 +79,9 @@ def dose_response(
             random = random_bank(bank, n=n, seed=seed).vectors
             edits = bank.holding(torch.cat([bank.vectors, random]))
             groups.append(Group(range(len(bank), len(edits)), (1,), control=True))
-        sweep = Sweep(model, tokens, norm, max_new_tokens, seed, batch_rows)
+        sweep = Sweep(
+            model, tokens, norm, max_new_tokens=max_new_tokens, seed=seed, batch_rows=batch_rows
+        )
         found = sweep([share * norm for share in sorted(set(shares))], edits, groups)
     return replace(found, origin=origin)
 
@@ -105,20 +108,41 @@ class _Asked:
     control: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class _Unsteered:
+    """What the model says by itself, and the scale of surprise."""
+
+    own: list[Tensor]
+    judge: Judge
+    fluent: float
+    salad: float
+
+
 class Sweep:
-    """The measurement itself: `sweep(radii, edits, groups)`, the groups together in every batch."""
+    """The measurement itself: `sweep(radii, edits, groups)`, the groups together in every batch.
 
-    model: HookedModel
-    tokens: TokenBatch
-    norm: float
-    max_new_tokens: int
-    seed: int
-    batch_rows: int
+    What the model says by itself is found by the first call, beside the edits, and kept for those
+    that follow.
+    """
 
-    def __post_init__(self) -> None:
-        refuse_no_text(self.model)
-        refuse_beyond_context(self.model, self.tokens, self.max_new_tokens)
+    def __init__(
+        self,
+        model: HookedModel,
+        tokens: TokenBatch,
+        norm: float,
+        *,
+        max_new_tokens: int,
+        seed: int,
+        batch_rows: int,
+    ) -> None:
+        refuse_no_text(model)
+        refuse_beyond_context(model, tokens, max_new_tokens)
+        self.model, self.tokens, self.norm = model, tokens, norm
+        self.max_new_tokens, self.seed, self.batch_rows = max_new_tokens, seed, batch_rows
+        with frozen(model), torch.no_grad():
+            self._read = readout_of(model)
+            self._base = [next_token(model, row[None])[0] for row in tokens.rows()]
+        self._unsteered: _Unsteered | None = None
 
     def __call__(
         self, radii: Sequence[float], edits: Perturbation, groups: Sequence[Group]
@@ -132,44 +156,53 @@ class Sweep:
         ]
         with frozen(self.model), torch.no_grad():
             kl, new = self._steer(edits, asked)
-            own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]
-            judge = Judge(self.model, self.tokens, own, self.batch_rows)
-            surprise = judge.surprise(new)
-            fluent, salad = judge.scale(self.max_new_tokens, self.seed)
+            if self._unsteered is None:
+                own = [new.pop(Row(len(asked), p)) for p in range(len(self.tokens))]
+                self._unsteered = self._judged(own)
+            alone = self._unsteered
+            surprise = alone.judge.surprise(new)
         return DoseResponse(
             doses=tuple(
-                self._dose(asked[row.vector], row.prompt, kl[row], surprise[row], text, own)
+                self._dose(asked[row.vector], row.prompt, kl[row], surprise[row], text, alone.own)
                 for row, text in sorted(new.items(), key=lambda at: (at[0].vector, at[0].prompt))
             ),
             source=edits.site.name,
             norm=self.norm,
-            fluent=fluent,
-            salad=salad,
+            fluent=alone.fluent,
+            salad=alone.salad,
             prompts=self.tokens.texts,
-            unsteered=tuple(self._read(row) for row in own),
+            unsteered=tuple(self._text(row) for row in alone.own),
             settings={"max_new_tokens": self.max_new_tokens, "seed": self.seed},
         )
+
+    def _judged(self, own: list[Tensor]) -> _Unsteered:
+        judge = Judge(self.model, self.tokens, own, self.batch_rows)
+        return _Unsteered(own, judge, *judge.scale(self.max_new_tokens, self.seed))
 
     def _steer(
         self, edits: Perturbation, asked: list[_Asked]
     ) -> tuple[dict[Row, float], dict[Row, Tensor]]:
-        """Next-token KL and the continuation of every edit, and of the unsteered model behind."""
-        edits = _at_radii(edits, asked).beside_unsteered()
-        base = [next_token(self.model, row[None])[0] for row in self.tokens.rows()]
+        """Next-token KL and the continuation of every edit, and of the unsteered model behind them
+        unless that is known."""
+        edits = _at_radii(edits, asked)
+        edits = edits.beside_unsteered() if self._unsteered is None else edits
 
-        def kl(ids: Tensor, rows: list[Row]) -> list[float]:
-            from_base = torch.stack([base[row.prompt] for row in rows])
-            nats: list[float] = divergence_from(from_base, next_token(self.model, ids)).tolist()
-            return nats
+        def speak(ids: Tensor, rows: list[Row]) -> list[tuple[float, Tensor]]:
+            new, first = self._spoken(ids)
+            kl = divergence_from(torch.stack([self._base[row.prompt] for row in rows]), first)
+            texts = [through_end(self.model, row).cpu() for row in new]
+            return list(zip(kl.tolist(), texts, strict=True))
 
-        def text(ids: Tensor, rows: list[Row]) -> list[Tensor]:
-            new = continued(self.model, ids, self.max_new_tokens)
-            return [through_end(self.model, row).cpu() for row in new]
+        said = by_row(self.model, edits, self.tokens, speak, batch_rows=self.batch_rows)
+        return {row: kl for row, (kl, _) in said.items()}, {row: y for row, (_, y) in said.items()}
 
-        def each(work: Any) -> Any:
-            return by_row(self.model, edits, self.tokens, work, batch_rows=self.batch_rows)
-
-        return each(kl), each(text)
+    def _spoken(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Continuations, and log-probabilities of their first token: of the very pass that it came
+        from, where they can be read there."""
+        if self._read is None:
+            return continued(self.model, ids, self.max_new_tokens), next_token(self.model, ids)
+        new, streams = followed(self.model, ids, self.max_new_tokens)
+        return new, at_least_float32(self._read(streams[:, :1])[:, 0]).log_softmax(dim=-1)
 
     def _dose(
         self,
@@ -191,10 +224,10 @@ class Sweep:
             surprise=surprise,
             repetition=repetition(new),
             changed=new.tolist() != own[prompt].tolist(),
-            text=self._read(new),
+            text=self._text(new),
         )
 
-    def _read(self, new: Tensor) -> str:
+    def _text(self, new: Tensor) -> str:
         return decode(self.model, until_end(self.model, new), special=False)
 
 

@@ -1,6 +1,8 @@
 """How likely the unsteered model finds a text: the judge of steered continuations.
 
-Texts are scored in batches of one length, without padding, and equal ones once.
+Equal texts are scored once, and what they stand behind is run once for all of them
+(`models.branches`). Where a model's logits cannot be read off its last residual stream, texts are
+run in batches of one length, without padding.
 """
 
 import itertools
@@ -12,10 +14,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from tl_steer.banks.said import surprise
 from tl_steer.models.model import HookedModel
 from tl_steer.models.rows import Row, continued, through_end
 from tl_steer.models.state import seeded
 from tl_steer.models.tokens import TokenBatch
+from tl_steer.objectives.output_kl import readout_of
 
 # Texts sampled to find the model's own level; spread over the prompts.
 _SAMPLES = 8
@@ -27,7 +31,10 @@ class Judge:
     Args:
         tokens: the prompts.
         own: its greedy continuation of every prompt.
-        batch_rows: texts per pass; fewer where that many would give too many logits.
+        batch_rows: texts per pass, where they cannot share their prompt; fewer where that many
+            would give too many logits.
+
+    The model must be `frozen`, and nothing may steer it.
     """
 
     def __init__(
@@ -38,6 +45,8 @@ class Judge:
         batch_rows: int,
     ) -> None:
         self.model, self.tokens, self.batch_rows = model, tokens, batch_rows
+        self._read = readout_of(model)
+        self._known: dict[tuple[int, tuple[int, ...]], float] = {}
         self._own = self.nats({Row(0, p): row for p, row in enumerate(own)})
 
     def surprise(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
@@ -52,7 +61,12 @@ class Judge:
             shuffled = {
                 row: new[torch.randperm(len(new), device="cpu")] for row, new in sampled.items()
             }
-        return median(self.surprise(sampled).values()), median(self.surprise(shuffled).values())
+        # Together, since they stand behind the same prompts.
+        both = {_beside(row, 0): new for row, new in sampled.items()}
+        both |= {_beside(row, 1): new for row, new in shuffled.items()}
+        found = self.surprise(both)
+        fluent, salad = (median(found[_beside(row, k)] for row in sampled) for k in (0, 1))
+        return fluent, salad
 
     def _sample(self, n: int) -> dict[Row, Int[Tensor, " _"]]:
         each = -(-_SAMPLES // len(self.tokens))
@@ -64,32 +78,34 @@ class Judge:
 
     def nats(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         """Mean negative log-likelihood per token, given the prompt."""
-        same: defaultdict[tuple[int, tuple[int, ...]], list[Row]] = defaultdict(list)
-        for row, new in texts.items():
-            same[row.prompt, tuple(new.tolist())].append(row)
+        keys = {row: (row.prompt, tuple(new.tolist())) for row, new in texts.items()}
+        unknown = {key: row for row, key in keys.items() if key not in self._known}
+        if unknown:
+            with torch.no_grad():
+                found = self._judged({row: texts[row] for row in unknown.values()})
+            self._known |= {key: found[row] for key, row in unknown.items()}
+        return {row: self._known[key] for row, key in keys.items()}
+
+    def _judged(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
+        if self._read is None:
+            return self._judged_apart(texts)
+        found = surprise(self.model, self.tokens.rows(), texts, self._read)
+        return {row: float(nats.mean()) for row, nats in found.items()}
+
+    def _judged_apart(self, texts: dict[Row, Int[Tensor, " _"]]) -> dict[Row, float]:
         prompts = self.tokens.rows()
-        shapes: defaultdict[tuple[int, int], list[tuple[int, tuple[int, ...]]]] = defaultdict(list)
-        for key in same:
-            shapes[len(prompts[key[0]]), len(key[1])].append(key)
+        shapes: defaultdict[tuple[int, int], list[Row]] = defaultdict(list)
+        for row, new in texts.items():
+            shapes[len(prompts[row.prompt]), len(new)].append(row)
         out: dict[Row, float] = {}
         # Logits of whole rows, not of one token as in generation: a quarter as many rows.
         most = max(1, self.batch_rows // 4)
-        for (_, length), keys in shapes.items():
-            for i in range(0, len(keys), most):
-                part = keys[i : i + most]
-                ids = torch.stack(
-                    [
-                        torch.cat(
-                            [
-                                prompts[p],
-                                torch.tensor(new, dtype=torch.long, device="cpu").to(prompts[p]),
-                            ]
-                        )
-                        for p, new in part
-                    ]
-                )
-                for key, nats in zip(part, self._score(ids, length), strict=True):
-                    out |= dict.fromkeys(same[key], nats)
+        for (_, length), rows in shapes.items():
+            for i in range(0, len(rows), most):
+                part = rows[i : i + most]
+                behind = [(prompts[row.prompt], texts[row]) for row in part]
+                ids = torch.stack([torch.cat([prompt, new.to(prompt)]) for prompt, new in behind])
+                out |= zip(part, self._score(ids, length), strict=True)
         return out
 
     def _score(self, ids: Int[Tensor, "batch pos"], length: int) -> list[float]:
@@ -100,6 +116,11 @@ class Judge:
             told.flatten(0, 1), ids[:, -length:].flatten().to(told.device), reduction="none"
         )
         return list(nats.unflatten(0, (len(ids), length)).mean(dim=1).tolist())
+
+
+def _beside(row: Row, column: int) -> Row:
+    """One of two texts of the same row."""
+    return Row(2 * row.vector + column, row.prompt)
 
 
 def repetition(new: Int[Tensor, " _"]) -> float:

@@ -1,14 +1,17 @@
 """A radius rule made of dose and response: as far as steered text holds together."""
 
+import bisect
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import PromptError, SettingError
+from tl_steer.files.progress import Show, unseen
 from tl_steer.files.signatures import typed_fields
 from tl_steer.models.caches import refuse_no_text, why_no_text
 from tl_steer.models.segment import Segment
@@ -17,7 +20,7 @@ from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
-from tl_steer.radii.band import Band, DoseResponse
+from tl_steer.radii.band import Band, Dose, DoseResponse, share_of
 from tl_steer.radii.dose import Group, Sweep
 from tl_steer.radii.rules import Calibrated, RadiusRule
 
@@ -32,9 +35,16 @@ class InBand:
     not do: they leave text alone at radii where trained ones have long destroyed it.) See
     `DoseResponse.band` for what counts as paraphrase and gibberish.
 
+    The result lies between two neighbours of the radii, so not all of them are read: the two at the
+    anchor first, then smaller ones while the smallest that was read is gibberish, or larger ones
+    while none is. That gives what all of them give (`measure`), wherever gibberish, once it begins,
+    does not end again below the radii that were read.
+    No text at a radius is left out by a sequential test such as Wald's: the result is interpolated
+    between quantiles at the two neighbours, and those take all texts.
+
     Args:
         anchor: the rule that gives the middle of the radii.
-        factors: the radii tried, in anchors.
+        factors: the radii that may be tried, in anchors.
         n: how many directions.
         steps: steps of power iteration from a random start.
         tolerated: the share of their continuations that may be gibberish.
@@ -70,7 +80,13 @@ class InBand:
         if not (0 <= self.place <= 1 and 0 <= self.tolerated < 1):
             raise SettingError(f"{self}: expected place from 0 to 1, tolerated below 1.")
 
-    def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
+    def __call__(
+        self,
+        segment: Segment,
+        measured: Bool[Tensor, "batch pos"],
+        seed: int,
+        show: Show = unseen,
+    ) -> float:
         reason = why_no_text(segment.model)
         if not reason:
             self._refuse_long(segment)
@@ -82,8 +98,9 @@ class InBand:
                 stacklevel=2,
             )
             return radius
-        band = self.measure(segment, measured, seed, radius).band(tolerated=self.tolerated)
-        return self._within(band)
+        show(said=f"about {radius:.3g} by {type(self.anchor).__name__}")
+        found = self._searched(segment, measured, seed, radius, show)
+        return self._within(found.band(tolerated=self.tolerated))
 
     def _refuse_long(self, segment: Segment) -> None:
         """Before any work: continuations that do not fit behind the prompts."""
@@ -105,24 +122,64 @@ class InBand:
     def measure(
         self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int, anchor: float | int
     ) -> DoseResponse:
-        """The sweep that the rule looks at."""
+        """Dose and response at all the radii."""
+        return self._readings(segment, measured, seed, anchor)(self._radii(anchor))
+
+    def _radii(self, anchor: float | int) -> list[float]:
+        return [anchor * factor for factor in sorted(self.factors)]
+
+    def _readings(
+        self, segment: Segment, measured: Tensor, seed: int, anchor: float | int
+    ) -> Callable[[Sequence[float]], DoseResponse]:
+        """What reads the directions' texts at some radii."""
         refuse_no_text(segment.model)
         self._refuse_long(segment)
         unit = self._directions(segment, measured, seed, float(anchor))
-        edits = Additive(segment.source, unit, radius=1.0)
         sweep = Sweep(
             segment.model,
             self._read(segment),
             segment.source_norm(),
-            self.max_new_tokens,
-            seed,
-            self.batch_rows,
+            max_new_tokens=self.max_new_tokens,
+            seed=seed,
+            batch_rows=self.batch_rows,
         )
-        return sweep(
-            [anchor * factor for factor in sorted(self.factors)],
-            edits,
-            [Group(range(self.n), (1,))],
+        edits, groups = Additive(segment.source, unit, radius=1.0), [Group(range(self.n), (1,))]
+        return lambda radii: sweep(radii, edits, groups)
+
+    def _searched(
+        self, segment: Segment, measured: Tensor, seed: int, anchor: float, show: Show
+    ) -> DoseResponse:
+        """Dose and response at as many of the radii as the result takes: two neighbours about the
+        anchor, then smaller or larger ones, one at a time."""
+        radii, read = self._radii(anchor), self._readings(segment, measured, seed, anchor)
+        first = max(0, bisect.bisect_left(radii, anchor) - 1)
+        low, high = first, min(first + 2, len(radii))
+        most = len(radii) if self.place < 1 else high - low + max(low, len(radii) - high)
+        doses: tuple[Dose, ...] = ()
+        new = range(low, high)
+        while True:
+            found = read([radii[i] for i in new])
+            show(completed=high - low, total=most, said=self._told(found))
+            found = replace(found, doses=(*doses, *found.doses))
+            doses, new = found.doses, self._next(found, low, high, len(radii))
+            if not new:
+                return found
+            low, high = min([low, *new]), max([high, *(i + 1 for i in new)])
+
+    def _next(self, found: DoseResponse, low: int, high: int, n: int) -> range:
+        """Which radius has to be read as well, behind those from `low` to `high`; or none."""
+        leaves, babbles = found.ends(tolerated=self.tolerated)
+        wanted = babbles if self.place == 1 else min(leaves, babbles)
+        if wanted <= found.radii[0] and low > 0:
+            return range(low - 1, low)
+        return range(high, min(high + 1, n)) if babbles == math.inf else range(0)
+
+    def _told(self, found: DoseResponse) -> str:
+        shares = (
+            (radius, share_of(found.spoilt(dose) >= 1 for dose in found.at(radius)))
+            for radius in found.radii
         )
+        return "; ".join(f"{radius:.3g}, {share:.0%} gibberish" for radius, share in shares)
 
     def _directions(
         self, segment: Segment, measured: Tensor, seed: int, radius: float

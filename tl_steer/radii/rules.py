@@ -14,6 +14,7 @@ look for where the model reacts most, and how much sooner differs between layers
 """
 
 import functools
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_steer.errors import NotFiniteError, SettingError
+from tl_steer.files.progress import Show, unseen
 from tl_steer.files.signatures import typed_fields
 from tl_steer.models.segment import Segment
 from tl_steer.objectives.divergence import Displacement
@@ -32,13 +34,17 @@ from tl_steer.objectives.response import ResponseMap
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import random_on_sphere
 
-RadiusRule = Callable[[Segment, Bool[Tensor, "batch pos"], int], float]
-"""`(segment, measured, seed) -> radius`, in the units of the activations at the source."""
+RadiusRule = Callable[..., float]
+"""`(segment, measured, seed) -> radius`, in the units of the activations at the source. A rule that
+takes `show=` as well tells by it how far it is (`files.progress`)."""
 
 # Where R is looked for, in shares of the source's median norm.
 _BRACKET = (1e-3, 4.0)
-# Where most models have it; the search starts here and doubles or halves.
-_GUESS = 0.2
+# Where most models have it, and how steeply the ratio rises there, both on a log scale: what is not
+# linear grows with the square of R, and what is linear with R.
+_GUESS, _SLOPE = 0.2, 1.0
+# A few directions tell about where; then all of them, where exactly. In log radius.
+_FEW, _ABOUT, _EXACTLY = 5, 0.05, 2e-3
 
 
 def radius_of(given: float | int | str | RadiusRule) -> float | int | str | RadiusRule:
@@ -64,6 +70,7 @@ def length_of(
     segment: Segment,
     measured: Bool[Tensor, "batch pos"],
     seed: int,
+    show: Show = unseen,
 ) -> float:
     """A radius as a number: itself, or what a rule finds.
 
@@ -72,7 +79,8 @@ def length_of(
     """
     if isinstance(radius, (int, float)):
         return float(radius)
-    found = float(radius(segment, measured, seed))
+    told = {"show": show} if "show" in inspect.signature(radius).parameters else {}
+    found = float(radius(segment, measured, seed, **told))
     if not 0 < found < math.inf:
         raise NotFiniteError(f"{radius} gave radius {found}; give radius= as a number.")
     return found
@@ -103,8 +111,9 @@ class Calibrated:
         scale: what the calibrated radius is multiplied with; 1 is as published.
         n: random directions.
 
-    Where the ratio is not reached between 0.001 and 4 times the source's norm (a linear model never
-    reaches it), the nearer end of that bracket is used, with a warning.
+    Good to about 0.2%, where the secant method ends (`crossing`). Where the ratio is not reached
+    between 0.001 and 4 times the source's norm (a linear model never reaches it), the nearer end of
+    that bracket is used, with a warning.
     """
 
     ratio: float | int = 0.5
@@ -116,51 +125,82 @@ class Calibrated:
             raise SettingError(f"{self}: expected ratio > 0, scale > 0 and n >= 1.")
 
     def __call__(self, segment: Segment, measured: Bool[Tensor, "batch pos"], seed: int) -> float:
-        from scipy.optimize import brentq  # late: a fifth of a second to import
-
         generator = torch.Generator().manual_seed(seed)
         unit = random_on_sphere(self.n, segment.source.width, radius=1.0, generator=generator)
         linear = linear_response(segment, unit, measured)
         norm = segment.source_norm()
 
-        @functools.cache
-        def excess(log_radius: float) -> float:
-            ratio = nonlinearity(segment, unit, linear, measured, math.exp(log_radius))
+        def excess(rows: slice, log_radius: float) -> float:
+            at = math.exp(log_radius)
+            ratio = nonlinearity(segment, unit[rows], linear[rows], measured, at)
             if not math.isfinite(ratio):
                 raise NotFiniteError(
-                    f"The nonlinearity at radius {math.exp(log_radius):.3g} is {ratio}: some "
-                    f"direction at {segment.source} has no effect on {segment.target}, or the "
-                    "model overflows. Give radius= as a number."
+                    f"The nonlinearity at radius {at:.3g} is {ratio}: some direction at "
+                    f"{segment.source} has no effect on {segment.target}, or the model overflows. "
+                    "Give radius= as a number."
                 )
-            # brentq runs on straight lines best: log ratio against log radius.
+            # Secants run on straight lines best: log ratio against log radius.
             return math.log(max(ratio, 1e-9) / self.ratio)
 
-        low, high = (math.log(norm * share) for share in _BRACKET)
-        before, behind = _around(excess, math.log(norm * _GUESS), low, high)
-        if before == behind:
+        ends = math.log(norm * _BRACKET[0]), math.log(norm * _BRACKET[1])
+        place, slope = math.log(norm * _GUESS), _SLOPE
+        if self.n > 2 * _FEW:
+            few = functools.partial(excess, slice(_FEW))
+            place, slope = crossing(few, place, slope, ends, within=_ABOUT)
+        every = functools.partial(excess, slice(None))
+        place, _ = crossing(every, place, slope, ends, within=_EXACTLY)
+        if place in ends:
             warnings.warn(
                 f"A nonlinear-to-linear ratio of {self.ratio} is not reached between {_BRACKET[0]} "
                 f"and {_BRACKET[1]} times the residual norm at {segment.source}; using radius "
-                f"{math.exp(before):.3g}. Consider giving radius= yourself.",
+                f"{math.exp(place):.3g}. Consider giving radius= yourself.",
                 stacklevel=2,
             )
-            return self.scale * math.exp(before)
-        return self.scale * math.exp(float(brentq(excess, before, behind, xtol=2e-3)))
+        return self.scale * math.exp(place)
 
 
-def _around(
-    excess: Callable[[float], float], guess: float, low: float, high: float
+# Steps of the secant method: a factor of four at most; the last of ten times the tolerance at most.
+_STRIDE, _LAST, _MOST = math.log(4), 10, 40
+
+
+def crossing(
+    rising: Callable[[float], float],
+    start: float,
+    slope: float,
+    ends: tuple[float, float],
+    *,
+    within: float,
 ) -> tuple[float, float]:
-    """Two places a factor of two apart with a change of sign between them; twice the same end of
-    the bracket where there is none."""
-    rising = excess(guess) < 0
-    here, end, step = guess, high if rising else low, math.log(2) * (1 if rising else -1)
-    while here != end:
-        there = min(here + step, high) if rising else max(here + step, low)
-        if (excess(there) < 0) != rising:
-            return min(here, there), max(here, there)
-        here = there
-    return end, end
+    """Where a rising function is 0, and its slope there, by the secant method.
+
+    Each step goes where a straight line would be 0: at first one of the given `slope`, then the one
+    through the last two places. It ends, near the crossing, where two slopes in a row agree to
+    `within` on where that is. No step leaves the places that are known to lie on either side of it:
+    half way between them is tried instead. Without a crossing the result is the nearer end.
+    """
+    (below, above), tested = ends, {False: False, True: False}
+    here, value = start, rising(start)
+    for _ in range(_MOST):
+        if value == 0:
+            break
+        over = value > 0
+        below, above, tested[over] = (below, here, True) if over else (here, above, True)
+        there = here - max(-_STRIDE, min(_STRIDE, value / slope))
+        if not below < there < above:
+            both = tested[False] and tested[True]
+            there = (below + above) / 2 if both else min(max(there, below), above)
+        if there == here or above - below < within:
+            return there, slope
+        before, (at, here) = value, (here, there)
+        value = rising(here)
+        steeper = (value - before) / (here - at)
+        if steeper <= 0:
+            continue
+        apart = abs(value / steeper - value / slope)
+        slope = steeper
+        if abs(value / slope) < _LAST * within and apart < within:
+            return min(max(here - value / slope, ends[0]), ends[1]), slope
+    return here, slope
 
 
 def linear_response(

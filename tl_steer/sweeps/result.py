@@ -19,7 +19,7 @@ from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
 from tl_steer.sweeps.folder import Folder
 from tl_steer.sweeps.interval import Interval
 from tl_steer.sweeps.state import State
-from tl_steer.sweeps.systematic import Directions, Evidence, evidence, of_random
+from tl_steer.sweeps.systematic import FEWEST, Directions, Evidence, evidence, of_random
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -214,8 +214,12 @@ class SweepResult(Tabled):
         filled = slice(0, max(1, min(self.prompts, len(self.state.sums))))
         return Directions(self.state.sums[filled].numpy(), self.state.counts[filled].numpy())
 
-    def table(self, *, metric: str | None = None, most: int = MOST_ROWS) -> Sheet:
-        """A row per vector and dose, the most systematic first, and the random vectors' medians."""
+    def table(
+        self, *, metric: str | None = None, most: int = MOST_ROWS, intervals: bool = True
+    ) -> Sheet:
+        """A row per vector and dose, the most systematic first, and the random vectors' medians;
+        without `intervals`, what 80 columns have room for."""
+        span = _span if intervals else _middle
         name = metric or self.metrics[0]
         columns = ["#", "dose", name, "> random", "prevalence", "consistency", "systematic", "q"]
         rows, left_out = [], 0
@@ -227,9 +231,9 @@ class SweepResult(Tabled):
             for one in ordered[:most]:
                 spans = (one.prevalence, one.consistency, one.systematicness)
                 cells = (
-                    _span(one.effect),
+                    span(one.effect),
                     number(round(one.superiority.value, 3)),
-                    *map(_span, spans),
+                    *map(span, spans),
                 )
                 who = (str(one.vector), f"{dose:g}")
                 rows.append((*who, *cells, number(one.q), one.verdict, one.label))
@@ -239,8 +243,10 @@ class SweepResult(Tabled):
         failed = len(self.failures())
         note = (
             f"{self.prompts} prompts{'' if self.finished else ', not finished'}; effect: {name}. "
-            "Estimates with 95% intervals; prevalence is the share of prompts above 95% of the "
-            "random vectors, systematicness is prevalence times consistency."
+            f"Estimates{' with 95% intervals' if intervals else ''}; prevalence is the share of "
+            "prompts above 95% of the random vectors, systematicness is prevalence times "
+            "consistency."
+            + (f" No verdict on fewer than {FEWEST} prompts." if self.prompts < FEWEST else "")
             + (f" {failed} cells failed." if failed else "")
             + (f" {left_out} more rows not shown." if left_out else "")
         )
@@ -289,6 +295,10 @@ def _plain(found: Evidence) -> dict[str, Any]:
 
 def _known(interval: Interval) -> float:
     return -math.inf if math.isnan(interval.value) else interval.value
+
+
+def _middle(interval: Interval) -> str:
+    return number(interval.value if math.isnan(interval.value) else round(interval.value, 3))
 
 
 def _span(interval: Interval) -> str:

