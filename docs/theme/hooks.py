@@ -120,7 +120,7 @@ def _commands() -> Iterator[str]:
 
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         yield f"\n## tl-steer {name}\n\n{(command.help or '').strip()}\n"
-        yield "| | |\n| --- | --- |"
+        yield "| | what it is |\n| --- | --- |"
         for option in command.params:
             if not getattr(option, "hidden", False):
                 yield f"| {_said(option)} | {_cell(getattr(option, 'help', None) or '')} |"
