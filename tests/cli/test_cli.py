@@ -122,7 +122,7 @@ def test_sweep_tells_what_is_systematic_and_keeps_the_cells(tiny, tmp_path):
     asked = ("sweep", path, "--prompts", lines, "--n-random", 2)
     done = run(*asked, "--save", folder)
     assert done.exit_code == 0, done.output
-    assert "3 prompts; effect: kl" in done.output
+    assert "3 prompts; verdicts rest on kl" in done.output
     assert ts.load_sweep(folder).prompts == 3
     again = json.loads(run(*asked, "--save", folder, "--resume", "--json").output)
     assert (again["prompts"], again["finished"]) == (3, True)

@@ -182,6 +182,14 @@ def test_a_verdict_is_what_the_page_says(n, share, same, p, q, word):
     assert verdict(n, Interval(*share), Interval(*same), p, q, 99)[0] == word
 
 
+def test_what_a_vector_was_trained_to_move_is_never_called_systematic():
+    sure = (40, Interval(0.9, 0.8, 0.95), Interval(0.6, 0.5, 0.7), 0.001, 0.01, 99)
+    assert verdict(*sure, of_text=True)[0] == "systematic"
+    word, why = verdict(*sure, of_text=False)
+    assert word == "steady"
+    assert "texts were not asked" in why
+
+
 def test_intervals_hold_their_estimates_and_say_nothing_of_one_prompt():
     _, effects, u = world(2)
     for one in evidence(effects[:6], effects[6:], grouped(u, 32), floor=0.0):

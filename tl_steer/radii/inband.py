@@ -20,7 +20,7 @@ from tl_steer.objectives.divergence import Displacement
 from tl_steer.objectives.objective import Objective
 from tl_steer.perturbations.additive import Additive
 from tl_steer.perturbations.sphere import random_on_sphere, to_sphere
-from tl_steer.radii.band import Band, Dose, DoseResponse, share_of
+from tl_steer.radii.band import Band, DoseResponse, share_of
 from tl_steer.radii.dose import Group, Sweep
 from tl_steer.radii.rules import Calibrated, RadiusRule
 
@@ -155,16 +155,14 @@ class InBand:
         first = max(0, bisect.bisect_left(radii, anchor) - 1)
         low, high = first, min(first + 2, len(radii))
         most = len(radii) if self.place < 1 else high - low + max(low, len(radii) - high)
-        doses: tuple[Dose, ...] = ()
-        new = range(low, high)
-        while True:
-            found = read([radii[i] for i in new])
-            show(completed=high - low, total=most, said=self._told(found))
-            found = replace(found, doses=(*doses, *found.doses))
-            doses, new = found.doses, self._next(found, low, high, len(radii))
-            if not new:
-                return found
-            low, high = min([low, *new]), max([high, *(i + 1 for i in new)])
+        found = read(radii[low:high])
+        show(completed=high - low, total=most, said=self._told(found))
+        while new := self._next(found, low, high, len(radii)):
+            low, high = min(low, new[0]), max(high, new[-1] + 1)
+            further = read([radii[i] for i in new])
+            show(completed=high - low, total=most, said=self._told(further))
+            found = replace(found, doses=(*found.doses, *further.doses))
+        return found
 
     def _next(self, found: DoseResponse, low: int, high: int, n: int) -> range:
         """Which radius has to be read as well, behind those from `low` to `high`; or none."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_NOT_TEXT = " (what vectors are trained to move; for texts, sweep with generate= and a scorer)"
+
+
 @dataclass(frozen=True)
 class Who:
     """What steered: a vector of the bank or a random one, by its number, times `dose`; or
@@ -131,6 +134,9 @@ class SweepResult(Tabled):
             dose: as for `values`.
             seed: of the bootstrap.
 
+        Only of metrics of texts is a vector called "systematic"; one that moves activations or
+        next tokens does what it was trained to, and is "steady" at most.
+
         Choose the metric before you look. A verdict holds for prompts like these, and counts
         effects at this radius; it says nothing of what a vector means.
         """
@@ -144,6 +150,7 @@ class SweepResult(Tabled):
             control,
             self._directions.rows(rows),
             floor=self._floor(name),
+            of_text=name in self.asked["of_text"],
             signed=signed,
             labels=tuple(self.asked["labels"]),
             numbers=tuple(self.who[row].vector for row in own),
@@ -242,7 +249,8 @@ class SweepResult(Tabled):
                 rows.append(("", f"{abs(dose):g}", "", "", *random, "", "random", ""))
         failed = len(self.failures())
         note = (
-            f"{self.prompts} prompts{'' if self.finished else ', not finished'}; effect: {name}. "
+            f"{self.prompts} prompts{'' if self.finished else ', not finished'}; verdicts rest on "
+            f"{name}{'' if name in self.asked['of_text'] else _NOT_TEXT}. "
             f"Estimates{' with 95% intervals' if intervals else ''}; prevalence is the share of "
             "prompts above 95% of the random vectors, systematicness is prevalence times "
             "consistency."

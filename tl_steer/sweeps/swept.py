@@ -1,4 +1,4 @@
-"""A sweep in every cell of a grid: is what a bank's vectors do systematic?"""
+"""A sweep in every cell of a grid: do a bank's vectors do the same on other prompts?"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,9 @@ class Swept:
     """What `grid(..., after=...)` does with each bank: a sweep of every vector over these prompts.
 
     The bank gets the scores `prevalence`, `consistency`, `systematicness` and `q` of the sweep, and
-    the index how many vectors are `systematic`, and the largest systematicness as `sweep`. The
-    cells of a sweep are not kept: repeat that of a bank that is worth it with `sweep(save=)`.
+    the index how many vectors are `steady` (no sweep here asks about texts), and the largest
+    systematicness as `sweep`. The cells of a sweep are not kept: repeat that of a bank that is
+    worth it with `sweep(save=)`.
 
     Args:
         prompts: what no search of the grid was learned on.
@@ -85,8 +86,8 @@ class Swept:
             for name in ("prevalence", "consistency", "systematicness", "q")
         }
         best = max((row["systematicness"] for row in rows), default=0.0)
-        systematic = sum(row["verdict"] == "systematic" for row in rows)
+        steady = sum(row["verdict"] == "steady" for row in rows)
         return (
             replace(bank, scores={**bank.scores, **scores}),
-            {"systematic": float(systematic), "sweep": float(best)},
+            {"steady": float(steady), "sweep": float(best)},
         )

@@ -54,7 +54,8 @@ class Evidence:
         prompts: on how many it was measured without failure.
         effect: mean effect, in the metric's unit.
         p, q: before and after adjustment over the bank; NaN without random vectors.
-        verdict: "systematic", "one-off", "scattered", "like random" or "undecided".
+        verdict: "systematic", of texts, or "steady", of activations and probabilities; "one-off",
+            "scattered", "like random" or "undecided".
         reason: the numbers that the verdict rests on.
     """
 
@@ -120,6 +121,7 @@ def evidence(
     directions: Directions,
     *,
     floor: float,
+    of_text: bool = True,
     signed: Float[np.ndarray, "vec prompt"] | None = None,
     labels: Sequence[str] = (),
     numbers: tuple[int, ...] = (),
@@ -132,6 +134,8 @@ def evidence(
         control: of the random vectors on the same prompts.
         directions: of the bank and, behind it, of the random vectors.
         floor: an effect that is no effect.
+        of_text: whether effects are of texts. Vectors are trained to move activations, and next
+            tokens with them, so that they do is not called systematic.
         signed: what `Evidence.effect` averages; the effects unless given.
         labels, numbers: of the bank's vectors; none, and their rows, unless given.
     """
@@ -160,7 +164,7 @@ def evidence(
     found = []
     for v in range(n_vec):
         n, share, same = int(counts[v]), shares[v], consistent[v]
-        word, why = verdict(n, share, same, float(p[v]), float(q[v]), len(control))
+        word, why = verdict(n, share, same, float(p[v]), float(q[v]), len(control), of_text=of_text)
         found.append(
             Evidence(
                 vector=numbers[v] if numbers else v,
@@ -218,8 +222,20 @@ def adjusted(p: Float[np.ndarray, " vec"]) -> Float[np.ndarray, " vec"]:
     return q
 
 
+def holds(of_text: bool) -> str:
+    """The word for more than random vectors, on most prompts, and alike."""
+    return "systematic" if of_text else "steady"
+
+
 def verdict(
-    n: int, share: Interval, same: Interval, p: float, q: float, n_random: int
+    n: int,
+    share: Interval,
+    same: Interval,
+    p: float,
+    q: float,
+    n_random: int,
+    *,
+    of_text: bool = True,
 ) -> tuple[str, str]:
     """One word, and why."""
     if n < FEWEST:
@@ -231,7 +247,8 @@ def verdict(
             return "undecided", f"beats all {n_random} random vectors, which are too few"
         return "like random", "random vectors do as well"
     if share.low >= MAJORITY and same.low >= SAME:
-        return "systematic", "more than random on most prompts, and alike"
+        why = "more than random on most prompts, and alike"
+        return holds(of_text), why if of_text else f"{why}; texts were not asked"
     if share.high < MAJORITY:
         return "one-off", "more than random, but on a minority of prompts"
     if same.high < SAME:
