@@ -217,9 +217,9 @@ def test_a_page_that_is_not_run_defines_what_it_uses(page: str) -> None:
     for _, source in blocks(page):
         for line in ast.parse(source).body:
             names = [node for node in ast.walk(line) if isinstance(node, ast.Name | ast.alias)]
-            read = {n.id for n in names if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-            own = {n.id for n in names if isinstance(n, ast.Name)} - read
-            assert read <= known | own, read - known
+            read = {n.id for n in names if isinstance(getattr(n, "ctx", None), ast.Load)}
+            own = {n.id for n in names if isinstance(getattr(n, "ctx", None), ast.Store)}
+            assert read <= known | own, read - known - own
             known |= own | {n.asname or n.name for n in names if isinstance(n, ast.alias)}
 
 
@@ -264,16 +264,16 @@ def test_every_public_name_says_what_it_is() -> None:
 
 
 def _told(full: str) -> str | None:
-    """The string below the definition of a constant or an alias."""
-    wing, name = full.rsplit(".", 1)
-    for line in ast.parse(inspect.getsource(importlib.import_module(wing))).body:
-        if isinstance(line, ast.ImportFrom) and name in [a.asname for a in line.names]:
-            body = ast.parse(inspect.getsource(importlib.import_module(str(line.module)))).body
-            for here, below in pairwise(body):
-                aim = here.targets[0] if isinstance(here, ast.Assign) else here
-                of = getattr(getattr(aim, "target", aim), "id", None)
-                if of == name and isinstance(below, ast.Expr):
-                    return str(getattr(below.value, "value", ""))
+    """The string below the definition of a constant or an alias, wherever it is defined."""
+    module, name = full.rsplit(".", 1)
+    body = ast.parse(inspect.getsource(importlib.import_module(module))).body
+    for line in body:
+        if isinstance(line, ast.ImportFrom) and name in [alias.name for alias in line.names]:
+            return _told(f"{line.module}.{name}")
+    for here, below in pairwise(body):
+        aim = here.targets[0] if isinstance(here, ast.Assign) else getattr(here, "target", None)
+        if getattr(aim, "id", None) == name and isinstance(below, ast.Expr):
+            return str(getattr(below.value, "value", ""))
     return None
 
 

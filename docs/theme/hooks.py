@@ -14,6 +14,7 @@ import ast
 import html
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +31,29 @@ ROOT = Path(__file__).resolve().parents[2]
 _NAMES = re.compile(r"<!-- names: (\w+) -->")
 _CODE = re.compile(r"<code>ts\.([A-Za-z_][\w.]*?)(\([^<]*\))?</code>")
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>', re.DOTALL)
+_OPENS, _CLOSES = re.compile(r"\\[Bb]ig([(\[])"), re.compile(r"\\[Bb]ig([)\]])")
 _PAGE = re.compile(r"(?<![/\w\"])docs/([a-z_/-]+)\.md")
 _OUTSIDE = re.compile(r"\]\(((?:\.\./)+)([^)\s#]+)(#[^)\s]*)?\)")
 
 
-def public(wing: str) -> list[str]:
-    """The names that a wing's `__init__` re-exports (`X as X`), or that a module defines."""
+@cache
+def public(wing: str) -> dict[str, str]:
+    """The names that a wing's `__init__` re-exports (`X as X`), or that a module defines, and where
+    each is defined: `elicitation.elicit` is a module as well as a function."""
     path = ROOT / "tl_steer" / wing / "__init__.py"
     if path.is_file():
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        aliases = [a for line in body if isinstance(line, ast.ImportFrom) for a in line.names]
-        return sorted({a.asname for a in aliases if a.asname == a.name}, key=str.lower)
+        lines = [line for line in body if isinstance(line, ast.ImportFrom)]
+        found = {
+            a.name: f"{line.module}.{a.name}" for line in lines for a in line.names if a.asname
+        }
+        return dict(sorted(found.items(), key=lambda item: item[0].lower()))
     body = ast.parse(path.parent.with_suffix(".py").read_text(encoding="utf-8")).body
     defined = [d.name for d in body if isinstance(d, ast.ClassDef | ast.FunctionDef)]
-    return [name for name in defined if not name.startswith("_")]
+    return {n: f"tl_steer.{wing}.{n}" for n in defined if not n.startswith("_")}
 
 
+@cache
 def wings() -> list[str]:
     """Every wing that a page of the reference is about."""
     pages = (ROOT / "docs" / "reference").glob("*.md")
@@ -53,6 +61,7 @@ def wings() -> list[str]:
     return sorted(wing for several in found for wing in several)
 
 
+@cache
 def front_door() -> dict[str, str]:
     """The names of `ts` itself, and the wing that has each; {} of none."""
     body = ast.parse((ROOT / "tl_steer/__init__.py").read_text(encoding="utf-8")).body
@@ -63,8 +72,9 @@ def front_door() -> dict[str, str]:
     return {}
 
 
-def identifiers() -> list[str]:
-    return [f"tl_steer.{wing}.{name}" for wing in wings() for name in public(wing)]
+def identifiers() -> dict[str, str]:
+    """Every public name, and the anchor of its entry."""
+    return {f"tl_steer.{wing}.{n}": at for wing in wings() for n, at in public(wing).items()}
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
@@ -77,8 +87,21 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _entries(wing: str) -> Iterator[str]:
-    for name in public(wing):
-        yield f"::: tl_steer.{wing}.{name}"
+    """An entry a name; where a file begins with its method section, that and then its names."""
+    homes: dict[str, list[str]] = {}
+    for name, at in public(wing).items():
+        homes.setdefault(at.rpartition(".")[0], []).append(name)
+    for module, names in homes.items():
+        if _has_section(module):
+            yield f"::: {module}\n    options:\n      members: [{', '.join(names)}]"
+        else:
+            yield from (f"::: {module}.{name}" for name in names)
+
+
+def _has_section(module: str) -> bool:
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else ""
+    return len((told or "").splitlines()) > 8
 
 
 def _first_day() -> Iterator[str]:
@@ -97,7 +120,7 @@ def _commands() -> Iterator[str]:
 
     for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
         yield f"\n## tl-steer {name}\n\n{(command.help or '').strip()}\n"
-        yield "| | |\n| --- | --- |"
+        yield "| | what it is |\n| --- | --- |"
         for option in command.params:
             if not getattr(option, "hidden", False):
                 yield f"| {_said(option)} | {_cell(getattr(option, 'help', None) or '')} |"
@@ -129,14 +152,17 @@ def on_page_content(html: str, *, page: Any, files: Any, **_: Any) -> str:
 
 def _formula(found: re.Match[str]) -> str:
     shown = "block" if found[1] == "div" else "inline"
-    return str(convert(html.unescape(found[2]), display=shown))
+    text = _OPENS.sub(r"\\left\1", html.unescape(found[2]))  # an exponent is the whole bracket's
+    return str(convert(_CLOSES.sub(r"\\right\1", text), display=shown))
 
 
 def _linked(found: re.Match[str]) -> str:
-    head = found[1].partition(".")[0]
+    head, _, rest = found[1].partition(".")
     wing = front_door().get(head)
-    full = f"tl_steer.{wing}.{found[1]}" if wing else f"tl_steer.{found[1]}"
-    return f'<autoref optional identifier="{full}">{found[0]}</autoref>'
+    name, _, rest = (head, "", rest) if wing else rest.partition(".")
+    at = public(wing or head).get(name) if wing or head in wings() else None
+    full = ".".join(filter(None, (at, rest)))
+    return f'<autoref optional identifier="{full}">{found[0]}</autoref>' if at else found[0]
 
 
 def _to_page(found: re.Match[str], page: Any, files: Any) -> str:
@@ -148,7 +174,9 @@ def _to_page(found: re.Match[str], page: Any, files: Any) -> str:
 
 def on_post_build(*, config: Any, **_: Any) -> None:
     pages = (Path(config["site_dir"]) / "reference").glob("*.html")
-    ids = {i for page in pages for i in re.findall(r'id="(tl_steer\.[\w.]+)"', page.read_text())}
-    missing = [name for name in identifiers() if name not in ids]
+    ids = {
+        i for page in pages for i in re.findall(r'id="(tl_steer\.[\w.]+)"', page.read_text("utf-8"))
+    }
+    missing = [name for name, at in identifiers().items() if at not in ids]
     if missing:
         raise PluginError(f"No entry in the reference: {', '.join(missing)}.")

