@@ -40,7 +40,7 @@ def main() -> NoReturn:
     Ctrl-C with 130."""
     if not sys.stderr.isatty() and "--verbose" not in sys.argv:
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of loaders, in a log file
-    warnings.showwarning = _warn
+    warnings.showwarning = _warn  # one line, without the place in our code
     try:
         app()
     except SteerError as error:
@@ -56,7 +56,7 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def _warn(message: Any, *_: Any) -> None:
+def _warn(message: Warning | str, *_where: Any, **_more: Any) -> None:
     _say(f"Warning: {message}", "yellow")
 
 
