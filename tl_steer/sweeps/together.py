@@ -241,7 +241,8 @@ class _Prompts:
         if isinstance(self.segment, Packed):
             columns = self.segment.packing.column.gather(1, at) - before
             return values[:, 0][:, columns.clamp(min=0).to(values.device)]
-        return values[:, torch.arange(len(at))[:, None].to(values.device), at.to(values.device)]
+        at = at.to(values.device)
+        return values[:, torch.arange(len(at), device=at.device)[:, None], at]
 
     def _logprobs(self, final: Float[Tensor, "vec batch step d_model"], step: int) -> Tensor:
         """Of the token `step` behind the one after the prompt."""
