@@ -17,7 +17,7 @@ from statistics import median
 
 from page import table, write_section
 
-# Prints what it measured, by the names of `ROWS`, as JSON.
+# Prints what it measured, by the names of `ROWS` and more, as JSON.
 CLOCK = """
 import json, os
 def now():
@@ -35,7 +35,7 @@ MODEL = (
     CLOCK
     + """
 import transformer_lens, tl_steer as ts
-ts.load_model; told('names')
+ts.load_model; told('before')
 import transformers.models.llama.modeling_llama, transformers.models.auto.modeling_auto
 told('transformers')
 ts.load_model(); told('first')
@@ -47,7 +47,6 @@ ROWS = {
     "lens": "`import transformer_lens`",
     "ours": "`import tl_steer` on top of it",
     "help": "`tl-steer --help`",
-    "names": "`ts.load_model` looked up",
     "transformers": "what transformers imports for the embedded model, once a process",
     "first": "`ts.load_model()` behind that, the first in a process",
     "again": "`ts.load_model()`, the second",

@@ -142,4 +142,5 @@ def test_a_sweeps_table_fits_into_eighty_columns(tiny, tmp_path, monkeypatch):
     for column in ("kl", "> random", "consistency", "systematic", "verdict"):
         assert column in heading
     assert max(map(len, said)) <= 80
+    assert "┃" not in heading, "lines take the room that longer numbers need"
     assert "No verdict on fewer than 10 prompts" in " ".join(" ".join(said).split())
