@@ -32,10 +32,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# The site, in site/: warnings are errors, nothing is fetched. `docs-serve` shows it while one writes.
+# The site, in site/: warnings are errors, which `--quiet` would not count; nothing is fetched.
+# `docs-serve` shows it while one writes.
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(READY)
-	$(BIN)/mkdocs build --quiet
+	$(BIN)/mkdocs build
 
 docs-serve: $(READY)
 	$(BIN)/mkdocs serve
