@@ -12,7 +12,7 @@ pytest.importorskip("jupytext")
 pytest.importorskip("nbclient")
 pytest.importorskip("PIL")
 
-from notebooks import MOST_BYTES, _tidy, alike, differences, light
+from notebooks import MOST_BYTES, _tidy, alike, comparable, differences, light
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -65,6 +65,14 @@ def test_a_difference_is_told_with_its_cell() -> None:
     told = differences(stored, notebook("the same\n", "no leak\n"))
     assert told[0] == "code cell 1:"
     assert {"-a leak", "+no leak"} <= set(told)
+
+
+def test_texts_of_processors_with_other_vector_units_are_not_held_against_each_other() -> None:
+    one, other, old = (nbformat.v4.new_notebook() for _ in range(3))
+    one.metadata["processor"], other.metadata["processor"] = "AVX512", "AVX2"
+    assert comparable(one, copy.deepcopy(one))
+    assert not comparable(one, other)
+    assert not comparable(old, one)
 
 
 def test_progress_bars_are_left_out_and_warnings_kept() -> None:
