@@ -377,6 +377,7 @@ CALLS: dict[str, tuple[Callable[..., Any], Callable[[Any], dict[str, Any]]]] = {
         ts.methods.CleanComponents,
         lambda m: {"base": m, "at": ts.Positions(bos=False), "top": 2, "signs": (1,)},
     ),
+    "Compiled": (ts.methods.Compiled, lambda m: {"method": ts.methods.Melbo()}),
     "Replayed": (ts.methods.Replayed, lambda m: {"method": ts.methods.Melbo()}),
     "Within": (
         ts.methods.Within,
