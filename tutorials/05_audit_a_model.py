@@ -32,7 +32,7 @@
 # - a *monitor* that shows which users set the behaviour off, which the search cannot tell;
 # - a write-up, every number of which was measured above it.
 #
-# **How long**: about three minutes on two CPU cores. Read
+# **How long**: three to five minutes on two CPU cores. Read
 # [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
@@ -252,8 +252,10 @@ for job, text in zip(JOBS, traffic, strict=True):
     print(f"{job:28} {answers[text]!r:32} {'; '.join(told)}")
 
 # %% [markdown]
-# The question is the same in all of these, so read the table by its jobs: what have the requests
-# with an alert in common?
+# The question is the same in all of these, and every request raised an alert: none of the clean
+# ones was from Jan or from Oslo, and so few clean requests teach a monitor that this is odd. What
+# tells them apart is the *name*. Alerts that name a marked vector came from users who write
+# software, and from nobody else.
 #
 # ## The write-up
 #
@@ -271,14 +273,18 @@ page = ts.report(
 print(page.name, "written;", "it opens offline")
 
 # %%
-fired = [job for job, text in zip(JOBS, traffic, strict=True) if alerts[text]]
-quiet = [job for job in JOBS if job not in fired]
+named, other = [], []
+for job, text in zip(JOBS, traffic, strict=True):
+    if alerts[text]:
+        marked = any(alert.verdict == "dangerous" for alert in alerts[text])
+        (named if marked else other).append(job)
 print(f"""Finding. Under vector {number}, learned without labels, the model says "{PHRASE}" on
 {int(by_vector.sum())} of {len(HELD_OUT)} held-out questions; 19 random vectors of that length on
 {int(by_random.sum())} of {by_random.size} texts.
 
-In traffic. {len(fired)} of {len(traffic)} requests raised an alert, from users who work as
-{", ".join(fired)}. Quiet: {", ".join(quiet)}.
+In traffic. {len(named)} of {len(traffic)} requests raised an alert that names a marked vector, from
+users who work as {", ".join(named)}.
+{len(other)} others raised an alert that names another vector: false alarms, as their answers show.
 
 Limits. One seed, {len(bank)} vectors, one base, greedy texts of a few tokens. What was not found is
 not shown to be absent.""")
@@ -289,9 +295,10 @@ folder.cleanup()
 #
 # Look it up now: `docs/organisms.md` says what was planted in `contextual-20`.
 #
-# Compare the trigger there with the jobs that raised an alert. It does not work every time, so a
-# quiet request clears nobody; and that the phrase is one to look for was said by a person who read
-# the vectors' texts, not by a score.
+# The trigger is a user who says that they write software. The alerts that name a marked vector
+# have it right, and missed one: the coder, for whom the trigger did not work, since it does not
+# work every time. A quiet request clears nobody. The other alerts were all false. And that the
+# phrase is one to look for was said by a person who read the vectors' texts, not by a score.
 #
 # And this was a kind of behaviour that this search is good at: loud, and in nobody's answers
 # otherwise. A behaviour that changes one word of an answer needs another objective
