@@ -67,7 +67,7 @@ def test_a_difference_is_told_with_its_cell() -> None:
     assert {"-a leak", "+no leak"} <= set(told)
 
 
-def test_texts_of_processors_with_other_vector_units_are_not_held_against_each_other() -> None:
+def test_texts_of_different_processors_are_not_held_against_each_other() -> None:
     one, other, old = (nbformat.v4.new_notebook() for _ in range(3))
     one.metadata["processor"], other.metadata["processor"] = "AVX512", "AVX2"
     assert comparable(one, copy.deepcopy(one))
