@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import PROMPTS, SOURCE, TARGET, make
+from conftest import HAS_BRIDGE, PROMPTS, SOURCE, TARGET, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tl_steer as ts
@@ -10,6 +10,8 @@ from tl_steer.models import unbridged
 from tl_steer.models.state import frozen
 from tl_steer.models.unbridged import called
 from tl_steer.objectives import Objective
+
+pytestmark = pytest.mark.skipif(not HAS_BRIDGE, reason="this TransformerLens has no bridge")
 
 
 class Counted(TorchDispatchMode):
