@@ -12,6 +12,9 @@ from typing import Any
 
 from torch import nn
 
+# Hooks that bridges hang on their own parts note what goes by, for hook points with hooks.
+_OF_BRIDGES = "transformer_lens.model_bridge"
+
 
 class Unbridged:
     """One block, called as the bridge calls it.
@@ -31,8 +34,6 @@ class Unbridged:
         self.module, self.run = _unwrapped(block, kept), called
         # Hooks on the model's own modules fire as ever; those on the bridge's would be left out.
         self._left_out = [module for module in block.modules() if id(module) not in kept]
-        # The bridge's own, which only note what goes by.
-        self._own = {handle.id for handle in getattr(block, "_capture_hook_handles", ())}
         self._block, self._training = block, block.training
         taken = inspect.signature(self.module.forward).parameters.values()
         self._takes = {p.name for p in taken}
@@ -42,15 +43,15 @@ class Unbridged:
     def stands_in(self) -> bool:
         """Whether it may run for the block now: nobody listens inside, and modes are as before."""
         return self._block.training == self._training and all(
-            number in self._own for number in self._hooks()
+            getattr(hook, "__module__", "").startswith(_OF_BRIDGES) for hook in self._hooks()
         )
 
-    def _hooks(self) -> Iterator[int]:
+    def _hooks(self) -> Iterator[Any]:
         for module in self._left_out:
-            yield from module._forward_hooks
-            yield from module._forward_pre_hooks
-            yield from module._backward_hooks
-            yield from module._backward_pre_hooks
+            yield from module._forward_hooks.values()
+            yield from module._forward_pre_hooks.values()
+            yield from module._backward_hooks.values()
+            yield from module._backward_pre_hooks.values()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # A bridge leaves out what the block does not take.
