@@ -33,11 +33,13 @@ finally:
 
 def asked(*arguments, **environment):
     """Exit code, what was printed, and the packages that a fresh process had imported by then."""
+    # Without torchao, which the tests have on this path and which is not quiet when it is imported.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", ASKED, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=os.environ | environment,
+        env=own | environment,
         check=False,
     )
     said, _, imported = done.stdout.rpartition("imported ")
