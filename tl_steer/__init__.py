@@ -100,15 +100,21 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of
 
     def __getattr__(name: str) -> Any:
         if name in _WING_OF:
-            found = getattr(import_module(f"tl_steer.{_WING_OF[name]}"), name)
+            found = getattr(_wing(_WING_OF[name]), name)
             globals()[name] = found  # from now on found without this function
             return found
         if name in _WINGS:
-            return import_module(f"tl_steer.{name}")
+            return _wing(name)
         # Private names are asked for by tools, which want a quick no.
         homes = [] if name.startswith("_") else [w for w in sorted(_WINGS) if _has(w, name)]
         hint = f"; there is {' and '.join(f'ts.{w}.{name}' for w in homes)}" if homes else ""
         raise AttributeError(f"module 'tl_steer' has no attribute {name!r}{hint}")
+
+    def _wing(name: str) -> Any:
+        from tl_steer.files.importing import importing
+
+        with importing():
+            return import_module(f"tl_steer.{name}")
 
     def _has(wing: str, name: str) -> bool:
         return hasattr(import_module(f"tl_steer.{wing}"), name)

@@ -220,6 +220,8 @@ _EVERY_VERB = """
         return random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state().tolist()
 
     verbs = {
+        "repr": lambda: repr(bank),
+        "progress": lambda: ts.elicit(model, PROMPTS, **(K | {"progress": True})),
         "elicit": lambda: ts.elicit(model, PROMPTS, **K, measured=ts.Positions(last=1)),
         "generate": lambda: ts.generate(model, bank, PROMPTS, max_new_tokens=2, temperature=1.0),
         "sweep": lambda: ts.sweep(model, bank, PROMPTS, doses=[1.0, 2.0], n_random=2,

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from tl_steer.files.importing import importing
+
 # Called with `completed=` or `advance=`, `total=`, and `said=` in words; each as far as it is news.
 Show: TypeAlias = Callable[..., None]
 
@@ -61,8 +63,8 @@ def bar(label: str, text: str, *, total: int | None, done: int = 0, shown: bool)
 
 
 def _shown(label: str, at: _At) -> AbstractContextManager[Callable[..., None]]:
-    # Late: not everybody who learns a bank shows a bar.
-    from rich.console import Console
+    with importing():  # late: not everybody who learns a bank shows a bar
+        from rich.console import Console
 
     console = Console()
     if console.is_terminal or console.is_jupyter:
@@ -72,7 +74,8 @@ def _shown(label: str, at: _At) -> AbstractContextManager[Callable[..., None]]:
 
 @contextmanager
 def _moving(label: str, at: _At) -> Iterator[Callable[..., None]]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    with importing():
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn(label, markup=False),

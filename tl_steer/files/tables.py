@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tl_steer.files.importing import importing
 from tl_steer.files.text import one_line, plain as plain, shorten as shorten
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ class Tabled:
 
 def draw(sheet: Sheet) -> "Table":
     """As a rich table."""
-    from rich.table import Table  # late: not everybody who imports a result prints one
-    from rich.text import Text
+    with importing():  # late: not everybody who imports a result prints one
+        from rich.table import Table
+        from rich.text import Text
 
     title, note = Text(one_line(sheet.title)), Text(one_line(sheet.note))
     table = Table(title=title, caption=note, title_justify="left")
@@ -70,7 +72,8 @@ def draw(sheet: Sheet) -> "Table":
 
 def to_text(sheet: Sheet, *, width: int = 120) -> str:
     """A table for a terminal, `width` characters wide."""
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
     # In a notebook rich would display the table itself, whatever file it was given.
     console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
