@@ -202,7 +202,9 @@ def _use_inspection(found: Any) -> Any:
     repr(found)
     again = ts.inspection.load_inspection(found.save(_scratch() / "again.safetensors"))
     ts.views.logit_change(again, again.vectors[0]).html()
-    return {name: getattr(found, name).tolist() for name in AXES}, found.tokens, found.labels
+    # Some parts are there only if they were asked for.
+    held = {name: value for name in AXES if (value := getattr(found, name)) is not None}
+    return {name: v.tolist() for name, v in held.items()}, found.tokens, found.labels
 
 
 def _use_sweep(found: Any) -> Any:
