@@ -100,9 +100,8 @@ def test_models_with_alibi_are_swept_inspected_and_packed_or_not():
     common = ["t5 t9 t30 t7 t61 t8 t9 t10 " + more for more in ("t1", "t2 t3", "t4")]
     tokens = ts.tokenize(model, common)
     perturbation = bank.perturbation()
-    segment = packed_if_possible(
-        model, tokens, bank.source, TARGET, positions=perturbation.positions
-    )
+    chosen = tokens.select(perturbation.positions)
+    segment = packed_if_possible(model, tokens, bank.source, TARGET, chosen=chosen)
     with torch.no_grad():
         found = segment.run(perturbation)
     if isinstance(segment, Packed):
