@@ -34,13 +34,19 @@ class Served:
         self._path = f"/{secrets.token_urlsafe(_SECRET)}/"
         self.url = f"http://{_HOST}:{self.port}{self._path}"
         guard = guarded(app_of(desk), self._path.strip("/"), colab=in_colab())
+        self._ended = threading.Event()
         self._server = uvicorn.Server(_config(uvicorn, guard))
         self._thread = threading.Thread(
-            target=self._server.run,
-            kwargs={"sockets": [at]},
+            target=self._serve,
             name="tl-steer-server",
             daemon=True,
         )
+
+    def _serve(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._ended.set()
 
     def start(self) -> None:
         """Take the model and answer; `stop` undoes as much of it as was done."""
@@ -56,8 +62,10 @@ class Served:
 
     def wait(self) -> None:
         """Until the page is stopped, or Ctrl-C is pressed."""
-        while self._thread.is_alive():
-            self._thread.join(0.2)  # in pieces, as some systems let no signal into a longer one
+        # Not `join`: one that Ctrl-C ends takes the thread for ended too, and the socket would be
+        # closed under a server that still runs. In pieces, as some systems let no signal into more.
+        while not self._ended.wait(0.2):
+            pass
 
     def stop(self) -> None:
         """End what is under way, put the model back as it was, and free the port. May be called
