@@ -111,13 +111,13 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for one of
         raise AttributeError(f"module 'tl_steer' has no attribute {name!r}{hint}")
 
     def _wing(name: str) -> Any:
-        from tl_steer.files.importing import importing
+        from tl_steer.files.draws import draws_kept
 
-        with importing():
+        with draws_kept():  # rich draws when it is imported
             return import_module(f"tl_steer.{name}")
 
     def _has(wing: str, name: str) -> bool:
-        return hasattr(import_module(f"tl_steer.{wing}"), name)
+        return hasattr(_wing(wing), name)
 
 
 def __dir__() -> list[str]:

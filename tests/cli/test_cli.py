@@ -6,31 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from commands import run, tiny as tiny
 from conftest import LLAMAS, PROMPTS, make
 from two_models import base_of
-from typer.testing import CliRunner
 
 import tl_steer as ts
-from tl_steer import cli, objectives
+from tl_steer import objectives
 from tl_steer.elicitation import searching
 from tl_steer.methods.named import METHODS
 from tl_steer.monitoring.audit import AuditLog
 from tl_steer.objectives.named import DIVERGENCES
 from tl_steer.perturbations.kinds import KINDS
-
-runner = CliRunner()
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    """The tiny model stands in for every name."""
-    model = make(LLAMAS[0])
-    monkeypatch.setattr(ts, "load_model", lambda *_, **__: model)
-    return model
-
-
-def run(*arguments):
-    return runner.invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def made(tiny, tmp_path):
@@ -265,8 +251,8 @@ def test_errors_are_one_line_with_exit_code_one(tmp_path):
 
 
 def test_usage_errors_exit_with_two():
-    assert runner.invoke(cli.app, ["show"]).exit_code == 2
-    assert runner.invoke(cli.app, ["nonsense"]).exit_code == 2
+    assert run("show").exit_code == 2
+    assert run("nonsense").exit_code == 2
 
 
 @pytest.mark.parametrize(

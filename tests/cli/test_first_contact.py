@@ -8,11 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from commands import run
 from packaging.requirements import Requirement
-from typer.testing import CliRunner
 
 import tl_steer as ts
-from tl_steer import cli
 from tl_steer.cli import choices
 from tl_steer.files.toml import read_toml
 
@@ -46,10 +45,6 @@ def asked(*arguments, **environment):
     return done.returncode, said + done.stderr, set(imported.split())
 
 
-def invoked(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -75,7 +70,7 @@ def test_a_shell_that_completes_imports_nothing_heavy():
 
 
 def test_commands_are_listed_in_the_order_of_use():
-    said = invoked("--help").output
+    said = run("--help").output
     places = [said.index(f"│ {name} ") for name in ("demo", "elicit", "show", "generate", "sweep")]
     assert places == sorted(places)
     assert said.index("│ sweep ") < said.index("│ report ") < said.index("│ audit ")
@@ -107,7 +102,7 @@ def test_formats_that_are_named_are_those_that_there_are():
 def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path, monkeypatch, arguments):
     monkeypatch.setattr(ts, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.chdir(tmp_path)
-    done = invoked(*(each.format("misspelt/x") for each in arguments))
+    done = run(*(each.format("misspelt/x") for each in arguments))
     assert done.exit_code == 2
     assert "There is no folder misspelt" in done.output
     assert list(tmp_path.iterdir()) == []
@@ -135,19 +130,19 @@ def test_doctor_knows_every_extra_and_what_it_brings():
 @pytest.mark.smollm2
 def test_doctor_finds_a_sound_installation(smollm2, monkeypatch):
     monkeypatch.setattr(ts, "load_model", lambda *_, **__: smollm2)
-    done = invoked("doctor", "--json")
+    done = run("doctor", "--json")
     told = json.loads(done.output)
     found = {one["name"]: one for one in told["findings"]}
     assert (done.exit_code, told["well"]) == (0, True), told
     assert found["torch"]["found"] == version("torch")
     assert found["cached generation"]["well"]
-    assert "All is well" in invoked("doctor").output
+    assert "All is well" in run("doctor").output
 
 
 def test_doctor_ends_with_one_where_a_version_does_not_do(monkeypatch):
     asked_for = ["transformers<1", "torch>=1", "none; extra == 'x'"]
     monkeypatch.setattr(doctor, "requires", lambda _: asked_for)
-    done = invoked("doctor", "--no-run", "--json")
+    done = run("doctor", "--no-run", "--json")
     found = json.loads(done.output)["findings"]
     wrong = [one for one in found if one["needed"] and not one["well"]]
     assert (done.exit_code, [one["name"] for one in wrong]) == (1, ["requires transformers"])
@@ -160,7 +155,7 @@ def test_doctor_says_that_generation_does_not_work(monkeypatch):
 
     monkeypatch.setattr(ts, "load_model", broken)
     monkeypatch.setattr("tl_steer.models.load.embedded_gguf", lambda: Path("m.gguf"))
-    done = invoked("doctor")
+    done = run("doctor")
     assert done.exit_code == 1
     assert "Its cache is broken." in done.output
     assert "Not well: cached generation." in done.output
@@ -177,7 +172,7 @@ def test_doctor_finds_a_torch_that_cannot_be_imported(tmp_path):
 
 def test_a_missing_embedded_model_is_told_and_is_no_fault(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    found = {one["name"]: one for one in json.loads(invoked("doctor", "--json").output)["findings"]}
+    found = {one["name"]: one for one in json.loads(run("doctor", "--json").output)["findings"]}
     assert not found["embedded model"]["well"]
     assert "pip install" in found["embedded model"]["advice"]
     assert "cached generation" not in found

@@ -3,26 +3,13 @@
 import json
 import sys
 
-import pytest
-from conftest import LLAMAS, PROMPTS, make
-from typer.testing import CliRunner
+from commands import run, tiny as tiny
+from conftest import PROMPTS
 
 import tl_steer as ts
-from tl_steer import cli
 from tl_steer.methods.named import METHODS
 from tl_steer.methods.power import Power
 from tl_steer.sweeps.job import Job
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    model = make(LLAMAS[0])
-    monkeypatch.setattr(ts, "load_model", lambda *_, **__: model)
-    return model
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
 
 
 def stopping(objective, start):

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from tl_steer.files.importing import importing
+from tl_steer.files.draws import draws_kept
 
 # Called with `completed=` or `advance=`, `total=`, and `said=` in words; each as far as it is news.
 Show: TypeAlias = Callable[..., None]
@@ -63,7 +63,7 @@ def bar(label: str, text: str, *, total: int | None, done: int = 0, shown: bool)
 
 
 def _shown(label: str, at: _At) -> AbstractContextManager[Callable[..., None]]:
-    with importing():  # late: not everybody who learns a bank shows a bar
+    with draws_kept():  # late: not everybody who learns a bank shows a bar
         from rich.console import Console
 
     console = Console()
@@ -74,7 +74,7 @@ def _shown(label: str, at: _At) -> AbstractContextManager[Callable[..., None]]:
 
 @contextmanager
 def _moving(label: str, at: _At) -> Iterator[Callable[..., None]]:
-    with importing():
+    with draws_kept():
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

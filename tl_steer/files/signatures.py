@@ -13,7 +13,6 @@ on, and all items are looked at here.
 import difflib
 import functools
 import inspect
-import random
 import re
 from collections.abc import Callable, Sequence
 from types import NoneType, UnionType
@@ -26,6 +25,7 @@ from jaxtyping import TypeCheckError, jaxtyped
 from torch import Tensor, nn
 
 from tl_steer.errors import SettingError, ShapeError
+from tl_steer.files.draws import draws_kept
 from tl_steer.files.undo import Scope, whole
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -112,11 +112,8 @@ def _unmoved(function: F) -> F:
     @functools.wraps(function)
     @refuses  # so that axes keep their names across it
     def quietly(*args: Any, **kwargs: Any) -> Any:
-        state = random.getstate()
-        try:
+        with draws_kept():
             return check(*args, **kwargs)
-        finally:
-            random.setstate(state)
 
     return cast(F, quietly)
 
@@ -160,11 +157,8 @@ def _is_one_item(value: Any, kinds: tuple[Any, ...]) -> bool:
 
 
 def _holds(item: object, wanted: Any) -> bool:
-    state = random.getstate()
-    try:
+    with draws_kept():
         return bool(is_bearable(item, wanted))
-    finally:
-        random.setstate(state)
 
 
 def _plain_numbers(value: Any, kinds: tuple[Any, ...]) -> Any:

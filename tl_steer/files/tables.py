@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tl_steer.files.importing import importing
+from tl_steer.files.draws import draws_kept
 from tl_steer.files.text import one_line, plain as plain, shorten as shorten
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Tabled:
 
 def draw(sheet: Sheet) -> "Table":
     """As a rich table."""
-    with importing():  # late: not everybody who imports a result prints one
+    with draws_kept():  # late: not everybody who imports a result prints one
         from rich.table import Table
         from rich.text import Text
 
@@ -72,7 +72,7 @@ def draw(sheet: Sheet) -> "Table":
 
 def to_text(sheet: Sheet, *, width: int = 120) -> str:
     """A table for a terminal, `width` characters wide."""
-    with importing():
+    with draws_kept():
         from rich.console import Console
 
     # In a notebook rich would display the table itself, whatever file it was given.

@@ -22,7 +22,7 @@ class Compiled:
 
         elicit(..., method=Compiled(Melbo(steps=300)))
 
-    Worth it in long searches on a CPU with a C++ compiler (docs/benchmarks.md has the ratio and
+    Worth it in long searches on a CPU with a C++ compiler (docs/methods.md has the ratio and
     what compiling costs). Not worth it for a few steps, nor where the model is no
     TransformerBridge's or its blocks cannot do without the bridge. The results are those of the
     method alone, up to rounding. What was compiled is kept on disk by PyTorch for the next process.

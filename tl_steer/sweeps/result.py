@@ -150,7 +150,7 @@ class SweepResult(Tabled):
             control,
             self._directions.rows(rows),
             floor=self._floor(name),
-            of_text=name in self.asked["of_text"],
+            of_text=self._of_text(name),
             signed=signed,
             labels=tuple(self.asked["labels"]),
             numbers=tuple(self.who[row].vector for row in own),
@@ -196,17 +196,20 @@ class SweepResult(Tabled):
             "evidence": found,
         }
 
+    def _of_text(self, metric: str) -> bool:
+        return metric in self.asked["of_text"]
+
     def _changes(self, metric: str, kind: str, dose: float | int | None) -> np.ndarray:
         if not self._rows(kind, dose) and kind == RANDOM:
             return np.zeros((0, self.prompts))
         found = self.values(metric, kind=kind, dose=dose)
-        if metric in self.asked["of_text"]:
+        if self._of_text(metric):
             found = found - self.values(metric, kind=UNSTEERED)
         return found
 
     def _floor(self, metric: str) -> float:
         """What the unsteered model shows against itself, at most: rounding."""
-        if metric in self.asked["of_text"]:
+        if self._of_text(metric):
             return 0.0
         own = np.abs(self.values(metric, kind=UNSTEERED))
         return float(np.nanmax(own)) if np.isfinite(own).any() else 0.0
@@ -250,7 +253,7 @@ class SweepResult(Tabled):
         failed = len(self.failures())
         note = (
             f"{self.prompts} prompts{'' if self.finished else ', not finished'}; verdicts rest on "
-            f"{name}{'' if name in self.asked['of_text'] else _NOT_TEXT}. "
+            f"{name}{'' if self._of_text(name) else _NOT_TEXT}. "
             f"Estimates{' with 95% intervals' if intervals else ''}; prevalence is the share of "
             "prompts above 95% of the random vectors, systematicness is prevalence times "
             "consistency."

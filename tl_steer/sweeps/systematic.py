@@ -222,11 +222,6 @@ def adjusted(p: Float[np.ndarray, " vec"]) -> Float[np.ndarray, " vec"]:
     return q
 
 
-def holds(of_text: bool) -> str:
-    """The word for more than random vectors, on most prompts, and alike."""
-    return "systematic" if of_text else "steady"
-
-
 def verdict(
     n: int,
     share: Interval,
@@ -248,7 +243,7 @@ def verdict(
         return "like random", "random vectors do as well"
     if share.low >= MAJORITY and same.low >= SAME:
         why = "more than random on most prompts, and alike"
-        return holds(of_text), why if of_text else f"{why}; texts were not asked"
+        return ("systematic", why) if of_text else ("steady", f"{why}; texts were not asked")
     if share.high < MAJORITY:
         return "one-off", "more than random, but on a minority of prompts"
     if same.high < SAME:
