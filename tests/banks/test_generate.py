@@ -190,8 +190,11 @@ def test_tokens_are_heard_one_by_one_as_they_come(model, cached):
     told: list[torch.Tensor] = []
     with torch.no_grad():
         new = continued(model, ids, 6, cached=cached, heard=told.append)
-    # Rows that have ended are filled, and generation ends with the last of them.
-    assert [len(each[0]) for each in told] == list(range(1, new.shape[1]))
+    assert not new.is_inference()
+    # Rows that have ended are filled, and generation ends with the last of them, which a
+    # HookedTransformer embeds too.
+    assert [len(each[0]) for each in told] == list(range(1, len(told) + 1))
+    assert len(told) == new.shape[1] - hasattr(model, "original_model")
     assert all(torch.equal(each, new[:, : each.shape[1]]) for each in told)
 
 

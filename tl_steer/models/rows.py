@@ -100,9 +100,9 @@ def continued(
     A row that has ended goes on being filled, with what TransformerLens pads: see `until_end`.
 
     Args:
-        heard: told of every new token but the last as the model reads it back in, from inside the
-            forward pass; an exception out of it ends the generation. It hears nothing of a model
-            that has no module `embed`.
+        heard: told of new tokens as the model reads them back in, from inside the forward pass, of
+            the last one only by a HookedTransformer; an exception out of it ends the generation. It
+            hears nothing of a model that has no module `embed`.
 
     Raises:
         PromptError: the model's context ends before.
@@ -126,7 +126,8 @@ def continued(
             **_stops(model, generate),
             **({"do_sample": False} | sampling),
         )
-    return out[:, ids.shape[1] :]
+    # HookedTransformer generates in inference mode; autograd takes no tensor out of that.
+    return out[:, ids.shape[1] :].clone()
 
 
 def _tell(scope: Scope, model: HookedModel, heard: Heard) -> None:
