@@ -635,9 +635,9 @@ def rate_table(model: Any, plain: Any, sizes: Sizes) -> str:
                 for _ in range(sizes.ratios + 1)
             ][1:]  # the first is for warming up
         rates[n] = median(bare / joined for _, joined, bare in turns)
-        plain = median(bare / whole for whole, _, bare in turns)
+        as_is = median(bare / whole for whole, _, bare in turns)
         seconds = [f"{median(column):.3f}" for column in zip(*turns, strict=True)]
-        rows.append([str(n), *seconds, f"{plain:.2f}", f"{rates[n]:.2f}"])
+        rows.append([str(n), *seconds, f"{as_is:.2f}", f"{rates[n]:.2f}"])
     wide = {n: rate for n, rate in rates.items() if n >= 8}
     met = [n for n, rate in wide.items() if rate >= RATE]
     verdict = (

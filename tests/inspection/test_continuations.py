@@ -166,7 +166,8 @@ def test_texts_end_with_the_token_that_ends_an_answer(one, monkeypatch):
     monkeypatch.setattr(tl_steer.models.rows, "ends_of", lambda _: (end,))
     told = found(one, vectors=[0, 1])
     assert int(told.lengths[0]) == at + 1
-    assert told.new[0].tolist() == [*whole.new[0, : at + 1].tolist(), *[0] * (4 - at)]
+    filled = [0] * (told.new.shape[1] - at - 1)  # as long as the longest text
+    assert told.new[0].tolist() == [*whole.new[0, : at + 1].tolist(), *filled]
     assert told.lp[0, :, at + 1 :].isnan().all()
     torch.testing.assert_close(told.lp[0, :, : at + 1], whole.lp[0, :, : at + 1], **_TIGHT)
     assert len(told.log_ratio(0)) == at + 1
