@@ -229,7 +229,8 @@ class _Ear(threading.local):
         self._mask: Any = None
         self._ids: Tensor | None = None  # embedded since the last forward pass
         self._left: set[int] = set()  # points that this pass has still to reach
-        self._known: Tensor | None = None  # the current batch so far
+        self._known: list[Tensor] = []  # the current batch so far, in pieces, and how long
+        self._long = 0
         self._ends: Tensor | None = None
 
     @property
@@ -256,7 +257,7 @@ class _Ear(threading.local):
         self._mask, self._told = self._told, None
         ids = args[0] if args else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
         if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
-            self._ids, self._left = ids.detach(), set(self._sites)
+            self._ids, self._left = ids, set(self._sites)
 
     def at(self, site: int) -> Callable[[Tensor], None]:
         def hear(residual: Tensor) -> None:
@@ -268,7 +269,7 @@ class _Ear(threading.local):
                 self._ids = None
             residual = residual.detach()
             if self._ends is None:
-                newest = residual[:, -1]
+                newest = residual.select(1, -1)
             else:
                 ends = self._ends.to(residual.device)
                 newest = residual[torch.arange(len(ends), device=residual.device), ends]
@@ -277,26 +278,32 @@ class _Ear(threading.local):
         return hear
 
     def _arrive(self, ids: Tensor, width: int) -> None:
-        if self._known is not None and self._goes_on(ids, width):
-            self._known = torch.cat([self._known, ids[:, -1:]], dim=1)
+        if self._known and self._goes_on(ids, width):
+            self._grow(ids)
             self._ends = None
-            self.listener.token(ids[:, -1])
+            self.listener.token(ids.select(1, -1))
             return
         mask = torch.ones_like(ids, dtype=torch.bool)
         if isinstance(self._mask, Tensor) and self._mask.shape == ids.shape:
             mask = self._mask.to(ids.device).bool()
         places = torch.arange(ids.shape[1], device=ids.device)
         ends = (mask * places).amax(dim=1)
-        self._known, self._ends = ids, ends
+        self._known, self._long, self._ends = [ids], ids.shape[1], ends
         self.listener.begin(ids, mask)
 
+    def _grow(self, ids: Tensor) -> None:
+        # Joined only when they are compared with: a token costs little else.
+        if ids.shape[1] == 1:
+            self._known.append(ids)
+        else:
+            self._known = [ids]
+        self._long += 1
+
     def _goes_on(self, ids: Tensor, width: int) -> bool:
-        known = self._known
-        assert known is not None
-        if len(ids) != len(known):
+        if len(ids) != len(self._known[0]):
             return False
         if ids.shape[1] == 1:
             # With a cache one column is run; without, all that is known and the new token.
-            return width == 1 or width == known.shape[1] + 1
-        grown = ids.shape[1] == known.shape[1] + 1
-        return grown and bool(torch.equal(ids[:, :-1], known))
+            return width in (1, self._long + 1)
+        grown = ids.shape[1] == self._long + 1
+        return grown and bool(torch.equal(ids[:, :-1], torch.cat(self._known, dim=1)))
