@@ -111,7 +111,7 @@ llamacpp: $(READY)
 	$(BIN)/python tests/benchmarks/llamacpp.py
 
 bench: $(READY)
-	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1
+	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1 chatterbot-corpus-py
 	$(BIN)/python tests/benchmarks/elicitation.py
 	$(BIN)/python tests/benchmarks/jacobian.py
 	$(BIN)/python tests/benchmarks/jacobian.py --wide
