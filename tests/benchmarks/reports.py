@@ -11,12 +11,15 @@ scrolled from the top to the end, and a frame is late that takes more than 50 ms
 import argparse
 import dataclasses
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from browsing import CHROMIUM
 from page import table, write_section
 from playwright.sync_api import sync_playwright
