@@ -10,7 +10,7 @@ TORCH := torch==2.13.0
 MANY := -n auto --dist worksteal
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test browser lint types docs docs-serve tutorial tutorials-stored matrix torture architectures mutants bench bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms smollm2 clean FORCE
+.PHONY: demo test browser lint types docs docs-serve tutorial tutorials-stored matrix torture architectures mutants bench bench-long bench-monitor bench-installed bench-without-base bench-gpu llamacpp wheel organisms smollm2 clean FORCE
 
 demo: $(READY)
 	$(BIN)/tl-steer demo
@@ -110,7 +110,18 @@ llamacpp: $(READY)
 	$(BIN)/python -m pytest tests/interop/test_llama_cpp.py
 	$(BIN)/python tests/benchmarks/llamacpp.py
 
+# What is fast, on two cores. Scaled down: the original trains one vector, on one prompt and on two,
+# and stands for 16; a sweep has 64 vectors and 32 prompts. `bench-long` is the same in full, and
+# methods at equal compute: hours.
 bench: $(READY)
+	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1 chatterbot-corpus-py
+	$(BIN)/python tests/benchmarks/elicitation.py --trained 1:1 2:1
+	$(BIN)/python tests/benchmarks/jacobian.py --wide
+	$(BIN)/python tests/benchmarks/against.py
+	$(BIN)/python tests/benchmarks/radius.py --cases 2
+	$(BIN)/python tests/benchmarks/sweep.py --vectors 64 --prompts 32
+
+bench-long: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1 chatterbot-corpus-py
 	$(BIN)/python tests/benchmarks/elicitation.py
 	$(BIN)/python tests/benchmarks/jacobian.py

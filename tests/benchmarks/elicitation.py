@@ -1,7 +1,7 @@
 r"""How fast, how thrifty and how varied elicitation is, beside the packages it replaces.
 
     pip install --no-deps batched-melbo==0.1.1     # the original MELBO code, and a batched one
-    make bench                                     # or: python tests/benchmarks/elicitation.py
+    make bench-long                                # or: python tests/benchmarks/elicitation.py
 
 Three parts: `speed` (against both contenders), `rate` (against bare matrix products) and
 `diversity` (what `Power(spread=...)` buys). All on SmolLM2-135M-Instruct; contenders take turns in
@@ -792,7 +792,7 @@ class Document:
     @staticmethod
     def _intro() -> str:
         return (
-            "Written by `make bench` (`tests/benchmarks/elicitation.py`), which also says what "
+            "Written by `make bench-long` (`tests/benchmarks/elicitation.py`), which also says what "
             "is compared and how. It needs the two contenders, the original MELBO code and a "
             "batched rewrite of it, both in one package: "
             "`pip install --no-deps batched-melbo==0.1.1`.\n\n"
