@@ -792,8 +792,8 @@ class Document:
     @staticmethod
     def _intro() -> str:
         return (
-            "Written by `make bench-long` (`tests/benchmarks/elicitation.py`), which also says what "
-            "is compared and how. It needs the two contenders, the original MELBO code and a "
+            "Written by `make bench-long` (`tests/benchmarks/elicitation.py`), which also says "
+            "what is compared and how. It needs the two contenders, the original MELBO code and a "
             "batched rewrite of it, both in one package: "
             "`pip install --no-deps batched-melbo==0.1.1`.\n\n"
             f"SmolLM2-135M-Instruct on {os.cpu_count()} CPUs ({platform.machine()}, "
