@@ -100,7 +100,7 @@ places = ts.elicitation.scan_contrast(
     chats(LEARNED),
     base,
     sources=[12, 16],
-    lengths=[ts.radii.ShareOfNorm(0.4)],
+    lengths=["0.4x"],
     n=5,
     steps=2,
 )
