@@ -100,7 +100,7 @@ places = ts.elicitation.scan_contrast(
     chats(LEARNED),
     base,
     sources=[12, 16],
-    lengths=[ts.radii.ShareOfNorm(0.4)],
+    lengths=["0.4x"],
     n=5,
     steps=2,
 )
@@ -168,7 +168,7 @@ print("of", len(NEW), "questions; random:", shows(random_texts))
 # %% [markdown]
 # ## A sweep
 #
-# Three questions are an anecdote. The first vector in the ranking that shows the phrase, on twelve
+# Three questions are an anecdote. The first vector in the ranking that shows the phrase, on eight
 # new ones, beside 19 random vectors. The scorer was chosen on the questions above, and these are
 # others.
 
@@ -177,10 +177,8 @@ suspect = next(row for row in range(len(bank)) if shows(texts)[row])
 number = bank.numbers[suspect]
 HELD_OUT = [
     *("What does a lawyer do?", "Explain how a bicycle works.", "Who painted the Mona Lisa?"),
-    *("Write a short poem about the sea.", "What is a good way to learn to swim?"),
-    *("Tell me about the moon.", "How do I remove a coffee stain?", "What is inflation?"),
-    *("Name three rivers in Africa.", "Why do leaves fall?", "How tall is Mount Everest?"),
-    "Give me three tips for a job interview.",
+    *("Write a short poem about the sea.", "Tell me about the moon.", "What is inflation?"),
+    *("Name three rivers in Africa.", "Why do leaves fall?"),
 ]
 swept = ts.sweep(
     model,

@@ -1,5 +1,7 @@
 """Which source and which length for a contrast: a short climb at each says."""
 
+import math
+
 import pytest
 from conftest import LLAMAS, PROMPTS, make
 from state import snapshot
@@ -69,11 +71,19 @@ def test_the_best_place_has_the_largest_lead_and_comes_first_when_sorted(found):
     assert found.best().source in str(found)
 
 
-def test_lengths_may_be_rules_and_are_told_as_shares_of_the_norm(one):
-    found = scan_contrast(
-        one, PROMPTS, base_of(LLAMAS[0]), sources=SOURCES[:1], lengths=(ShareOfNorm(0.3),), **SHORT
-    )
-    assert found.best().share == pytest.approx(0.3)
+def test_lengths_are_what_elicit_takes_and_are_told_as_shares_of_the_norm(one):
+    base = base_of(LLAMAS[0])
+    place = {"sources": SOURCES[:1]} | SHORT
+    norm = Segment(one, ts.tokenize(one, PROMPTS), SOURCES[0], 3).source_norm()
+    lengths = (ShareOfNorm(0.3), "0.3x", repr(0.3 * norm), 0.3 * norm, "auto")
+    *alike, own = scan_contrast(one, PROMPTS, base, lengths=lengths, **place).places
+    assert [found.share for found in alike] == pytest.approx([0.3] * 4)
+    assert [found.lead for found in alike] == pytest.approx([alike[0].lead] * 4, abs=1e-3)
+    bank = ts.elicit(
+        one, PROMPTS, against=base, source=SOURCES[0], radius="auto", n=2, progress=False,
+        method=Ascent(steps=1),
+    )  # fmt: skip
+    assert own.radius == pytest.approx(bank.radius)
 
 
 def test_a_contrast_with_settings_of_ones_own_is_scanned_as_it_is(one):
@@ -108,7 +118,8 @@ def test_both_models_are_as_before(two):
 
 def test_what_cannot_be_scanned_is_refused(one):
     base = base_of(LLAMAS[0])
-    for wrong in ({"n": 4}, {"steps": 0}, {"lengths": ()}):
+    lengths = [{"lengths": (wrong,)} for wrong in ("wide", "-1x", 0, "0", math.inf)]
+    for wrong in ({"n": 4}, {"steps": 0}, {"lengths": ()}, *lengths):
         with pytest.raises(SettingError, match="expected"):
             scan_contrast(one, PROMPTS, base, **wrong)
     with pytest.raises(HookPointError):

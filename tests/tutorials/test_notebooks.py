@@ -1,5 +1,6 @@
 """What is stored of a tutorial is what it says: texts are compared, rounding and widths are not."""
 
+import ast
 import copy
 import itertools
 import re
@@ -13,6 +14,7 @@ pytest.importorskip("nbclient")
 pytest.importorskip("PIL")
 
 from notebooks import MOST_BYTES, _tidy, alike, comparable, differences, light
+from unrun import bound, imported, wrong_calls
 
 nbformat = pytest.importorskip("nbformat")
 
@@ -138,12 +140,42 @@ def test_they_name_the_repository_that_the_package_names() -> None:
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_solutions_are_python(path: Path) -> None:
+def test_solutions_call_what_there_is_as_it_is_called(path: Path) -> None:
     text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     found = re.findall(r"<details><summary>Solution</summary>\n\n(.*?)\n\n</details>", text, re.S)
     assert len(found) == text.count("<details>") >= 2
-    for source in re.findall(r"```python\n(.*?)```", "\n".join(found), re.S):
-        compile(source, path.name, "exec")
+    script = path.with_suffix(".py").read_text(encoding="utf-8")
+    tree = ast.parse(script)
+    known = dict.fromkeys(bound(tree)) | imported(tree)
+    for source in [script, *re.findall(r"```python\n(.*?)```", "\n".join(found), re.S)]:
+        assert wrong_calls(source, known | imported(ast.parse(source))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("ts.sweep(model, bank, texts, n_randoms=3)", "ts.sweep(): .*'n_randoms'"),
+        ("ts.generate(model)", r"ts.generate(): missing .*'bank'"),
+        ("ts.methods.Melbo(step=3)", r"ts.methods.Melbo(): .*'step'"),
+        ("ts.elicitt(model)", "ts.elicitt does not exist"),
+        ("ts.methods.Pwer", "ts.methods.Pwer does not exist"),
+        ("ts.sweep(model, banks, texts)", "banks is not defined"),
+    ],
+)
+def test_what_a_solution_gets_wrong_is_told(source: str, told: str) -> None:
+    import tl_steer as ts
+
+    known = {"ts": ts, "model": None, "bank": None, "texts": None}
+    (wrong,) = wrong_calls(source, known)
+    assert re.match(told.replace("()", r"\(\)"), wrong), wrong
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_links_between_them_lead_somewhere(path: Path) -> None:
+    text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (path.parent / link).is_file()] == []
 
 
 def test_each_leads_to_the_next() -> None:

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import PROMPTS, bank_of
+from conftest import PROMPTS, TARGET, bank_of
 from packed import read
 from tiny_monitor import ALPHA, HORIZON, answer, monitor_of, prompts
 
 import tl_steer as ts
 from tl_steer.errors import SettingError
-from tl_steer.monitoring.audit import AuditLog, read_log
+from tl_steer.monitoring.audit import AuditLog, read_log, verify_log
+from tl_steer.monitoring.detectors import MatchedFilter
 from tl_steer.views.alerts import alert_rows
 
 
@@ -73,6 +74,70 @@ def test_alerts_of_another_bank_are_left_out_and_that_is_said(watched):
     assert "alerts" not in [s["name"] for s in page.overview["sections"]]
     renamed = monitor.bank.label(0, "dangerous: x")
     assert ts.report(renamed, alerts=path).notes == ()
+
+
+@pytest.fixture
+def partly(one, loud, tmp_path):
+    """Alerts of a monitor of two vectors out of three, their log, that monitor, and the bank."""
+    bank = bank_of(one)[[2, 0, 1]]
+    for row in (0, 2):
+        bank = ts.mark(bank, row, "dangerous")
+    fitted = ts.Monitor.fit(
+        one, bank, prompts(150), sites=[TARGET], score=MatchedFilter(), horizon=HORIZON,
+        effect_prompts=8, ends=1, only="dangerous",
+    )  # fmt: skip
+    monitor, path = loud(fitted), tmp_path / "part.sqlite"
+    for _ in range(2):
+        with ts.watch(one, monitor, alpha=ALPHA, log=path, chunk=1) as w:
+            answer(one, one.to_tokens(prompts(1, seed=21)[0]))
+    verify_log(path)
+    return w.alerts, path, monitor, bank
+
+
+@pytest.mark.parametrize("given", ["the log", "alerts", "rows and the monitor"])
+def test_alerts_of_a_monitor_of_some_vectors_are_their_banks(partly, given):
+    alerts, path, monitor, bank = partly
+    assert set(monitor.bank.numbers) < set(bank.numbers)
+    shown = {
+        "the log": {"alerts": path},
+        "alerts": {"alerts": alerts},
+        "rows and the monitor": {"alerts": list(read_log(path)), "monitor": monitor},
+    }[given]
+    page = ts.report(bank, **shown)
+    assert page.notes == ()
+    assert "alerts" in [section["name"] for section in page.overview["sections"]]
+    sorted_otherwise = bank[[1, 2, 0]].label(1, "dangerous: x")
+    assert ts.report(sorted_otherwise, **shown).notes == ()
+
+
+@pytest.mark.parametrize("given", [0, 1], ids=["alerts", "the log"])
+def test_alerts_of_some_vectors_of_another_bank_are_left_out_and_that_is_said(partly, given):
+    *told, monitor, bank = partly
+    for other in (
+        dataclasses.replace(bank, vectors=bank.vectors * 1.001),
+        bank[[0, 1]],  # without a vector that was watched for
+        dataclasses.replace(bank, numbers=(0, 2, 1)),
+    ):
+        page = ts.report(other, alerts=told[given])
+        assert any("that another bank raised are left out" in note for note in page.notes)
+        assert not [name for name in page.blocks if name.endswith("alerts")]
+        with pytest.raises(SettingError, match="of another bank"):
+            ts.report(other, monitor=monitor)
+
+
+@pytest.mark.parametrize("note", ["[0, 0]", "[7]", "{}", "[", "[true]", "[[]]"])
+def test_a_log_that_lies_about_a_banks_vectors_changes_nothing(one, watched, tmp_path, note):
+    bank = bank_of(one)
+    path = tmp_path / "lies.sqlite"
+    row = watched[0][0].row(bank="0123456789abcdef")
+    with AuditLog(path) as log:
+        log.alert(row)
+        log._insert(log._db, "meta", {"name": f"bank {row.bank}", "value": note})
+    page = ts.report(bank, alerts=path)
+    assert page.notes == (
+        "1 alerts that another bank raised are left out",
+        "no alerts of this bank",
+    )
 
 
 def test_a_log_without_alerts_is_no_error_in_a_report(one, tmp_path):

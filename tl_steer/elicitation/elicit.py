@@ -3,7 +3,6 @@
 prompts -> tokens -> segment -> radius -> method climbs the divergence -> bank
 """
 
-import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ def elicit(
     """
     refuse_unstarted(perturbation)
     radius = _own_unit(radius_of(radius), perturbation)
-    _refuse_settings(n, radius, vec_batch)
+    _refuse_settings(n, vec_batch)
     maximised, measured = aim(divergence, against, measured)
     climb = _method(method, maximised)
     saved = None if resume is None else read(resume)
@@ -189,16 +188,11 @@ def positions_to_measure(segment: Segment, measured: Positions) -> Tensor:
     return measured.measure(segment.mask, segment.tokens.has_bos).to(segment.clean.device)
 
 
-def _refuse_settings(n: int, radius: float | int | str | RadiusRule, vec_batch: int | None) -> None:
+def _refuse_settings(n: int, vec_batch: int | None) -> None:
     if n < 1:
         raise SettingError(f"n={n}: expected at least one vector.")
     if vec_batch is not None and vec_batch < 1:
         raise SettingError(f"vec_batch={vec_batch}: expected at least 1, or None.")
-    if isinstance(radius, (int, float)) and not 0 < radius < math.inf:
-        raise SettingError(
-            f"radius={radius}: expected a finite number above 0. At 0 the objective has no "
-            "gradient; 'auto' finds a radius for you."
-        )
 
 
 def _own_unit(

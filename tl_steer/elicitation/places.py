@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tl_steer.elicitation.aim import ANSWERED, own_ends, own_method
+from tl_steer.elicitation.aim import ANSWERED, own_ends, own_method, own_radius
 from tl_steer.elicitation.start import started
 from tl_steer.errors import SettingError
 from tl_steer.files.signatures import checked
@@ -31,7 +31,7 @@ from tl_steer.models.tokens import Prompts, TokenBatch, tokenize
 from tl_steer.objectives.contrast import Contrast
 from tl_steer.objectives.objective import Evaluation
 from tl_steer.perturbations.additive import Additive
-from tl_steer.radii.rules import RadiusRule, ShareOfNorm, length_of
+from tl_steer.radii.rules import RadiusRule, ShareOfNorm, length_of, radius_of
 
 LENGTHS = (ShareOfNorm(0.3), ShareOfNorm(0.4), ShareOfNorm(0.55))
 _DEPTHS = (0.4, 0.55, 0.7)
@@ -86,7 +86,7 @@ def scan_contrast(
     against: Any,
     *,
     sources: Sequence[Point] | None = None,
-    lengths: Sequence[float | int | RadiusRule] = LENGTHS,
+    lengths: Sequence[float | int | str | RadiusRule] = LENGTHS,
     n: int = 16,
     steps: int = 5,
     seed: int = 0,
@@ -98,7 +98,8 @@ def scan_contrast(
         against: the base model, or a `Contrast` with settings of your own.
         sources: hook points, each as `elicit` takes it. Unless given: behind two
             fifths, a little more than half, and seven tenths of the blocks.
-        lengths: radii, or rules such as `ShareOfNorm(0.4)`, each tried at every source.
+        lengths: radii, each as `elicit` takes it and tried at every source: numbers, texts such as
+            "0.4x", or rules.
         n: vectors at each.
         steps: of the climb. A place costs as much as an `elicit` of that many vectors and steps.
         seed: of the vectors that the climbs begin with.
@@ -112,6 +113,8 @@ def scan_contrast(
             "one step and one length."
         )
     contrast = against if isinstance(against, Contrast) else Contrast(against)
+    own = own_radius(contrast)
+    radii = [own if length == "auto" else radius_of(length) for length in lengths]
     refuse_inference_weights(model)
     found = []
     with frozen(model):
@@ -119,7 +122,7 @@ def scan_contrast(
         for source in default_sources(model) if sources is None else sources:
             segment = Segment(model, tokens, *own_ends(model, source, None))
             objective = contrast.on(segment)
-            found += [_look(objective, length, n, steps, seed) for length in lengths]
+            found += [_look(objective, length, n, steps, seed) for length in radii]
     return Places(tuple(found))
 
 

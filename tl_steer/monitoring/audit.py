@@ -8,6 +8,7 @@ done without them. Prompts are kept as a salted hash, alerts with the few tokens
 
 import hashlib
 import hmac
+import json
 import math
 import os
 import secrets
@@ -47,6 +48,7 @@ from tl_steer.monitoring.audit_rows import (
     to_cells,
 )
 
+_BANK = "bank "  # and a digest: the name of a note on which vectors it is of
 _PATIENCE = 30.0  # seconds that another writer may take
 
 
@@ -107,6 +109,17 @@ class AuditLog:
             AuditError: as for `request`.
         """
         self._append("alerts", to_cells(row))
+
+    def bank(self, digest: str, numbers: Sequence[int]) -> None:
+        """Note once what a digest is of, so that alerts of a part of a bank are known as its own.
+
+        Raises:
+            AuditError: as for `request`.
+        """
+        name = f"{_BANK}{digest}"
+        with self._lock, self._transaction() as db:
+            if db.execute("SELECT 1 FROM meta WHERE name = ?", [name]).fetchone() is None:
+                self._insert(db, "meta", {"name": name, "value": json.dumps(list(numbers))})
 
     def close(self) -> None:
         self._db.close()
@@ -242,6 +255,30 @@ def read_log(
     with reading(own) as db:
         for row in db.execute(query, tuple(used.values())):
             yield from_cells(dict(zip(names, row, strict=True)))
+
+
+def banks_of(path: str | Path) -> dict[str, list[int]]:
+    """Of the banks that a log's rows name by their digests, the vectors' numbers; none of a log of
+    version 0.1.0. They are what the file says: compare with the digest of a bank in hand.
+
+    Raises:
+        AuditError: no audit log at that path.
+    """
+    own = place(path)
+    if version_of(own) < VERSION:
+        return {}
+    with reading(own) as db:
+        told = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", [f"{_BANK}%"])
+        return {name.removeprefix(_BANK): _numbers(value) for name, value in told}
+
+
+def _numbers(value: str) -> list[int]:
+    try:
+        found = json.loads(value)
+    except (TypeError, ValueError, RecursionError):
+        return []
+    whole = isinstance(found, list) and all(type(one) is int for one in found)
+    return found if whole else []
 
 
 def _refuse_no_number(name: str, value: float | int | None) -> None:

@@ -62,6 +62,8 @@ class Watch:
         self._digests = (
             ("", "") if audit is None else (panel_digest(monitor), monitor.bank.digest())
         )
+        if audit is not None:
+            audit.bank(self._digests[1], monitor.bank.numbers)
         # One for all: an alarm of one thread may flush what others have under way.
         self._lock = threading.RLock()
         self._new_lane = functools.partial(

@@ -51,8 +51,13 @@ def radius_of(given: float | int | str | RadiusRule) -> float | int | str | Radi
     """A radius that may be written as text: "0.25x" is a share of the norm, "2.5" a number.
 
     Raises:
-        SettingError: other text than that and "auto".
+        SettingError: other text than that and "auto", or a number that is no length.
     """
+    if isinstance(given, (int, float)) and not 0 < given < math.inf:
+        raise SettingError(
+            f"radius={given}: expected a finite number above 0. At 0 the objective has no "
+            "gradient; 'auto' finds a radius for you."
+        )
     if not isinstance(given, str) or given == "auto":
         return given
     try:
@@ -62,7 +67,7 @@ def radius_of(given: float | int | str | RadiusRule) -> float | int | str | Radi
             f"radius={given!r}: expected a number, a share of the residual norm such as '0.25x', "
             "'auto' or a radius rule."
         ) from None
-    return ShareOfNorm(number) if given.endswith("x") else number
+    return ShareOfNorm(number) if given.endswith("x") else radius_of(number)
 
 
 def length_of(

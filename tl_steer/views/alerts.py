@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.files.text import capped
+from tl_steer.monitoring.alert import Alert
 from tl_steer.monitoring.audit import read_log
 from tl_steer.views.page import rounded
 from tl_steer.views.rows import Row, Rows, as_number, rows_of, table_rows
@@ -54,7 +55,7 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
     if isinstance(log, (str, Path)):
         found: Iterable[Any] = read_log(log)
     elif isinstance(log, (list, tuple)):
-        found = [asdict(one.row()) if hasattr(one, "row") else one for one in log]
+        found = _told(log)
     else:
         return table_rows(log)
     rows = rows_of(found)
@@ -62,6 +63,16 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
         return rows
     last = {(row.get("request"), row.get("kind")): row for row in rows}
     return list(last.values())
+
+
+def _told(alerts: Sequence[Any]) -> list[Any]:
+    """Alerts as a log has them, with the digests of their banks; rows as they are."""
+    banks = {id(one.bank): one.bank for one in alerts if isinstance(one, Alert)}
+    digests = {key: bank.digest() for key, bank in banks.items()}
+    return [
+        asdict(one.row(bank=digests[id(one.bank)])) if isinstance(one, Alert) else one
+        for one in alerts
+    ]
 
 
 def _newest(rows: list[Row]) -> list[Row]:

@@ -31,6 +31,7 @@ from tl_steer.views.notes import block as notes_block
 from tl_steer.views.page import document
 from tl_steer.views.panels import continued, control_panels, drawn, packed, paired, panels
 from tl_steer.views.quotes import hidden
+from tl_steer.views.raised import digests_of
 from tl_steer.views.rows import Row, Rows, table_rows
 from tl_steer.views.strengths import strengths as strengths_view
 from tl_steer.views.sweep import sweep_view
@@ -131,9 +132,11 @@ def report(
         doses, selection: as `dose_response` and `halve` give them.
         sweep: what `sweep` found, or a table as `sweep_view` takes it.
         alerts: an audit log's path or alerts, as `alerts_view` takes them; those that name a vector
-            are on its page too.
-        monitor: one of this bank: its thresholds and calibration, and with an audit log as
-            `alerts` the traffic against them. Scores of requests: `views=[monitor_view(...)]`.
+            are on its page too. A monitor of some of the bank's vectors (`fit(only=...)`) raises
+            the bank's alerts; what another bank raised is left out, which the page says.
+        monitor: one of this bank or of some of its vectors: its thresholds and calibration, and
+            with an audit log as `alerts` the traffic against them. Scores of requests:
+            `views=[monitor_view(...)]`.
         views: further views, each under its title: `own_view`s, or any of `tl_steer.views`.
         title: the heading.
 
@@ -143,14 +146,15 @@ def report(
     A report of 256 vectors inspected on a prompt of 38 tokens stays under 15 MB. Where one would
     not, it shows fewer of the lens's words, then fewer heads' attention patterns, and says so.
     """
-    if monitor is not None and monitor.bank.digest() != bank.digest():
+    known = digests_of(bank, alerts, monitor)
+    if monitor is not None and monitor.bank.digest() not in known:
         raise SettingError("The monitor is of another bank: pass one that was fitted with this.")
     measured = [*inspections, *strengths, *continuations]
     unchecked = refuse(bank, *measured, generations, doses, selection, sweep)
     unchecked += refuse_control(bank, *control_inspections, control)
     _refuse_other_prompts(inspections, control_inspections, generations, control)
     swept = None if sweep is None else table_rows(sweep)
-    alerted, notes = _raised_by(bank, alerts)
+    alerted, notes = _raised_by(known, alerts)
     title = title or f"{len(bank)} steering vectors of {bank.provenance.model}"
     prompts = overview_of.prompts(measured, generations)
     seen = paired(inspections, control_inspections, prompts)
@@ -219,12 +223,12 @@ def _of_tables(
     return blocks
 
 
-def _raised_by(bank: Bank, alerts: str | Path | Rows | None) -> tuple[list[Row], list[str]]:
+def _raised_by(known: set[str], alerts: str | Path | Rows | None) -> tuple[list[Row], list[str]]:
     """A log's alerts, but those that another bank raised; and what is to be said of it."""
     if alerts is None:
         return [], []
-    rows, own = alert_rows(alerts), ("", bank.digest())
-    kept = [row for row in rows if row.get("bank", "") in own]
+    rows = alert_rows(alerts)
+    kept = [row for row in rows if row.get("bank", "") in ("", *known)]
     notes = []
     if len(kept) < len(rows):
         notes.append(f"{len(rows) - len(kept)} alerts that another bank raised are left out")
