@@ -114,7 +114,7 @@ def scan_contrast(
         )
     contrast = against if isinstance(against, Contrast) else Contrast(against)
     own = own_radius(contrast)
-    radii = [own if length == "auto" else radius_of(length) for length in lengths]
+    radii = [radius_of(own if length == "auto" else length) for length in lengths]
     refuse_inference_weights(model)
     found = []
     with frozen(model):

@@ -49,6 +49,7 @@ from tl_steer.monitoring.audit_rows import (
 )
 
 _BANK = "bank "  # and a digest: the name of a note on which vectors it is of
+_MOST_BANKS = 64  # of a log that are told: each is compared with a bank, and a file may name many
 _PATIENCE = 30.0  # seconds that another writer may take
 
 
@@ -268,7 +269,9 @@ def banks_of(path: str | Path) -> dict[str, list[int]]:
     if version_of(own) < VERSION:
         return {}
     with reading(own) as db:
-        told = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", [f"{_BANK}%"])
+        told = db.execute(
+            "SELECT name, value FROM meta WHERE name LIKE ? LIMIT ?", [f"{_BANK}%", _MOST_BANKS]
+        )
         return {name.removeprefix(_BANK): _numbers(value) for name, value in told}
 
 
