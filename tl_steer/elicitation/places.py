@@ -114,7 +114,8 @@ def scan_contrast(
         )
     contrast = against if isinstance(against, Contrast) else Contrast(against)
     own = own_radius(contrast)
-    radii = [radius_of(own if length == "auto" else length) for length in lengths]
+    given = map(radius_of, lengths)
+    radii = [own if isinstance(length, str) else length for length in given]  # "auto"
     refuse_inference_weights(model)
     found = []
     with frozen(model):
