@@ -43,7 +43,8 @@ def test_the_weights_have_a_package_of_their_own():
     files, _ = packed(builder)
     assert builder.metadata.version == ts.__version__
     kept = ("adapter_config.json", "adapter_model.safetensors", "recipe.json")
-    assert set(files) == {f"tl_steer_organisms/{name}/{file}" for name in NAMES for file in kept}
+    weights = {f"tl_steer_organisms/{name}/{file}" for name in NAMES for file in kept}
+    assert set(files) == {*weights, "tl_steer_organisms/LICENSE"}
 
 
 @pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="there in a checkout only")

@@ -179,3 +179,13 @@ def test_a_name_that_nothing_answers_to_is_a_sentence(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match=r"cannot load 'no/such-model'.*name right"):
         ts.load_model("no/such-model")
+
+
+def test_a_transformer_lens_without_a_bridge_is_told_before_the_weights_are_read(monkeypatch):
+    def read(dtype):
+        raise AssertionError("the weights were read")
+
+    monkeypatch.setattr(load, "_bridge", lambda: None)
+    monkeypatch.setattr(load, "embedded", read)
+    with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
+        ts.load_model()

