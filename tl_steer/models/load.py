@@ -104,7 +104,7 @@ def _moved(model: Any, name: str, device: str | torch.device | None) -> Any:
 
 def _loaded(name: str, dtype: torch.dtype) -> HookedModel:
     if name == EMBEDDED:
-        _needed_bridge()  # before the weights, which the transformers of that time may not read
+        needed_bridge()  # before the weights, which the transformers of that time may not read
         weights, tokenizer = embedded(dtype)
         return wrap(weights, tokenizer, name=EMBEDDED_MODEL, dtype=dtype)
     for given in entry_points(group=GROUP):
@@ -168,7 +168,7 @@ def wrap(
     Raises:
         ModelError: this TransformerLens has no TransformerBridge (it came with version 3).
     """
-    bridge = _needed_bridge()
+    bridge = needed_bridge()
     model = bridge.boot_transformers(name, hf_model=weights, tokenizer=tokenizer, dtype=dtype)
     # TransformerLens says that it is on the best device there is, sends tokens there, and leaves
     # the weights of a model in memory where they were.
@@ -178,7 +178,7 @@ def wrap(
     return found
 
 
-def _needed_bridge() -> Any:
+def needed_bridge() -> Any:
     bridge = _bridge()
     if bridge is None:
         raise ModelError(
