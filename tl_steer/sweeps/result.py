@@ -157,7 +157,8 @@ class SweepResult(Tabled):
             seed: of the bootstrap.
 
         Only of metrics of texts is a vector called "systematic"; one that moves activations or
-        next tokens does what it was trained to, and is "steady" at most.
+        next tokens does what it was trained to, and is "steady" at most. With "shared_phrase" the
+        reason ends with the phrase.
 
         Choose the metric before you look. A verdict holds for prompts like these, and counts
         effects at this radius; it says nothing of what a vector means.
@@ -185,7 +186,8 @@ class SweepResult(Tabled):
     ) -> list[dict[str, Any]]:
         """The evidence as a flat table, a row per vector, intervals as `NAME_low` and `NAME_high`:
         what `sweep_view` and `report` show."""
-        return [_flat(found) for found in self.evidence(metric, dose=dose)]
+        rests_on = {"metric": self.metrics[0] if metric is None else metric}
+        return [_flat(found) | rests_on for found in self.evidence(metric, dose=dose)]
 
     def of_random(
         self, metric: str | None = None, *, dose: float | int | None = None

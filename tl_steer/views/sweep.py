@@ -44,6 +44,7 @@ def sweep_view(table: SweepResult | Rows, *, title: str = "Sweep") -> View:
             for name in names
         ],
         "categories": _categories([row for _, row in kept]),
+        "rests_on": table.metrics[0] if isinstance(table, SweepResult) else "",
         "left_out": len(rows) - len(kept),
     }
     lines = tuple(
