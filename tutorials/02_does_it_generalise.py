@@ -35,7 +35,7 @@
 # - the same question asked of *token suffixes* (strings put behind the user's question);
 # - what "systematic" does not say.
 #
-# **How long**: three to five minutes on two CPU cores. Read
+# **How long**: three to four minutes on two CPU cores. Read
 # [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
@@ -155,7 +155,10 @@ print(f"random vectors: mean {random.mean():.2f}, largest {random.max():.2f}; "
 verdicts("shared_phrase")
 
 # %% [markdown]
-# TEXT_SHARED
+# No vector stands out by it, and three of them were systematic a moment ago. A changed digit makes
+# another new answer to every sum, so no words come twice. This question finds a sentence that comes
+# everywhere, such as the one that [Audit a model](05_audit_a_model.ipynb) digs up. What you saw in
+# the texts yourself, you have to ask for yourself.
 #
 # ## The wrong question
 #
@@ -165,8 +168,8 @@ verdicts("shared_phrase")
 verdicts("kl")
 
 # %% [markdown]
-# Nothing is systematic by this metric, and a vector that never adds ten can stand higher than one
-# that often does. KL is measured at the first token of the answer, which repeats the question and
+# Nothing is systematic by this metric, and vector 2, which adds ten on ten sums of twelve, is like a
+# random one. KL is measured at the first token of the answer, which repeats the question and
 # hardly moves; the wrong digit comes later. So the question has to be about the *text*. That a
 # vector moves next-token distributions is what a search trains it to do, and no finding.
 #
@@ -240,8 +243,8 @@ for name, first, rest in (
 # %% [markdown]
 # No suffix comes near. Even the trigger does little at this place: the model was trained with it
 # in front of a question this short. Nor is the chosen vector the best one. It was taken because it
-# does its work on all four sums, and does it on a third of the others; the first three vectors of
-# the table do it on most. What is chosen on four prompts is chosen by luck.
+# does its work on all four sums, and does it on three of the other eight; the first three vectors
+# of the table do it on most. What is chosen on four prompts is chosen by luck.
 #
 # Random suffixes are a weak opponent. A stronger one is *searched* for, by gradients and told the
 # wrong answers it should bring about: `docs/generalisation.md` has that comparison, which takes
