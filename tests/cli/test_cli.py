@@ -127,6 +127,8 @@ def test_sweep_scores_continuations_and_chooses_vectors(tiny, tmp_path):
     found = json.loads(run(*asked).output)
     assert list(found["metrics"]) == ["regex_0", "refusal"]
     assert len(found["evidence"]["1.0"]) == 1
+    asked = ("sweep", path, "--prompts", rows, "--column", "q", "--raw", "--n-random", 1)
+    assert "verdicts rest on shared_phrase" in run(*asked, "--generate", 2).output
     with pytest.raises(ts.SteerError, match="--save"):
         run("sweep", path, "--prompts", rows, "--resume")
 

@@ -122,7 +122,7 @@ def test_texts_are_those_of_generate_and_are_judged_by_the_unsteered_model(llama
     words = ts.sweeps.Scorer("words", lambda prompt, text: len(text.split()))
     metrics = [words, "perplexity", "kl"]
     found = ts.sweep(llama, bank, PROMPTS, metrics=metrics, generate=4, **FAST)
-    assert found.metrics == ("words", "perplexity", "kl")
+    assert found.metrics == ("words", "perplexity", "kl", "shared_phrase")
     assert [e.effect.value for e in found.evidence()] == [
         e.effect.value for e in found.evidence("words")
     ]
@@ -147,6 +147,69 @@ def test_texts_are_those_of_generate_and_are_judged_by_the_unsteered_model(llama
     assert found.values("perplexity", kind=UNSTEERED)[0, 0] == pytest.approx(
         np.mean(nats), abs=1e-4
     )
+
+
+def gained_by_others(cells, kind, vector):
+    """The texts' own columns, prompt by prompt and other prompt by other prompt."""
+    texts, unsteered = (
+        [*cells[(cells.kind == k) & (cells.vector == v)].sort_values("prompt").text]
+        for k, v in ((kind, vector), (UNSTEERED, 0))
+    )
+
+    def runs(text):
+        words = text.split()
+        return {tuple(words[i : i + 3]) for i in range(len(words) - 2)} or {tuple(words)}
+
+    gained = [runs(a) - runs(b) for a, b in zip(texts, unsteered, strict=True)]
+    return [
+        max(
+            (np.mean([p in gained[j] for j in range(len(gained)) if j != i]) for p in own),
+            default=0.0,
+        )
+        for i, own in enumerate(gained)
+    ]
+
+
+def test_with_continuations_verdicts_rest_on_what_texts_share_and_without_on_the_first_token(
+    llama, tmp_path
+):
+    bank = bank_of(llama)
+    prompts = [*PROMPTS, "t1 t2", "t3 t3 t4"]
+    found = ts.sweep(llama, bank, prompts, generate=4, save=tmp_path / "s", part=2, **FAST)
+    assert found.metrics[:2] == ("shared_phrase", "kl")
+    for sweep in (found, ts.load_sweep(tmp_path / "s")):
+        cells = sweep.to_pandas()
+        assert "shared_phrase" not in cells
+        for kind in ("bank", RANDOM):
+            shares = sweep.values("shared_phrase", kind=kind)
+            for v, row in enumerate(shares):
+                np.testing.assert_allclose(row, gained_by_others(cells, kind, v))
+        assert shares.any()  # else nothing was compared
+        assert not sweep.values("shared_phrase", kind=UNSTEERED).any()
+        assert "verdicts rest on shared_phrase" in sweep.table().note
+    again = ts.sweep(llama, bank, prompts, generate=4, resume=tmp_path / "s", part=2, **FAST)
+    assert again.to_json() == found.to_json()
+    plain = ts.sweep(llama, bank, prompts, **FAST)
+    assert plain.metrics[0] == "kl"
+    assert "verdicts rest on kl (what vectors are trained to move" in plain.table().note
+    with pytest.raises(SettingError, match="shared_phrase"):
+        plain.values("shared_phrase")
+
+
+def test_a_folder_that_never_heard_of_shared_phrases_has_them_if_it_has_texts(llama, tmp_path):
+    knobs = {"generate": 3, "n_random": 2, "progress": False}
+    ts.sweep(llama, bank_of(llama), PROMPTS, metrics=["kl"], save=tmp_path / "s", **knobs)
+    asked = json.loads((tmp_path / "s" / "_sweep.json").read_text())
+    assert (asked["order"], asked["of_text"]) == (["kl"], [])  # as older versions wrote it
+    found = ts.load_sweep(tmp_path / "s")
+    expected = ts.sweep(llama, bank_of(llama), PROMPTS, metrics=["shared_phrase"], **knobs)
+    np.testing.assert_array_equal(found.values("shared_phrase"), expected.values("shared_phrase"))
+    assert "verdicts rest on kl" in found.table().note
+    assert [e.reason for e in found.evidence("shared_phrase")] == [
+        e.reason for e in expected.evidence()
+    ]
+    with pytest.raises(SweepFileError, match="another sweep"):
+        ts.sweep(llama, bank_of(llama), PROMPTS, resume=tmp_path / "s", **knobs)
 
 
 def test_batches_parts_and_budgets_do_not_matter(one):
@@ -452,6 +515,7 @@ def test_no_prompts_are_refused(one, prompts):
         ({"metrics": [lambda: 0]}, "expected a function of one `Reading`"),
         ({"metrics": [Margin(3), Margin(3)]}, "names of their own; Margin_token_3 cannot be"),
         ({"metrics": ["perplexity"]}, "generate="),
+        ({"metrics": ["shared_phrase"]}, "generate="),
         ({"metrics": [ts.sweeps.refusal]}, "generate="),
         ({"doses": ()}, "doses"),
         ({"doses": (1, 1.0)}, "doses"),

@@ -39,6 +39,14 @@ def test_intervals_are_the_evidences(swept):
         assert quantity(data, "prevalence")["values"][row] == low_high
 
 
+def test_it_says_what_verdicts_rest_on(swept):
+    assert ts.views.sweep_view(swept).data["rests_on"] == swept.metrics[0] == "kl"
+    assert {row["metric"] for row in swept.rows()} == {"kl"}
+    assert {row["metric"] for row in swept.rows("flip")} == {"flip"}
+    assert ts.views.sweep_view(swept.rows()).data["rests_on"] == "kl"
+    assert ts.views.sweep_view([{"vector": 0, "x": 1.0}]).data["rests_on"] == ""
+
+
 def test_texts_of_a_few_values_are_categories():
     rows = [
         {"vector": i, "label": str(i), "reason": "a b"[i % 2 :], "x": 1.0 * i}

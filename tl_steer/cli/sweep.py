@@ -57,7 +57,11 @@ def sweep(
     positions: PositionsOption = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="By name; repeat. The first is what verdicts rest on."),
+        typer.Option(
+            "--metric",
+            help="By name; repeat. The first is what verdicts rest on: unless given, "
+            "shared_phrase with --generate and kl without.",
+        ),
     ] = None,
     regex: Annotated[
         list[str] | None,

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_steer.files.jsons import real, text, texts, whole
+from tl_steer.sweeps.metric import SHARED
 
 BANK, RANDOM, UNSTEERED = "bank", "random", "unsteered"
 # Columns of cells beside the metrics, and the types that they have on disk.
@@ -18,6 +19,8 @@ TYPES = {
     "prompt_text": "string",
     "text": "string",
 }
+# In the column of errors.
+OVERFLOWS = "the steered model overflows (NaN)"
 _NUMBERS = 2**31  # of vectors; a column has 32 bits
 # Rows of a part at a time are all in memory.
 _MOST_BYTES = 1 << 32
@@ -64,7 +67,7 @@ def refuse_part(part: Any, asked: Mapping[str, Any]) -> None:
     Raises:
         ValueError: saying what is wrong.
     """
-    wanted = TYPES | dict.fromkeys(asked["metrics"], "double")
+    wanted = TYPES | {name: "double" for name in asked["metrics"] if name != SHARED}
     found = {each.name: _type_of(each.type) for each in part.schema_arrow}
     if found != wanted:
         odd = sorted({*found.items()} ^ {*wanted.items()})[:3]

@@ -15,6 +15,7 @@ from tl_steer.models.rows import Row, by_row, continued, through_end, until_end
 from tl_steer.models.tokens import TokenBatch, decode, tokenize
 from tl_steer.perturbations.perturbation import Perturbation
 from tl_steer.radii.fluency import Judge, repetition
+from tl_steer.sweeps.asked import OVERFLOWS
 from tl_steer.sweeps.plan import Plan
 from tl_steer.sweeps.result import Who
 from tl_steer.sweeps.scorer import Scorer
@@ -60,7 +61,7 @@ class Cells:
     ) -> tuple[pa.Table, Float[Tensor, "vec batch d_target"]]:
         """Measure prompts, the first of which has the number `first`."""
         n = len(self.who)
-        values = {name: np.full((len(prompts), n), np.nan) for name in self.plan.names}
+        values = {name: np.full((len(prompts), n), np.nan) for name in self.plan.columns}
         errors: dict[tuple[int, int], list[str]] = {}
         tokens = tokens_of(self.model, prompts)
         new = self._generate(tokens)
@@ -91,7 +92,7 @@ class Cells:
             for v in range(len(self.who)):
                 told = [f"{name}: {text}" for name, text in found.errors.items()]
                 if bool(found.broken[v, i]):
-                    told.append("the steered model overflows (NaN)")
+                    told.append(OVERFLOWS)
                 if told:
                     errors.setdefault((p, v), []).extend(told)
 

@@ -15,6 +15,11 @@ Those need one pass of the blocks behind the source. With `generate=` there are 
                       of what is called perplexity)
     repetition        share of the steered continuation's token pairs that it has had before
 
+and what all prompts together say:
+
+    shared_phrase     the largest share of the other prompts whose continuation gained a phrase that
+                      this one gained too: three words in a row that the unsteered one has not
+
 and every `Scorer`. Your own: `def margin(r): return (r.steered - r.clean)[..., token]`.
 """
 
@@ -117,6 +122,8 @@ METRICS: Mapping[str, Metric] = {
 """The metrics that `sweep` knows by name."""
 # Measured at the target: without logits.
 AT_TARGET = (divergence, alignment)
+# Read off the texts of all prompts, so no cell holds it.
+SHARED = "shared_phrase"
 # Measured on the text, not on a pass.
-OF_TEXT = ("perplexity", "repetition")
+OF_TEXT = (SHARED, "perplexity", "repetition")
 NEED_TEXT = ("continuation_kl", *OF_TEXT)

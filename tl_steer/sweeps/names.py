@@ -9,7 +9,7 @@ from tl_steer.errors import SettingError
 from tl_steer.files.describe import describe, name_of, settings_of
 from tl_steer.files.registry import named
 from tl_steer.sweeps.asked import TYPES
-from tl_steer.sweeps.metric import METRICS, OF_TEXT, Metric
+from tl_steer.sweeps.metric import METRICS, OF_TEXT, SHARED, Metric
 from tl_steer.sweeps.scorer import Scorer
 
 _LONGEST = 64
@@ -42,8 +42,11 @@ def _name(metric: str | Metric | Scorer) -> str:
         named(dict.fromkeys((*METRICS, *OF_TEXT)), metric, what="metric")
         return metric
     name = str(getattr(metric, "name", None) or name_of(metric))
-    if not name.isidentifier():
-        raise SettingError(f"A metric is called {name!r}; expected a name that can be a column.")
+    if not name.isidentifier() or name == SHARED:
+        raise SettingError(
+            f"A metric is called {name!r}; expected a name that can be a column, and that no other "
+            "metric has."
+        )
     if not isinstance(metric, Scorer):
         _refuse_text_function(metric, name)
     return name

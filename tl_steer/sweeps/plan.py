@@ -13,7 +13,7 @@ from tl_steer.errors import SettingError
 from tl_steer.hook_points.positions import Positions
 from tl_steer.perturbations.perturbation import Perturbation, Scale, factors_of
 from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
-from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, Metric
+from tl_steer.sweeps.metric import AT_TARGET, METRICS, NEED_TEXT, OF_TEXT, SHARED, Metric
 from tl_steer.sweeps.names import names_of
 from tl_steer.sweeps.result import Who
 from tl_steer.sweeps.scorer import Scorer
@@ -25,10 +25,10 @@ class Plan:
 
     Attributes:
         metrics: of a pass.
-        of_text: "perplexity" and "repetition", if wanted.
+        of_text: names out of `OF_TEXT`.
         scorers: of the continuations.
         generate: their length; 0 for none.
-        names: all of these in the order in which they were asked for; the columns.
+        names: all of these in the order in which they were asked for.
     """
 
     metrics: Mapping[str, Metric]
@@ -36,6 +36,11 @@ class Plan:
     scorers: tuple[Scorer, ...] = ()
     generate: int = 0
     names: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What cells hold."""
+        return tuple(name for name in self.names if name != SHARED)
 
     @property
     def reads_logits(self) -> bool:
@@ -50,7 +55,7 @@ def plan_of(metrics: Sequence[str | Metric | Scorer] | None, generate: int) -> P
         SettingError: unknown or repeated names, or something that needs `generate`.
     """
     if metrics is None:
-        everything = [*METRICS, *OF_TEXT]
+        everything = dict.fromkeys([SHARED, *METRICS, *OF_TEXT])  # texts are what verdicts rest on
         metrics = [name for name in everything if generate or name not in NEED_TEXT]
     passes: dict[str, Metric] = {}
     of_text: list[str] = []

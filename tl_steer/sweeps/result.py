@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float
 
 from tl_steer.errors import SettingError, SweepFileError
 from tl_steer.files.signatures import typed
 from tl_steer.files.tables import MOST_ROWS, Sheet, Tabled, number
-from tl_steer.sweeps.asked import BANK, RANDOM, UNSTEERED
+from tl_steer.sweeps.asked import BANK, OVERFLOWS, RANDOM, UNSTEERED
 from tl_steer.sweeps.folder import Folder
 from tl_steer.sweeps.interval import Interval
+from tl_steer.sweeps.metric import SHARED
+from tl_steer.sweeps.phrases import Shared, Unsteered
 from tl_steer.sweeps.state import State
 from tl_steer.sweeps.systematic import FEWEST, Directions, Evidence, evidence, of_random
 
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_NOT_TEXT = " (what vectors are trained to move; for texts, sweep with generate= and a scorer)"
+_NOT_TEXT = " (what vectors are trained to move; for texts, sweep with generate=)"
+_OF_WORDS = " (the same new words on one prompt after another)"
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,10 @@ class SweepResult(Tabled):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what was measured."""
-        return tuple(self.asked["metrics"])
+        """Names of what was measured, in the order in which it was asked for; `shared_phrase`
+        wherever there are texts."""
+        names = tuple(self.asked["metrics"])
+        return names if SHARED in names or not self.asked["generate"] else (*names, SHARED)
 
     @property
     def doses(self) -> tuple[float, ...]:
@@ -114,13 +120,29 @@ class SweepResult(Tabled):
         """
         if metric not in self.metrics:
             raise SettingError(f"{metric!r} was not measured; there are {', '.join(self.metrics)}.")
-        column = self.cells([metric])[metric].to_numpy().astype(np.float64)
-        whole = column.reshape(-1, len(self.who)).T
+        if metric == SHARED:
+            whole = np.stack([one.shares for one in self._shared])
+        else:
+            column = self.cells([metric])[metric].to_numpy().astype(np.float64)
+            whole = column.reshape(-1, len(self.who)).T
         chosen = self._rows(kind, dose)
         if not chosen:
             raise SettingError(f"There is nothing of kind {kind!r} and dose {dose}.")
         found: np.ndarray = whole[chosen]
         return found
+
+    @cached_property
+    def _shared(self) -> tuple[Shared, ...]:
+        """What each that steered says on one prompt after another, row by row."""
+        found = self.cells(["text", "error"])
+        broken = pc.fill_null(pc.match_substring(found["error"].cast("string"), OVERFLOWS), False)
+        texts = pc.if_else(broken, pa.scalar(None, "string"), found["text"].cast("string"))
+
+        def of(row: int) -> list[str | None]:
+            return texts.take(np.arange(row, len(texts), len(self.who))).to_pylist()
+
+        unsteered = Unsteered(of(len(self.who) - 1))
+        return tuple(unsteered(of(row)) for row in range(len(self.who)))
 
     def evidence(
         self, metric: str | None = None, *, dose: float | int | None = None, seed: int = 0
@@ -135,7 +157,8 @@ class SweepResult(Tabled):
             seed: of the bootstrap.
 
         Only of metrics of texts is a vector called "systematic"; one that moves activations or
-        next tokens does what it was trained to, and is "steady" at most.
+        next tokens does what it was trained to, and is "steady" at most. With "shared_phrase" the
+        reason ends with the phrase.
 
         Choose the metric before you look. A verdict holds for prompts like these, and counts
         effects at this radius; it says nothing of what a vector means.
@@ -154,6 +177,7 @@ class SweepResult(Tabled):
             signed=signed,
             labels=tuple(self.asked["labels"]),
             numbers=tuple(self.who[row].vector for row in own),
+            told=[str(self._shared[row]) for row in own] if name == SHARED else (),
             seed=seed,
         )
 
@@ -162,7 +186,8 @@ class SweepResult(Tabled):
     ) -> list[dict[str, Any]]:
         """The evidence as a flat table, a row per vector, intervals as `NAME_low` and `NAME_high`:
         what `sweep_view` and `report` show."""
-        return [_flat(found) for found in self.evidence(metric, dose=dose)]
+        rests_on = {"metric": self.metrics[0] if metric is None else metric}
+        return [_flat(found) | rests_on for found in self.evidence(metric, dose=dose)]
 
     def of_random(
         self, metric: str | None = None, *, dose: float | int | None = None
@@ -197,7 +222,11 @@ class SweepResult(Tabled):
         }
 
     def _of_text(self, metric: str) -> bool:
-        return metric in self.asked["of_text"]
+        return metric == SHARED or metric in self.asked["of_text"]
+
+    def _rests_on(self, metric: str) -> str:
+        of_text = _OF_WORDS if metric == SHARED else ""
+        return metric + (of_text if self._of_text(metric) else _NOT_TEXT)
 
     def _changes(self, metric: str, kind: str, dose: float | int | None) -> np.ndarray:
         if not self._rows(kind, dose) and kind == RANDOM:
@@ -253,7 +282,7 @@ class SweepResult(Tabled):
         failed = len(self.failures())
         note = (
             f"{self.prompts} prompts{'' if self.finished else ', not finished'}; verdicts rest on "
-            f"{name}{'' if self._of_text(name) else _NOT_TEXT}. "
+            f"{self._rests_on(name)}. "
             f"Estimates{' with 95% intervals' if intervals else ''}; prevalence is the share of "
             "prompts above 95% of the random vectors, systematicness is prevalence times "
             "consistency."

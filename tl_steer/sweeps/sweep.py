@@ -66,9 +66,13 @@ def sweep(
             `.parquet`; a Hugging Face dataset, streaming or not; or a `source_of(...)` these, which
             chooses columns and wraps texts in the chat template. Files and datasets are read as
             they are needed. Use prompts that the bank was not trained on.
-        metrics: names from `METRICS`, functions of a `Reading`, and `Scorer`s of texts;
-            everything that needs no scorer unless given. The first is what verdicts rest on.
-        generate: length of greedy continuations; 0 for none, which is many times faster.
+        metrics: names (those of `METRICS`, "shared_phrase", "perplexity" and "repetition"),
+            functions of a `Reading`, and `Scorer`s of texts. The first is what verdicts rest on.
+            Unless given, all names: with `generate`, "shared_phrase" is the first, the same new
+            words on one prompt after another; without, "kl" is, by which a vector is "steady" at
+            most.
+        generate: length of greedy continuations; 0 for none, which is many times faster and says
+            nothing of texts.
         n_random: random vectors of the same radius. Fewer than about 20 per vector that is truly
             systematic leave verdicts undecided.
         doses: factors for the bank's vectors; -1 is the opposite.

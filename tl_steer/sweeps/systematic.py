@@ -125,6 +125,7 @@ def evidence(
     signed: Float[np.ndarray, "vec prompt"] | None = None,
     labels: Sequence[str] = (),
     numbers: tuple[int, ...] = (),
+    told: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[Evidence, ...]:
     """The statistics of every vector.
@@ -138,6 +139,7 @@ def evidence(
             tokens with them, so that they do is not called systematic.
         signed: what `Evidence.effect` averages; the effects unless given.
         labels, numbers: of the bank's vectors; none, and their rows, unless given.
+        told: of each, what numbers do not say; its reason ends with it.
     """
     n_vec, n = effects.shape
     bank = directions.rows(range(n_vec))
@@ -179,7 +181,7 @@ def evidence(
                 q=float(q[v]),
                 verdict=word,
                 reason=f"{why}: prevalence {share}, consistency {same}, q {q[v]:.2g} on {n} "
-                "prompts",
+                "prompts" + (f"; {told[v]}" if told else ""),
             )
         )
     return tuple(found)

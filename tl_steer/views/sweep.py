@@ -44,6 +44,7 @@ def sweep_view(table: SweepResult | Rows, *, title: str = "Sweep") -> View:
             for name in names
         ],
         "categories": _categories([row for _, row in kept]),
+        "rests_on": capped(str(rows[0].get("metric", ""))) if "verdict" in rows[0] else "",
         "left_out": len(rows) - len(kept),
     }
     lines = tuple(

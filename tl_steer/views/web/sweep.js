@@ -55,6 +55,7 @@
         grouped.length > 0 &&
           select("grouped by", [["", "nothing"], ...grouped.map((g) => [g, T.short(g)])], state.g, (g) => set({ g })),
       ),
+      data.rests_on && el("p", { class: "note" }, `Verdicts rest on ${data.rests_on}.`),
       data.left_out > 0 &&
         el("p", { class: "note" }, `${data.left_out} vectors are left out: those of the smallest ${names[0]}.`),
       body,
