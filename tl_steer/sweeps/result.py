@@ -139,7 +139,9 @@ class SweepResult(Tabled):
         texts = pc.if_else(broken, pa.scalar(None, "string"), found["text"].cast("string"))
 
         def of(row: int) -> list[str | None]:
-            return texts.take(np.arange(row, len(texts), len(self.who))).to_pylist()
+            rows = np.arange(row, len(texts), len(self.who))
+            own: list[str | None] = texts.take(rows).to_pylist()
+            return own
 
         unsteered = Unsteered(of(len(self.who) - 1))
         return tuple(unsteered(of(row)) for row in range(len(self.who)))
