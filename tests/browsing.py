@@ -63,6 +63,11 @@ def opened(browser, tmp_path):
     assert not wrong, wrong
 
 
+def location(page):
+    """What the address bar says. `page.url` hears of changes inside a page a moment later."""
+    return page.evaluate("() => window.location.href")
+
+
 def settle(page):
     """Wait until charts are drawn: two frames behind the last change of the layout."""
     page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")

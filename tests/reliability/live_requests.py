@@ -24,6 +24,9 @@ class Rows(AuditLog):
     def hash(self, ids: Any) -> str:
         return ""
 
+    def bank(self, digest: str, numbers: Any) -> None:
+        pass
+
     def request(self, row: Any) -> None:
         self.requests.append(row)
 

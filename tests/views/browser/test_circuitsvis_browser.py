@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from browsing import COLOURS, FOREIGN, in_a_browser, settle
+from browsing import COLOURS, FOREIGN, in_a_browser, location, settle
 from conftest import bank_of
 from test_circuitsvis import COMPONENTS, component
 from test_views import ATTACKS, inspection, poisoned
@@ -303,8 +303,10 @@ def test_a_report_draws_them_from_the_numbers_that_it_has(one, opened):
         settle(page)
         assert page.locator(".place > *").count() == 1
         assert page.evaluate("() => TlSteer.circuitsvisMounted()") == 1
-    assert "component=text_neuron_activations" in page.url
-    address = page.url.split("?")[0].split("#")[1] + "?component=colored_tokens&which=difference"
+    assert "component=text_neuron_activations" in location(page)
+    address = (
+        location(page).split("?")[0].split("#")[1] + "?component=colored_tokens&which=difference"
+    )
     again = opened(html, address="#" + address)
     shown = again.locator("button[aria-pressed=true]").all_inner_texts()
     assert [text.lower() for text in shown[-2:]] == ["coloured tokens", "difference"]
@@ -356,7 +358,7 @@ def test_likelihood_shows_what_was_likely_in_a_token_s_place(one, opened):
     assert "(token 3)" in card
     for row in (0, 2):
         assert seen.word(int(seen.likely[row, 2, 0])) in card
-    assert page.url.endswith("t=3")
+    assert location(page).endswith("t=3")
     again = opened(ts.views.likelihood(seen, 1).html(), address="#?t=4")
     assert "(token 4)" in again.locator(".card").inner_text()
     assert page.locator("#circuitsvis").count() == 0, "it does without"

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from browsing import FOREIGN, drawn, in_a_browser, settle
+from browsing import FOREIGN, drawn, in_a_browser, location, settle
 from conftest import bank_of
 from test_continuation import told
 from test_views import ATTACKS
@@ -52,11 +52,11 @@ def test_tokens_are_picked_by_mouse_and_arrow_keys_and_are_in_the_address(one, o
     page = opened(shown(one).html())
     steered(page).nth(1).click()
     assert "token 2 of" in panel(page)
-    assert page.url.endswith("#?g=1")
+    assert location(page).endswith("#?g=1")
     page.keyboard.press("ArrowRight")
     assert "token 3 of" in panel(page)
     assert steered(page).nth(2).evaluate("node => node === document.activeElement")
-    assert page.url.endswith("#?g=2")
+    assert location(page).endswith("#?g=2")
     again = opened(shown(one).html(), address="#?g=2&h=mean&w=steered")
     assert panel(again) == panel(page)
     pressed = again.locator(".step button[aria-pressed=true]").all_inner_texts()
@@ -80,7 +80,7 @@ def test_heads_are_switched_and_the_one_in_use_stays_focused(one, opened):
     button.focus()
     page.keyboard.press("Enter")
     assert page.evaluate(colours) != before
-    assert f"h={name}" in page.url
+    assert f"h={name}" in location(page)
     assert page.evaluate("() => document.activeElement.innerText").startswith(name)
     assert page.evaluate("() => document.activeElement.ariaPressed") == "true"
     tokens = page.locator(".attended .token")
@@ -188,9 +188,9 @@ def test_a_reports_vector_has_a_tab_of_generated_text(one, opened):
     page.locator(".step").wait_for()
     assert "token 2 of" in panel(page)
     steered(page).nth(2).click()
-    assert page.url.endswith("#v0/generated?g=2")
+    assert location(page).endswith("#v0/generated?g=2")
     page.keyboard.press("ArrowRight")
-    assert page.url.endswith("#v0/generated?g=3"), "and not the next vector's page"
+    assert location(page).endswith("#v0/generated?g=3"), "and not the next vector's page"
     drawn(page)
 
 

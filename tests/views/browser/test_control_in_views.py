@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from browsing import drawn, in_a_browser, settle
+from browsing import drawn, in_a_browser, location, settle
 from conftest import PROMPTS, bank_of
 from test_views import inspection
 
@@ -35,7 +35,7 @@ def test_kl_of_a_token_reads_beside_that_of_random_vectors(one, opened):
     assert any(above)
     page.locator(".token").first.click()
     assert "random" in page.locator(".card p").first.inner_text()
-    assert page.url.endswith("?t=0")
+    assert location(page).endswith("?t=0")
     plain = opened(ts.views.logit_change(seen, 2).html(), address="#?t=1")
     assert "(token 1)" in plain.locator(".card p").first.inner_text()
     assert "andom" not in plain.locator("#root").inner_text()
@@ -89,7 +89,7 @@ def test_the_lens_names_what_becomes_likely_and_greys_what_does_not(one, opened)
     words = page.locator("tbody tr").last.locator(".word")
     assert set(words.all_inner_texts()) == {"rare"}
     assert words.first.evaluate(colour) != ink
-    assert page.url.endswith("?lens=logit")
+    assert location(page).endswith("?lens=logit")
     page.locator("td.lens").last.hover()
     assert "(<0.1\xa0%)" in page.locator(".tip").inner_text()
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from browsing import drawn, in_a_browser, settle
+from browsing import drawn, in_a_browser, location, settle
 from conftest import HEADS as ACROSS, LAYERS, PROMPTS, bank_of
 
 import tl_steer as ts
@@ -74,7 +74,7 @@ def test_a_grid_is_one_stop_of_the_tab_key_and_picking_keeps_the_focus(one, open
     _, page = explorer(one, opened)
     press(page, "Tab", "PageUp", "Home", "ArrowRight", "ArrowDown", "Enter")
     assert page.evaluate(FOCUSED).startswith("head 1.1: ")
-    assert page.url.endswith("#?h=1.1")
+    assert location(page).endswith("#?h=1.1")
     assert page.locator("h3.heads-title").inner_text() == "Head 1.1"
     cell = page.locator(f"{GRID} [role=gridcell]")
     assert cell.get_attribute("aria-selected") == "true"
@@ -103,9 +103,9 @@ def test_the_whole_explorer_is_worked_with_the_keyboard(one, opened):
     press(page, "ArrowLeft", "Enter")
     assert page.evaluate("() => document.activeElement.getAttribute('aria-pressed')") == "true"
     n = len(inspection(one).tokens)
-    assert page.url.endswith(f"#?h={second}&w=steered&t={n - 2}")
+    assert location(page).endswith(f"#?h={second}&w=steered&t={n - 2}")
     press(page, "Escape")
-    assert page.url.endswith(f"#?h={second}&w=steered"), "the token is let go"
+    assert location(page).endswith(f"#?h={second}&w=steered"), "the token is let go"
     press(page, "Escape")
     assert page.evaluate(FOCUSED).startswith(f"head {second}: "), "back in the grid"
 
@@ -295,12 +295,12 @@ def test_heads_attribution_is_walked_and_opens_what_the_head_looks_at(one, opene
     drawn(page)
     press(page, "Enter")
     settle(page)
-    assert page.url.endswith("#v1/attention?h=3.1")
+    assert location(page).endswith("#v1/attention?h=3.1")
     assert page.locator("h3.heads-title").inner_text() == "Head 3.1"
     single = opened(ts.views.logit_attribution(seen, 1).html())
     single.locator(".heads-attribution [role=gridcell]").focus()
     press(single, "Enter")
-    assert "#" not in single.url, "there is nothing to open"
+    assert "#" not in location(single), "there is nothing to open"
 
 
 def test_heads_side_by_side_show_the_same_place(one, opened):

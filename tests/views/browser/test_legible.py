@@ -2,7 +2,7 @@
 can be switched off."""
 
 import pytest
-from browsing import in_a_browser, settle
+from browsing import in_a_browser, location, settle
 from conftest import bank_of
 from test_views import INSIDE, inspection, poisoned_generations
 
@@ -132,4 +132,4 @@ def test_keys_skip_to_what_the_report_is_about(one, opened):
     assert link.bounding_box()["y"] >= 0
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "content"
-    assert not page.url.endswith("#content"), "the address says what is open"
+    assert not location(page).endswith("#content"), "the address says what is open"

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from browsing import drawn, in_a_browser, settle
+from browsing import drawn, in_a_browser, location, settle
 from conftest import PROMPTS, bank_of
 
 import tl_steer as ts
@@ -96,7 +96,7 @@ def test_what_changes_on_another_prompt_alone_is_no_vector_that_does_nothing(rep
     page.locator("select[aria-label=Prompt]").select_option("0")
     settle(page)
     assert "same" in page.locator('tr[data-vector="3"]').get_attribute("class")
-    assert "p=0" in page.url
+    assert "p=0" in location(page)
 
 
 def test_kl_is_that_of_the_prompt_that_was_chosen_beside_random_vectors(one, report, opened):
@@ -161,9 +161,9 @@ def test_thousands_of_rows_are_not_in_the_page_at_once_and_all_are_reached(one, 
 def test_a_vector_keeps_its_tab_and_prompt_from_one_to_the_next(report, opened):
     page = opened(report.html(), address="#v1/attention?p=3")
     page.locator("a[rel=next]").click()
-    assert page.url.endswith("#v2/attention?p=3")
+    assert location(page).endswith("#v2/attention?p=3")
     page.keyboard.press("ArrowRight")
-    assert page.url.endswith("#v3/attention?p=3")
+    assert location(page).endswith("#v3/attention?p=3")
     assert page.locator("nav.tabs:not(.main) [aria-current=page]").inner_text() == "Attention"
 
 
@@ -200,7 +200,7 @@ def test_two_vectors_are_compared_token_by_token(one, report, opened):
         assert float(seen.kl[vector, 2]) == pytest.approx(
             float(said.split(":")[-1].split()[0]), rel=0.06
         )
-    assert "t=2" in page.url
+    assert "t=2" in location(page)
     words = page.locator("table.merged tbody td .word").all_inner_texts()
     gained = {seen.word(int(seen.gained[v, 2, k])) for v in (0, 2) for k in range(2)}
     assert gained & set(words)
@@ -227,7 +227,7 @@ def test_a_vector_is_compared_with_a_random_one_and_with_itself_elsewhere(report
     page = opened(report.html(), address="#v1?p=2")
     page.locator("select[aria-label='Compare with']").select_option("r0")
     settle(page)
-    assert page.url.endswith("#v1?vs=r0&p=2")
+    assert location(page).endswith("#v1?vs=r0&p=2")
     assert page.locator("h1").inner_text() == "Vector 1 and Random vector 0"
     assert page.locator(".strip").count() == 2
     page.locator("select[aria-label='Compare with']").select_option("p3")
@@ -264,7 +264,7 @@ def test_a_vector_is_compared_with_its_opposite(one, opened):
     )
     page.locator("select[aria-label='Compare with']").select_option("-1")
     settle(page)
-    assert page.url.endswith("#v1?vs=-1")
+    assert location(page).endswith("#v1?vs=-1")
     assert page.locator("h1").inner_text() == "Vector 1 and The opposite of vector 1"
     (opposite,) = (step for step in several.of(1) if step.scale == -1)
     text = page.locator(".compare.three .card").nth(2).inner_text()
@@ -273,6 +273,6 @@ def test_a_vector_is_compared_with_its_opposite(one, opened):
     kl = float(said.split(":")[-1].split()[0])
     assert kl == pytest.approx(opposite.kl[-1], rel=0.06)
     assert ts.views.strengths(several, 1).data["steps"]
-    page.goto(page.url.replace("#v1", "#v2"))
+    page.goto(location(page).replace("#v1", "#v2"))
     settle(page)
     assert "nothing called" in page.locator("#root").inner_text()

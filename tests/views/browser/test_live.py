@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browsing import drawn, in_a_browser, settle
+from browsing import drawn, in_a_browser, location, settle
 from conftest import bank_of
 from tiny_monitor import ALPHA, monitor_of
 
@@ -110,7 +110,7 @@ def test_a_mixture_is_made_by_keyboard_and_the_address_brings_it_back(one, visit
         says(page, "Done.")
         assert text(page, "steered") == own
         page.get_by_role("button", name="Remove random vector 0").click()
-        assert "r0" not in page.url
+        assert "r0" not in location(page)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_inspecting_a_prompt_draws_every_view_of_it(one, visited):
             assert "not in this report" not in page.locator("section").first.inner_text()
             drawn(page)
         page.get_by_role("button", name="Attention").click()
-        assert "view=attention_change" in page.url
+        assert "view=attention_change" in location(page)
 
 
 def test_alerts_are_shown_under_their_text_and_in_the_tail_of_the_log(one, visited, loud, tmp_path):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from browsing import FOREIGN, drawn, in_a_browser, settle
+from browsing import FOREIGN, drawn, in_a_browser, location, settle
 from conftest import PROMPTS, bank_of
 from test_views import ATTACKS
 
@@ -47,14 +47,14 @@ def test_the_slider_moves_text_probabilities_and_kl_together(one, opened):
     page.keyboard.press("ArrowRight")
     after = shown(page)
     assert all(a != b for a, b in zip(before, after, strict=True))
-    assert page.url.endswith("#?d=3")
+    assert location(page).endswith("#?d=3")
     strongest = found.of(2)[-1]
     assert found.of(2)[-1].text in after[0].replace("\n", " ")
     for word, p, _ in strongest.top:
         assert word in after[1]
         assert (f"{100 * p:.0f} %" if p >= 0.1 else f"{100 * p:.1f} %") in after[1]
     page.keyboard.press("Home")
-    assert page.url.endswith("#?d=-2")
+    assert location(page).endswith("#?d=-2")
     assert slider.get_attribute("aria-valuetext").startswith("2 times its opposite")
     drawn(page)
 
@@ -154,7 +154,7 @@ def test_a_report_has_a_tab_of_strengths_whose_address_it_keeps(one, opened):
     assert found.of(1)[1].text in page.locator(".compare .steered").inner_text()
     page.get_by_role("slider").focus()
     page.keyboard.press("ArrowRight")
-    assert page.url.endswith("#v1/strength?d=0"), "the report's own arrow keys are left alone"
+    assert location(page).endswith("#v1/strength?d=0"), "the report's own arrow keys are left alone"
     drawn(page)
 
 
