@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tl_steer.banks.bank import Bank
 from tl_steer.errors import SettingError
 from tl_steer.files.tables import number
 from tl_steer.files.text import capped
@@ -67,12 +68,16 @@ def alert_rows(log: str | Path | Rows) -> list[Row]:
 
 def _told(alerts: Sequence[Any]) -> list[Any]:
     """Alerts as a log has them, with the digests of their banks; rows as they are."""
-    banks = {id(one.bank): one.bank for one in alerts if isinstance(one, Alert)}
-    digests = {key: bank.digest() for key, bank in banks.items()}
+    digests = {key: bank.digest() for key, bank in raised_with(alerts).items()}
     return [
         asdict(one.row(bank=digests[id(one.bank)])) if isinstance(one, Alert) else one
         for one in alerts
     ]
+
+
+def raised_with(alerts: Sequence[Any]) -> dict[int, Bank]:
+    """The banks of alerts in hand, each once, by its `id`."""
+    return {id(one.bank): one.bank for one in alerts if isinstance(one, Alert)}
 
 
 def _newest(rows: list[Row]) -> list[Row]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tl_steer.banks.bank import Bank
-from tl_steer.monitoring.alert import Alert
 from tl_steer.monitoring.audit import banks_of
 from tl_steer.monitoring.panel import Panel
+from tl_steer.views.alerts import raised_with
 
 
 def digests_of(bank: Bank, alerts: Any, monitor: Panel | None) -> set[str]:
@@ -33,8 +33,7 @@ def _told(alerts: Any, monitor: Panel | None) -> dict[str, Sequence[int]]:
         found |= banks_of(alerts)
     watched = [] if monitor is None else [monitor.bank]
     if isinstance(alerts, (list, tuple)):
-        raised = {id(one.bank): one.bank for one in alerts if isinstance(one, Alert)}
-        watched += raised.values()
+        watched += raised_with(alerts).values()
     return found | {each.digest(): each.numbers for each in watched}
 
 
