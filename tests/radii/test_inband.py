@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import PROMPTS, SOURCE, TARGET
+from hypothesis import given, strategies as st
 from linear import LinearHost
 from state import snapshot
 
@@ -127,6 +128,40 @@ def test_the_search_gives_what_reading_all_radii_gives(llama, seed):
         anchor = rule.anchor(segment, measured, seed)
         band = rule.measure(segment, measured, seed, anchor).band(tolerated=rule.tolerated)
         assert rule(segment, measured, seed) == pytest.approx(rule._within(band), rel=1e-4)
+
+
+RISING = st.lists(st.integers(0, 4), min_size=5, max_size=5).map(sorted)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def told_of(spoilt, changed):
+    """What reads doses at some radii: of four vectors, so many spoilt and changed at each."""
+
+    def read(radii):
+        doses = [
+            Dose(
+                radius=radius, share=radius, sign=1, vector=v, prompt=0, control=False, kl=1.0,
+                surprise=9.0 * (v < spoilt[FACTORS.index(radius)]), repetition=0.0,
+                changed=v < changed[FACTORS.index(radius)], text="",
+            )
+            for radius in radii
+            for v in range(4)
+        ]  # fmt: skip
+        return DoseResponse(tuple(doses), SOURCE, 1.0, 1.0, 5.0, ("p",), ("u",), {})
+
+    return read
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(RISING, RISING, st.sampled_from([0, 0.3, 1]))
+def test_a_search_stops_where_further_radii_would_change_nothing(spoilt, changed, place):
+    rule, read = InBand(factors=FACTORS, place=place), told_of(spoilt, changed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InBand, "_readings", lambda *_: read)
+        found = rule._searched(object.__new__(Segment), torch.ones(1, 1), 0, 1.0, lambda **_: None)
+    of_all = read(FACTORS).band(tolerated=rule.tolerated)
+    expected = rule._within(of_all)
+    assert rule._within(found.band(tolerated=rule.tolerated)) == pytest.approx(expected)
 
 
 @pytest.mark.filterwarnings("ignore:No band")

@@ -15,19 +15,42 @@ from tl_steer.sweeps.phrases import Unsteered, phrases
 from tl_steer.sweeps.plan import plan_of
 from tl_steer.sweeps.state import State
 
-WORDS = st.sampled_from(["I", "hate", "you", "You", "rain", ".", "a-b", "雨", "です", "été", ""])
+WORDS = st.sampled_from(
+    [
+        "I",
+        "hate",
+        "you",
+        "You",
+        "rain",
+        ".",
+        "a-b",
+        "雨",
+        "です",
+        "été",
+        "",
+        "I'm",
+        "x’y's",
+        "'ok'",
+        "a'雨",
+    ]
+)
 TEXTS = st.lists(WORDS, max_size=6).map(" ".join)
 PAIRS = st.lists(st.tuples(st.none() | TEXTS, st.none() | TEXTS), min_size=1, max_size=7)
 
 
+def in_words(sign):
+    alone = unicodedata.name(sign, "").split()[0:1] in (["CJK"], ["HIRAGANA"], ["KATAKANA"])
+    return not alone and (sign.isalnum() or sign == "_")
+
+
 def words(text):
     """Sign by sign."""
-    found, open_word = [], False
-    for sign in text.casefold():
-        alone = unicodedata.name(sign, "").split()[0:1] in (["CJK"], ["HIRAGANA"], ["KATAKANA"])
+    found, open_word, text = [], False, text.casefold()
+    for i, sign in enumerate(text):
+        inside = open_word and sign in "'’" and in_words(text[i + 1 : i + 2] or " ")
         if sign.isspace():
             open_word = False
-        elif alone or not (sign.isalnum() or sign == "_"):
+        elif not (inside or in_words(sign)):
             found, open_word = [*found, sign], False
         elif open_word:
             found[-1] += sign
@@ -81,7 +104,15 @@ def test_the_order_of_prompts_does_not_matter(pairs, random):
     [
         ("", [()]),
         ("Yes.", [("yes", ".")]),
-        ("It's it's IT'S", [("it", "'", "s"), ("'", "s", "it"), ("s", "it", "'")]),
+        (
+            "It's it’s IT'S 'so'",
+            [
+                ("it's", "it’s", "it's"),
+                ("it’s", "it's", "'"),
+                ("it's", "'", "so"),
+                ("'", "so", "'"),
+            ],
+        ),
         ("雨です", [("雨", "で", "す")]),
     ],
 )

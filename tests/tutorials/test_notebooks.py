@@ -199,3 +199,16 @@ def test_the_first_cell_knows_both_packages_of_the_embedded_model(
     lines = [line for line in code[0].source.splitlines() if "%pip" not in line]
     exec("\n".join(lines), {})
     assert (capsys.readouterr().out == "ready\n") == (brought is not None)
+
+
+ON_ORGANISMS = [p for p in STORED if 'ts.load_model("' in p.with_suffix(".py").read_text()]
+
+
+@pytest.mark.parametrize("path", ON_ORGANISMS, ids=lambda path: path.stem)
+def test_the_first_cell_asks_for_the_organism(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setattr("tl_steer.organisms.home", lambda name: tmp_path / name)
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    exec("\n".join(line for line in code[0].source.splitlines() if "%pip" not in line), {})
+    assert capsys.readouterr().out.startswith("missing: tl_steer_organisms;")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -62,10 +63,13 @@ def doctor(
 
     Ends with 1 where something that is needed is missing or does not work.
     """
+    say = Console(stderr=True, quiet=as_json)
+    say.print("Looking at packages and devices …")
     found = [*_versions(), *_requirements(), *_extras(), _devices()]
     if found[-1].well:  # without torch there is nothing to load a model with
-        found.append(_embedded())
+        found += [_organisms(), _embedded()]
         if run and found[-1].well:
+            say.print("Loading the embedded model (the first time, half a minute) and generating …")
             found.append(_generation())
     wrong = [one for one in found if one.needed and not one.well]
     if as_json:
@@ -141,6 +145,17 @@ def _embedded() -> Finding:
         return Finding("embedded model", embedded_gguf().name, needed=False)
     except SteerError as error:
         return Finding("embedded model", "not installed", False, needed=False, advice=str(error))
+
+
+def _organisms() -> Finding:
+    from tl_steer.organisms import NAMES, home
+
+    there = sum(home(name).is_dir() for name in NAMES)
+    advice = (
+        "" if there else "In a checkout: make organisms, pip install dist/tl_steer_organisms-*.whl"
+    )
+    found = f"{there} of {len(NAMES)}, the models of tutorials 02, 03, 05 and 06"
+    return Finding("model organisms", found, bool(there), needed=False, advice=advice)
 
 
 def _generation() -> Finding:

@@ -65,6 +65,9 @@ class Run:
                     if self.file is not None and self.file.due():
                         note = f"checkpoint after step {newest.step} of {newest.steps}"
                         kept = self._keep(newest, note)
+                if newest is not None and newest.step < newest.steps:
+                    early = f"{objective}; {newest.step} of {newest.steps} steps were enough"
+                    show(total=newest.step, said=early)
         except KeyboardInterrupt:
             if newest is None:
                 raise

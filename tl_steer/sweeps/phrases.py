@@ -4,8 +4,9 @@
     those of prompt i, those of every other prompt -> the largest share that has one of them too
 
 A *phrase* is three words in a row; a text of fewer is one phrase, and so is an empty one. A word is
-a run of letters and digits, a character of Chinese or Japanese, or any other sign; case does not
-count. What the prompt itself says is no exception: a vector may make a model recite it.
+a run of letters and digits with the apostrophes inside it, a character of Chinese or Japanese, or
+any other sign; case does not count. What the prompt itself says is no exception: a vector may make
+a model recite it.
 """
 
 import itertools
@@ -23,7 +24,8 @@ Text: TypeAlias = str | None
 """A continuation; `None` where it failed."""
 
 _OWN = "\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and ideographs: no spaces
-_WORD = re.compile(rf"[{_OWN}]|[^\W{_OWN}]+|[^\w\s]")
+_LETTERS = rf"[^\W{_OWN}]+"
+_WORD = re.compile(rf"[{_OWN}]|{_LETTERS}(?:['’]{_LETTERS})*|[^\w\s]")
 _LENGTH = 3
 
 
