@@ -32,8 +32,9 @@
 # - a *monitor* that shows which users set the behaviour off, which the search cannot tell;
 # - a write-up, every number of which was measured above it.
 #
-# **How long**: three to five minutes on two CPU cores. Read
-# [First vectors](01_first_vectors.ipynb) before it.
+# **How long**: about four minutes on two CPU cores. Read [First vectors](01_first_vectors.ipynb)
+# before it. What is stored was made by one thread; with more, sums are rounded differently, and
+# vectors may come in another order.
 
 # %%
 import importlib.util

@@ -179,7 +179,7 @@ def main() -> None:
         return
     model = ts.load_model()
     rows = []
-    settings = [(6, 8), (4, 16), (4, 32), (5, 32)]
+    settings = [(None, None), (6, 8), (4, 16), (4, 32), (5, 32)]  # the default first
     with frozen(model):
         objective, start = prepared(model)
         for pool in (mean_response, stacked_response):
@@ -201,7 +201,7 @@ def main() -> None:
                 rows.append(
                     [
                         pool.__name__,
-                        *setting,
+                        *("chosen" if given is None else given for given in setting),
                         f"{worst:.2%}",
                         f"{angle(right, rows_found):.3f}",
                         f"{taken:.2f}",
