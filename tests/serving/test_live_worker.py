@@ -1,5 +1,7 @@
 """One thread owns the model: jobs queue, each can be stopped, and Ctrl-C leaves nothing behind."""
 
+import inspect
+import itertools
 import json
 import os
 import queue
@@ -209,6 +211,31 @@ def test_stopping_the_page_ends_what_is_under_way_and_frees_the_port(one):
     with socket.create_server(("127.0.0.1", page.port)):
         pass
     assert not [t for t in threading.enumerate() if t.name.startswith("tl-steer")]
+
+
+@pytest.mark.parametrize("step", range(1, 13))
+def test_ctrl_c_at_any_step_of_waiting_leaves_a_page_that_can_be_stopped(one, step):
+    page = ts.serve(one, bank_of(one))
+    steps = itertools.count(1)
+
+    def interrupt(frame, *_):
+        waiting = frame.f_code.co_filename in (threading.__file__, inspect.getfile(type(page)))
+        if waiting and next(steps) == step:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return interrupt
+
+    tracing = sys.gettrace()
+    with pytest.raises(KeyboardInterrupt):
+        sys.settrace(interrupt)
+        try:
+            page.wait()
+        finally:
+            sys.settrace(tracing)
+    stopping = threading.Thread(target=page.stop, daemon=True)
+    stopping.start()
+    stopping.join(WAIT)
+    assert not stopping.is_alive()
 
 
 INTERRUPTED = """

@@ -3,6 +3,7 @@
 import secrets
 import socket
 import threading
+import time
 import webbrowser
 from types import TracebackType
 from typing import Any
@@ -34,7 +35,7 @@ class Served:
         self._path = f"/{secrets.token_urlsafe(_SECRET)}/"
         self.url = f"http://{_HOST}:{self.port}{self._path}"
         guard = guarded(app_of(desk), self._path.strip("/"), colab=in_colab())
-        self._ended = threading.Event()
+        self._ended = False
         self._server = uvicorn.Server(_config(uvicorn, guard))
         self._thread = threading.Thread(
             target=self._serve,
@@ -46,7 +47,7 @@ class Served:
         try:
             self._server.run(sockets=[self._socket])
         finally:
-            self._ended.set()
+            self._ended = True
 
     def start(self) -> None:
         """Take the model and answer; `stop` undoes as much of it as was done."""
@@ -63,9 +64,11 @@ class Served:
     def wait(self) -> None:
         """Until the page is stopped, or Ctrl-C is pressed."""
         # Not `join`: one that Ctrl-C ends takes the thread for ended too, and the socket would be
-        # closed under a server that still runs. In pieces, as some systems let no signal into more.
-        while not self._ended.wait(0.2):
-            pass
+        # closed under a server that still runs. Not an `Event`: Ctrl-C in the middle of its `wait`
+        # can leave its lock held, and the server would never end. In pieces, as some systems let no
+        # signal into more.
+        while not self._ended:
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """End what is under way, put the model back as it was, and free the port. May be called

@@ -61,13 +61,14 @@ class Worker:
 
     def __init__(self, model: HookedModel, watching: Any = None) -> None:
         self._model, self._watching = model, watching
-        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        # Simple ones, whose locks Ctrl-C cannot leave held.
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._known: dict[int, Job] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._closed = False
         self._running: Job | None = None
-        self._begun: queue.Queue[BaseException | None] = queue.Queue()
+        self._begun: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tl-steer-worker", daemon=True)
 
     def start(self) -> None:
