@@ -110,9 +110,10 @@ llamacpp: $(READY)
 	$(BIN)/python -m pytest tests/interop/test_llama_cpp.py
 	$(BIN)/python tests/benchmarks/llamacpp.py
 
-# What is fast, in 25 minutes on two cores. Scaled down: the original trains one vector on one prompt,
-# which stands for 16; a sweep has 64 vectors and 32 prompts. `bench-long` is the same in full, and
-# methods at equal compute: hours. Both write over the tables of the pages, which name their command.
+# What is fast, in less than half an hour on two cores. Scaled down: the original trains one vector
+# on one prompt, which stands for 16; a sweep has 64 vectors and 32 prompts. `bench-long` is the same
+# in full, and methods at equal compute: hours. Both write over the tables of the pages, which name
+# their command.
 bench: $(READY)
 	$(BIN)/python $(PIP) --no-deps batched-melbo==0.1.1 chatterbot-corpus-py
 	$(BIN)/python tests/benchmarks/elicitation.py --trained 1:1

@@ -1,6 +1,5 @@
 """The cache of the embedded model is whole or it is not used; the loader says what is missing."""
 
-import importlib
 import importlib.util
 import json
 from importlib.metadata import EntryPoint

